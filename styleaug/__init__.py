@@ -1,0 +1,86 @@
+"""styleaug: neural style transfer as data augmentation.
+
+The names below are imported on first use, so `import styleaug` costs nothing and needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from styleaug.bank import Provenance, StyleBank
+    from styleaug.errors import (
+        BankError,
+        ConfigError,
+        DeviceError,
+        FileError,
+        ImageError,
+        StyleAugError,
+        WeightsError,
+    )
+    from styleaug.folder import apply_folder
+    from styleaug.generators.base import AbstractGenerator
+    from styleaug.preview import preview
+    from styleaug.training.fit import fit_style
+    from styleaug.transforms.loader import StyleCollate, StyleLoader
+    from styleaug.transforms.torchvision import StyleAugment
+    from styleaug.weights import bank_names, card, generator_names, load_bank, load_generator
+
+HOMES = {
+    "AbstractGenerator": "generators.base",
+    "BankError": "errors",
+    "ConfigError": "errors",
+    "DeviceError": "errors",
+    "FileError": "errors",
+    "ImageError": "errors",
+    "Provenance": "bank",
+    "StyleAugError": "errors",
+    "StyleAugment": "transforms.torchvision",
+    "StyleBank": "bank",
+    "StyleCollate": "transforms.loader",
+    "StyleLoader": "transforms.loader",
+    "WeightsError": "errors",
+    "apply_folder": "folder",
+    "bank_names": "weights",
+    "card": "weights",
+    "fit_style": "training.fit",
+    "generator_names": "weights",
+    "load_bank": "weights",
+    "load_generator": "weights",
+    "preview": "preview",
+}
+
+__all__ = [
+    "AbstractGenerator",
+    "BankError",
+    "ConfigError",
+    "DeviceError",
+    "FileError",
+    "ImageError",
+    "Provenance",
+    "StyleAugError",
+    "StyleAugment",
+    "StyleBank",
+    "StyleCollate",
+    "StyleLoader",
+    "WeightsError",
+    "apply_folder",
+    "bank_names",
+    "card",
+    "fit_style",
+    "generator_names",
+    "load_bank",
+    "load_generator",
+    "preview",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'styleaug' has no attribute {name!r}")
+    value = getattr(import_module(f"styleaug.{HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

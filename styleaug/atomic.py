@@ -1,0 +1,43 @@
+"""Files that are whole or not there at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from styleaug.errors import FileError
+
+__all__ = ["atomic"]
+
+
+@contextmanager
+def atomic(target: Path) -> Iterator[Path]:
+    """Give a path beside `target` to write to; rename it over `target` when the block succeeds.
+
+    Whatever happens, `target` is afterwards either what it was or the whole new file.
+
+    Raises:
+        FileError: the folder cannot be made or written to.
+    """
+    target = Path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(
+            dir=target.parent, prefix=f".{target.stem[:40]}.", suffix=target.suffix, delete=False
+        ) as handle:
+            part = Path(handle.name)
+    except OSError as error:
+        raise FileError(f"cannot write to {target.parent}: {error.strerror}.") from None
+    try:
+        yield part
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)  # temporary files are private; the target is an ordinary file
+        os.replace(part, target)
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"cannot write {target}: {error.strerror or error}.") from None
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,270 @@
+"""Style banks: a matrix of codes with provenance, and no pixels."""
+
+import datetime
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from styleaug.errors import BankError
+from styleaug.atomic import atomic
+
+__all__ = ["Provenance", "StyleBank"]
+
+FORMAT = 1
+MAX_BYTES = 256 * 2**20
+MAX_CODE_LENGTH = 2**20
+MAX_HEADER = 2**20
+
+
+class Coder(Protocol):
+    """What a bank asks of a generator: who wrote these codes?"""
+
+    name: str
+    code_length: int
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a bank comes from: what made it and from how many images. No names, paths or pixels."""
+
+    generator: str
+    """Name of the generator whose `encode_style` made the codes."""
+
+    fingerprint: str
+    """Hash of that generator's name, settings and weights."""
+
+    images: int
+    """How many images were read."""
+
+    created: str = field(default_factory=lambda: datetime.date.today().isoformat())
+    """ISO date."""
+
+    version: str = field(default_factory=lambda: tool_version())
+    """Version of styleaug that made the bank."""
+
+    licence: str = ""
+    """Licence and source of the images, for banks that are passed on."""
+
+
+class StyleBank:
+    """N styles as a matrix of codes `(N, S)`, with provenance.
+
+    A bank is a value: its methods give new banks.
+
+    Args:
+        codes: `(N, S)` floats, N of at least 1, all finite.
+        provenance: what made them.
+
+    Raises:
+        BankError: the codes are empty, not a matrix, or not finite.
+    """
+
+    def __init__(self, codes: Tensor, provenance: Provenance):
+        if codes.ndim != 2 or len(codes) == 0:
+            raise BankError(f"codes must be (N, S) with at least one style, got {tuple(codes.shape)}.")
+        if not codes.is_floating_point():
+            raise BankError(f"codes must be floats, got {codes.dtype}.")
+        if not codes.isfinite().all():
+            bad = int((~codes.isfinite().all(dim=1)).sum())
+            raise BankError(f"{bad} of {len(codes)} codes are not finite. Fit the bank again.")
+        self.codes: Float[Tensor, "N S"] = codes.detach().cpu().float().contiguous()
+        self.provenance = provenance
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __repr__(self) -> str:
+        made_by = self.provenance
+        return f"StyleBank({len(self)} styles of {self.codes.shape[1]} floats, generator={made_by.generator!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, StyleBank)
+            and self.provenance == other.provenance
+            and torch.equal(self.codes, other.codes)
+        )
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def check(self, generator: Coder) -> None:
+        """Refuse a generator other than the one that made the bank.
+
+        Raises:
+            BankError: naming both.
+        """
+        mine = self.provenance
+        if mine.generator != generator.name or self.codes.shape[1] != generator.code_length:
+            raise BankError(
+                f"this bank was made by generator {mine.generator!r} ({self.codes.shape[1]} floats a "
+                f"style), not by {generator.name!r} ({generator.code_length}). Use that generator, or fit "
+                f"the bank again: styleaug fit-style FOLDER -o BANK --generator {generator.name}"
+            )
+        if mine.fingerprint != generator.fingerprint:
+            raise BankError(
+                f"this bank was made by {mine.generator!r} with other weights or settings (fingerprint "
+                f"{mine.fingerprint}, these have {generator.fingerprint}). Load those weights, or fit the "
+                f"bank again: styleaug fit-style FOLDER -o BANK --generator {generator.name}"
+            )
+
+    def select(self, rows: Sequence[int] | Tensor | slice) -> "StyleBank":
+        """Keep the styles at `rows`, in that order.
+
+        Raises:
+            BankError: a row outside the bank, or none left.
+        """
+        try:
+            codes = self.codes[rows if isinstance(rows, slice) else torch.as_tensor(rows).long()]
+        except IndexError:
+            raise BankError(f"rows {rows} do not all exist in a bank of {len(self)} styles.") from None
+        return StyleBank(codes.clone(), self.provenance)
+
+    def sample(self, count: int, *, seed: int = 0) -> "StyleBank":
+        """Keep `count` styles picked at random without repetition, in their order."""
+        if not 1 <= count <= len(self):
+            raise BankError(f"cannot pick {count} of {len(self)} styles.")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.select(order[:count].sort().values)
+
+    def merge(self, *others: "StyleBank") -> "StyleBank":
+        """Join banks of one generator; the images are added up.
+
+        Raises:
+            BankError: a bank was made by another generator.
+        """
+        banks, mine = (self, *others), self.provenance
+        for other in others:
+            theirs = other.provenance
+            if (theirs.generator, theirs.fingerprint) != (mine.generator, mine.fingerprint):
+                raise BankError(
+                    f"cannot merge banks of {mine.generator!r} ({mine.fingerprint}) and "
+                    f"{theirs.generator!r} ({theirs.fingerprint}); fit them with one generator."
+                )
+        licences = dict.fromkeys(b.provenance.licence for b in banks if b.provenance.licence)
+        joined = Provenance(
+            mine.generator,
+            mine.fingerprint,
+            sum(b.provenance.images for b in banks),
+            licence="; ".join(licences),
+        )
+        return StyleBank(torch.cat([b.codes for b in banks]), joined)
+
+    def describe(self) -> dict[str, Any]:
+        """Summarise the bank as JSON-ready values.
+
+        `spread` is the mean distance of two styles over the mean length of a code, both in units
+        of each entry's standard deviation around the bank's mean; 0 means that all are alike.
+        """
+        return {
+            "styles": len(self),
+            "code_length": self.codes.shape[1],
+            **asdict(self.provenance),
+            "kilobytes": round(len(self.to_bytes()) / 1024, 1),
+            "spread": round(self.spread(), 4),
+        }
+
+    def spread(self) -> float:
+        """Tell how unlike the styles are: mean relative deviation of an entry, 0 if all are alike."""
+        if len(self) < 2 or self.codes.shape[1] == 0:
+            return 0.0
+        size = self.codes.square().mean(dim=0).sqrt().clamp_min(1e-6)
+        return float((self.codes.std(dim=0, correction=0) / size).mean())
+
+    def to_bytes(self) -> bytes:
+        """Give the file's content; equal banks give equal bytes."""
+        meta = {"format": FORMAT, **asdict(self.provenance)}
+        # One key only: safetensors writes several in random order.
+        return save({"codes": self.codes}, {"styleaug_bank": json.dumps(meta, sort_keys=True)})
+
+    def save(self, path: str | Path) -> Path:
+        """Write the bank atomically as safetensors.
+
+        Raises:
+            FileError: the folder cannot be written to.
+        """
+        with atomic(Path(path)) as part:
+            part.write_bytes(self.to_bytes())
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "StyleBank":
+        """Read a bank; nothing in the file is trusted.
+
+        Raises:
+            BankError: missing, damaged, no bank, of a newer format, or with absurd or non-finite
+                content; the message names the file.
+        """
+        path = Path(path)
+        try:
+            meta, codes = read_bank(path)
+            return cls(codes, read_provenance(meta))
+        except BankError as error:
+            raise BankError(f"{path}: {error}") from None
+        except OSError as error:
+            raise BankError(f"cannot open the bank {path}: {error.strerror or error}.") from None
+
+
+def read_bank(path: Path) -> tuple[dict[str, Any], Tensor]:
+    """Read metadata and codes; sizes are bounded before anything is allocated."""
+    if path.is_dir():
+        raise BankError("is a folder; fit a bank from it with: styleaug fit-style FOLDER -o BANK.safetensors")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise BankError(f"has {size:,} bytes; a bank has at most {MAX_BYTES:,}.")
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if size < 8 or header > min(MAX_HEADER, size):
+        raise BankError("is not a safetensors file, or is truncated.")
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("styleaug_bank")
+            if text is None:
+                raise BankError("is a safetensors file, but not a style bank.")
+            if list(file.keys()) != ["codes"]:
+                raise BankError(f"holds {sorted(file.keys())[:4]} where a bank holds one matrix of codes.")
+            shape = file.get_slice("codes").get_shape()
+            if len(shape) != 2 or not 1 <= shape[0] or shape[1] > MAX_CODE_LENGTH:
+                raise BankError(f"has codes of shape {tuple(shape)}; expected (N, S).")
+            return json.loads(text), file.get_tensor("codes")
+    except SafetensorError as error:
+        raise BankError(f"is not a safetensors file, or is truncated ({error}).") from None
+    except (ValueError, RecursionError) as error:
+        raise error if isinstance(error, BankError) else BankError(f"has damaged metadata ({error}).") from None
+
+
+def read_provenance(meta: Any) -> Provenance:
+    """Check a stranger's metadata against the few fields that a bank has."""
+    if not isinstance(meta, dict):
+        raise BankError("has metadata that is no JSON object.")
+    if meta.get("format") != FORMAT:
+        raise BankError(
+            f"has format {meta.get('format')!r}; this version of styleaug reads format {FORMAT}. "
+            "Fit it again, or install the version that made it."
+        )
+    kinds = {"generator": str, "fingerprint": str, "images": int, "created": str, "version": str, "licence": str}
+    values = {name: meta.get(name) for name in kinds}
+    for name, kind in kinds.items():
+        value = values[name]
+        if not isinstance(value, kind) or (isinstance(value, str) and len(value) > 2000):
+            raise BankError(f"has no valid {name!r} in its metadata.")
+    if not 0 <= values["images"] < math.inf:
+        raise BankError(f"claims to come from {values['images']} images.")
+    return Provenance(**values)
+
+
+def tool_version() -> str:
+    """Look up the installed version of styleaug."""
+    from importlib.metadata import version
+
+    return version("styleaug")

@@ -1,0 +1,191 @@
+"""Images on disk: one table from suffix to codec."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from styleaug.atomic import atomic
+from styleaug.errors import FileError
+
+__all__ = ["MAX_PIXELS", "SUFFIXES", "Picture", "image_files", "open_image", "save_image"]
+
+Picture = Image.Image | np.ndarray
+"""What a codec gives: a PIL image, or for `.npy` an array `(H, W)` or `(H, W, C)`."""
+
+MAX_PIXELS = 120_000_000
+"""Larger images are refused with their size: at float32 one would fill gigabytes."""
+
+# What each PIL mode is read as. Modes that are missing here cannot be stylised and given back.
+READ_AS = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "PA": "RGBA"}
+KEPT_MODES = {"L", "LA", "RGB", "RGBA", "I;16"}
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How one file type is opened and saved."""
+
+    open: Callable[[Path, int | None], Picture]
+    save: Callable[[Picture, Path, dict], None]
+    """Takes the picture, the path and the options that keep its quality."""
+
+    options: dict
+
+
+def image_files(folder: Path) -> list[Path]:
+    """List the images below `folder`, sorted, without hidden files.
+
+    Raises:
+        FileError: no such folder, not a folder, or no image in it.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileError(f"there is no folder {folder}.")
+    if not folder.is_dir():
+        raise FileError(f"{folder} is a file; give the folder that holds the images.")
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not found:
+        raise FileError(f"no image in {folder}; known file types are {' '.join(sorted(SUFFIXES))}.")
+    return found
+
+
+def open_image(path: Path, *, short_side: int | None = None) -> Picture:
+    """Read an image whole, upright, in a mode that can be stylised and saved again.
+
+    Args:
+        path: the file; its suffix chooses the codec.
+        short_side: the caller will reduce the image to this many pixels, so a JPEG may be decoded
+            at a fraction of its size; the result is never smaller than that.
+
+    Returns:
+        A PIL image of mode L, LA, RGB, RGBA or I;16, or an array for `.npy`.
+
+    Raises:
+        FileError: missing, unknown type, damaged, truncated, or over `MAX_PIXELS`.
+    """
+    path = Path(path)
+    codec = codec_of(path)
+    try:
+        return codec.open(path, short_side)
+    except FileError:
+        raise
+    except FileNotFoundError:
+        raise FileError(f"there is no file {path}.") from None
+    except UnidentifiedImageError:
+        raise FileError(f"{path} is not a {path.suffix} image, or is damaged; remove it.") from None
+    # PIL's decoders raise many kinds of errors on damaged files.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
+        raise FileError(f"cannot read {path}: {error}. Remove the file or save it again.") from None
+
+
+def save_image(image: Picture, path: Path) -> None:
+    """Write an image atomically, in the type of the path's suffix and at high quality."""
+    path = Path(path)
+    codec = codec_of(path)
+    with atomic(path) as part:
+        try:
+            codec.save(image, part, codec.options)
+        except (OSError, ValueError, KeyError) as error:
+            raise FileError(f"cannot write {path}: {error}.") from None
+
+
+def codec_of(path: Path) -> Codec:
+    """Look up the codec of a path's suffix."""
+    try:
+        return SUFFIXES[path.suffix.lower()]
+    except KeyError:
+        raise FileError(
+            f"{path}: unknown file type {path.suffix!r}; known are {' '.join(sorted(SUFFIXES))}."
+        ) from None
+
+
+def open_pil(path: Path, short_side: int | None) -> Image.Image:
+    """Read with PIL; the header's size is checked before any pixel is decoded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(path)
+        except Image.DecompressionBombError as error:
+            raise FileError(f"{path} is too large: {error}") from None
+    with image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise FileError(
+                f"{path} has {width} x {height} pixels, more than {MAX_PIXELS:,}; cut it into tiles first."
+            )
+        if short_side:
+            image.draft(None, (2 * short_side, 2 * short_side))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd EXIF and TIFF tags; the pixels are what counts
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("P", "L", "RGB") and "transparency" in upright.info:
+        upright = upright.convert("LA" if upright.mode == "L" else "RGBA")
+    if upright.mode in ("I", "I;16B", "I;16L"):
+        upright = as_sixteen_bit(upright, path)
+    if upright.mode in READ_AS:
+        upright = upright.convert(READ_AS[upright.mode])
+    if upright.mode not in KEPT_MODES:
+        raise FileError(
+            f"{path} has pixels of mode {upright.mode!r}; save it as 8-bit or 16-bit grey or 8-bit RGB."
+        )
+    return upright
+
+
+def as_sixteen_bit(image: Image.Image, path: Path) -> Image.Image:
+    """Turn PIL's other integer modes into I;16, if the values fit."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise FileError(f"{path} has values {values.min()} to {values.max()}; scale them to 0..65535.")
+    return Image.fromarray(values.astype(np.uint16))
+
+
+def save_pil(image: Picture, path: Path, options: dict) -> None:
+    """Write with PIL, keeping the colour profile."""
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    profile = picture.info.get("icc_profile")
+    picture.save(path, **options, **({"icc_profile": profile} if profile else {}))
+
+
+def open_npy(path: Path, short_side: int | None) -> np.ndarray:
+    """Read an array `(H, W)` or `(H, W, C)`; never a pickle."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise FileError(f"{path} has shape {array.shape}; expected (H, W) or (H, W, C).")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise FileError(
+            f"{path} has {array.shape[1]} x {array.shape[0]} pixels, more than {MAX_PIXELS:,}."
+        )
+    return np.array(array)
+
+
+def save_npy(image: Picture, path: Path, options: dict) -> None:
+    """Write an array."""
+    np.save(path, np.asarray(image), **options)
+
+
+JPEG = Codec(open_pil, save_pil, {"quality": 95, "subsampling": 0})
+PNG = Codec(open_pil, save_pil, {})
+TIFF = Codec(open_pil, save_pil, {"compression": "tiff_deflate"})
+WEBP = Codec(open_pil, save_pil, {"quality": 95})
+NPY = Codec(open_npy, save_npy, {"allow_pickle": False})
+
+SUFFIXES: dict[str, Codec] = {
+    ".png": PNG,
+    ".jpg": JPEG,
+    ".jpeg": JPEG,
+    ".tif": TIFF,
+    ".tiff": TIFF,
+    ".bmp": PNG,
+    ".webp": WEBP,
+    ".npy": NPY,
+}

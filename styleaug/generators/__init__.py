@@ -1,0 +1,1 @@
+"""Generators map `(images, codes, strength)` to stylised images of the same shape."""

@@ -1,0 +1,162 @@
+"""A small feed-forward AdaIN network: any style, one pass, 0.4 M parameters."""
+
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from styleaug.errors import WeightsError
+from styleaug.generators.base import AbstractGenerator, mix
+from styleaug.generators.layers import (
+    ModulatedBlock,
+    adain,
+    channel_stats,
+    conv3x3,
+    modulate,
+    pad_to_multiple,
+)
+
+__all__ = ["AdaIN"]
+
+
+class AdaIN(AbstractGenerator):
+    """Arbitrary style transfer by channel statistics at four levels.
+
+    After Huang & Belongie 2017 (AdaIN, eq. 8), with a small encoder trained for the purpose in
+    place of VGG-19, statistics at several levels as in MicroAST (Wang et al. 2023), and a decoder
+    whose normalisations are conditioned on the style (Dumoulin et al. 2017, eq. 5). The network
+    paints on top of the image with its colours already swapped, so structure reaches the output
+    without passing through the bottleneck.
+
+    Code: means and standard deviations of the RGB image and of the three encoder levels,
+    `2 * (3 + sum(widths))` floats.
+
+    Names -> paper: `encoder` f, `codes` (mu(y), sigma(y)), `decode` g, `strength` alpha (eq. 14,
+    applied to the codes of all levels).
+
+    Args:
+        widths: channels at 1/2, 1/4 and 1/8 of the size.
+        blocks: residual blocks at 1/8.
+        hidden: width of the layer that reads the code for the decoder's normalisations.
+    """
+
+    name = "adain"
+    multiple = 8
+    minimum = 16
+
+    def __init__(
+        self, widths: tuple[int, int, int] = (16, 32, 64), *, blocks: int = 3, hidden: int = 96
+    ):
+        super().__init__()
+        half, quarter, eighth = widths
+        self.widths, self.depth, self.hidden = tuple(widths), blocks, hidden
+        self.code_length = 2 * (3 + sum(widths))
+
+        self.encode_half = conv3x3(3, half, stride=2)
+        self.encode_quarter = conv3x3(half, quarter, stride=2)
+        self.encode_quarter2 = conv3x3(quarter, quarter)
+        self.encode_eighth = conv3x3(quarter, eighth, stride=2)
+
+        self.blocks = nn.ModuleList(ModulatedBlock(eighth) for _ in range(blocks))
+        self.up_quarter = conv3x3(eighth, quarter)
+        self.block_quarter = ModulatedBlock(quarter)
+        self.up_half = conv3x3(quarter, half)
+        self.to_pixels = conv3x3(half, 4 * 4)
+        self.refine = conv3x3(6, 3)
+
+        self.modulations = [block.modulation for block in self.blocks]
+        self.modulations += [2 * quarter, self.block_quarter.modulation, 2 * half]
+        self.read_code = nn.Sequential(
+            nn.Linear(self.code_length, hidden), nn.ReLU(), nn.Linear(hidden, sum(self.modulations))
+        )
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # pyright: ignore[reportArgumentType]
+        # Start as the plain colour swap: nothing painted, nothing modulated.
+        for layer in (self.to_pixels, self.refine, self.read_code[2]):
+            nn.init.normal_(layer.weight, std=1e-3)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+
+    def settings(self) -> dict[str, Any]:
+        """Give the sizes."""
+        return {"widths": list(self.widths), "blocks": self.depth, "hidden": self.hidden}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """Build from the sizes, within bounds."""
+        widths, blocks, hidden = settings["widths"], settings["blocks"], settings["hidden"]
+        sizes = [*widths, blocks, hidden]
+        if len(widths) != 3 or not all(type(size) is int and 1 <= size <= 1024 for size in sizes):
+            raise WeightsError(f"sizes must be whole numbers from 1 to 1024, got {settings}.")
+        return cls(tuple(widths), blocks=blocks, hidden=hidden)
+
+    def extra_repr(self) -> str:
+        """Name the sizes, which are part of the fingerprint."""
+        return f"widths={self.widths}, blocks={self.depth}, hidden={self.hidden}"
+
+    def encoder(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """Compute the features at 1/2, 1/4 and 1/8 of the size; `images` are multiples of 8."""
+        half = F.relu(self.encode_half(images))
+        quarter = F.relu(self.encode_quarter2(F.relu(self.encode_quarter(half))))
+        return [half, quarter, F.relu(self.encode_eighth(quarter))]
+
+    def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
+        """Read the statistics of the image and of each encoder level."""
+        padded = pad_to_multiple(images, self.multiple, self.minimum)
+        return torch.cat([channel_stats(level) for level in [padded, *self.encoder(padded)]], dim=1)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        codes: Float[Tensor, "B S"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Paint each image in the style of its code."""
+        height, width = images.shape[-2:]
+        styled = self.paint(pad_to_multiple(images, self.multiple, self.minimum), codes, strength)
+        # The codes carry most of `strength`; this rises early and is exact at 0 and 1.
+        eased = (strength * (2 - strength)).to(images.dtype)
+        return mix(images, styled[..., :height, :width], eased)
+
+    def paint(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        codes: Float[Tensor, "B S"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Run the network itself, unclamped; H and W are multiples of 8 and at least 16.
+
+        `strength` moves the codes from the image's own to the given ones, at every level.
+        """
+        levels = [images, *self.encoder(images)]
+        own = [channel_stats(level) for level in levels]
+        codes = torch.lerp(torch.cat(own, dim=1), codes.float(), strength.float()[:, None])
+        styles = codes.split([2 * level.shape[1] for level in levels], dim=1)
+        swapped = [
+            adain(level, style, stats)
+            for level, style, stats in zip(levels, styles, own, strict=True)
+        ]
+        return self.decode(swapped, codes)
+
+    def decode(self, levels: list[Tensor], codes: Float[Tensor, "B S"]) -> Float[Tensor, "B 3 H W"]:
+        """Turn swapped features back into an image, coarse to fine."""
+        image, half, quarter, eighth = levels
+        *deep, at_quarter, block_quarter, at_half = self.read_code(codes.to(image.dtype)).split(self.modulations, dim=1)
+        x = eighth
+        for block, modulation in zip(self.blocks, deep, strict=True):
+            x = block(x, modulation)
+        x = F.interpolate(x, scale_factor=2, mode="nearest")
+        x = F.relu(modulate(self.up_quarter(x), at_quarter)) + quarter
+        x = self.block_quarter(x, block_quarter)
+        x = F.interpolate(x, scale_factor=2, mode="nearest")
+        x = F.relu(modulate(self.up_half(x), at_half)) + half
+        painted = F.pixel_shuffle(self.to_pixels(x), 2)
+        # The fourth channel says how much of the image's own detail stays.
+        canvas = image * (1 + painted[:, 3:]) + painted[:, :3]
+        return canvas + self.refine(torch.cat([canvas, image], dim=1))

@@ -1,0 +1,100 @@
+"""The contract of every generator: images, codes and strengths in, images of the same shape out."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from styleaug.errors import WeightsError
+
+__all__ = ["AbstractGenerator"]
+
+
+class AbstractGenerator(nn.Module, ABC):
+    """Map `(images, codes, strength)` to stylised images of the same shape.
+
+    A *code* is one row vector that says all a generator needs to know of a style. Its length S is
+    `code_length`; a generator with one fixed target domain has S = 0.
+
+    Subclasses are final. They set `name`, `code_length` and, where it differs, `code_size`, and
+    implement `encode_style` and `forward`.
+    """
+
+    name: str
+    code_length: int
+    code_size: int = 256
+    """Short side in pixels to which style images are reduced before `encode_style`."""
+
+    @abstractmethod
+    def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B {self.code_length}"]:
+        """Read the code of each image.
+
+        Args:
+            images: `(B, 3, H, W)` in [0, 1], any H and W from 1.
+        """
+
+    @abstractmethod
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        codes: Float[Tensor, "B {self.code_length}"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Give each image the style of its code.
+
+        Args:
+            images: `(B, 3, H, W)` in [0, 1], any H and W from 1.
+            codes: `(B, S)`, as `encode_style` or a sampler gives them.
+            strength: `(B,)` in [0, 1]; 0 gives the image back, 1 the whole style.
+
+        Shape:
+            `(B, 3, H, W)` in [0, 1].
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """Give the constructor's arguments as JSON-ready values; they are stored with the weights."""
+        return {}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """Build from what `settings` gave, which may come from a stranger's file.
+
+        Raises:
+            WeightsError: settings that the generator does not know, or absurd sizes.
+        """
+        if settings:
+            raise WeightsError(f"{cls.name!r} has no settings, got {settings}.")
+        return cls()
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change when the name, the code or any weight changes.
+
+        A bank carries it, so that codes are never read by a generator that did not write them.
+        """
+        digest = hashlib.sha256(f"{self.name}:{self.code_length}:{self.extra_repr()}".encode())
+        for key, value in sorted(self.state_dict().items()):
+            digest.update(key.encode())
+            # Hashed as stored in the weights file (float16), so that a cast to it and back is neutral.
+            stored = value.detach().cpu()
+            stored = stored.half() if stored.is_floating_point() else stored
+            digest.update(stored.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def per_row(strength: Float[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
+    """Shape per-row numbers so that they multiply images."""
+    return strength[:, None, None, None]
+
+
+def mix(
+    images: Float[Tensor, "B C H W"], styled: Float[Tensor, "B C H W"], strength: Float[Tensor, " B"]
+) -> Float[Tensor, "B C H W"]:
+    """Blend from `images` (strength 0) to `styled` (strength 1), inside [0, 1].
+
+    Strength 0 gives `images` back exactly; `torch.lerp` is exact at both ends.
+    """
+    return torch.lerp(images, styled, per_row(strength)).clamp_(0, 1)

@@ -1,0 +1,346 @@
+"""Training-free colour generators: channel statistics, histograms, low-frequency amplitudes."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from styleaug.errors import ConfigError
+from styleaug.generators.base import AbstractGenerator, mix
+from styleaug.generators.colorspace import lab_to_rgb, luma, rgb_to_lab, rgb_to_ycbcr, ycbcr_to_rgb
+from styleaug.generators.layers import adain, channel_stats
+
+__all__ = ["COLOR_GENERATORS", "ChannelStats", "FourierAmplitude", "HistogramMatching"]
+
+MAX_GAIN = 5.0
+"""How many times contrast may grow. Flat images hold little but noise, which would grow with it."""
+
+
+class Space(NamedTuple):
+    """Planes of an image in which colours are moved, and the way back.
+
+    `join` takes the image, its planes as split and its planes as moved.
+    """
+
+    planes: int
+    split: Callable[[Tensor], Tensor]
+    join: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+SPACES = {
+    "rgb": Space(3, lambda images: images, lambda images, old, new: new),
+    "lab": Space(3, rgb_to_lab, lambda images, old, new: lab_to_rgb(new)),
+    "ycbcr": Space(3, rgb_to_ycbcr, lambda images, old, new: ycbcr_to_rgb(new)),
+    # A grey added to all three channels moves Y and leaves Cb and Cr as they are.
+    "luminance": Space(1, luma, lambda images, old, new: images + (new - old)),
+}
+
+
+def space_named(name: str, allowed: tuple[str, ...]) -> str:
+    """Check the name of a colour space."""
+    if name not in allowed:
+        raise ConfigError(f"space must be one of {', '.join(allowed)}, got {name!r}.")
+    return name
+
+
+def widen(images: Tensor) -> Tensor:
+    """Cast half precision to float32, in which the statistics are computed."""
+    return images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+
+
+def blend(
+    images: Float[Tensor, "B 3 H W"], styled: Float[Tensor, "B 3 H W"], strength: Float[Tensor, " B"]
+) -> Float[Tensor, "B 3 H W"]:
+    """Clamp `styled` to the gamut, then mix it in; the result has the dtype of `images`."""
+    return mix(images, styled.clamp(0, 1).to(images.dtype), strength.to(images.dtype))
+
+
+class ChannelStats(AbstractGenerator):
+    """Give each channel of a colour space the style's mean and standard deviation.
+
+    Reinhard et al. 2001, "Color transfer between images", eqs. 10-11. Their space is l-alpha-beta;
+    "lab" here is CIELAB under D65, as is common since. "luminance" moves the mean and deviation of
+    luma alone (BT.601 Y) and keeps the chroma.
+
+    Contrast grows at most `MAX_GAIN` = 5 times in any channel, so that the noise of nearly flat
+    images stays small; beyond that the style's deviation is not reached.
+
+    Code: the means, then the standard deviations, of the channels in the units of the space ([0, 1];
+    for "lab" L in [0, 100], a and b in about [-110, 110]): 6 floats, for "luminance" 2.
+
+    Args:
+        space: "rgb", "lab", "ycbcr" or "luminance".
+    """
+
+    def __init__(self, space: str = "lab"):
+        super().__init__()
+        self.space = space_named(space, ("rgb", "lab", "ycbcr", "luminance"))
+        self.name = f"reinhard-{space}"
+        self.code_length = 2 * SPACES[space].planes
+
+    def extra_repr(self) -> str:
+        """Name the space, which is part of the fingerprint."""
+        return f"space={self.space!r}"
+
+    def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
+        """Read the mean and standard deviation of each channel."""
+        return channel_stats(SPACES[self.space].split(widen(images)))
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        codes: Float[Tensor, "B S"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Shift and scale the channels of each image to the statistics in its code."""
+        space, full = SPACES[self.space], widen(images)
+        old = space.split(full)
+        mean, std = codes.to(full.dtype).chunk(2, dim=1)
+        std = std.clamp(min=0)  # a code drawn from a Gaussian may go below
+        own_mean, own_std = channel_stats(old).chunk(2, dim=1)
+        own_std = torch.maximum(own_std, std / MAX_GAIN)
+        new = adain(old, torch.cat([mean, std], dim=1), torch.cat([own_mean, own_std], dim=1))
+        return blend(images, space.join(full, old, new), strength)
+
+
+class HistogramMatching(AbstractGenerator):
+    """Map the histogram of each channel onto the style's, by rank.
+
+    Exact histogram specification (Gonzalez & Woods, "Digital Image Processing", section 3.3), in
+    RGB or, for "luminance", in luma alone (BT.601 Y), which keeps the chroma. Equal pixels stay
+    equal and take their mean rank, so a flat image takes the style's median.
+
+    Ranks are read on a regular grid of at most about `GRID` = 16384 pixels, from histograms of 256
+    bins that lie on the 8-bit levels; a pixel between two levels counts in part for each, and is
+    mapped between their two values.
+
+    Code: for each channel, `quantiles` values of its quantile function in [0, 1], ascending. They
+    lie at ranks `(1 - cos(pi t)) / 2` for t evenly in [0, 1], dense at both ends, where highlights
+    and shadows are few pixels and wide in value. A code in disorder is sorted on use.
+
+    Args:
+        space: "rgb" or "luminance".
+        quantiles: values per channel, from 2.
+    """
+
+    def __init__(self, space: str = "rgb", *, quantiles: int = 64):
+        super().__init__()
+        if not quantiles >= 2:
+            raise ConfigError(f"quantiles must be at least 2, got {quantiles}.")
+        self.space = space_named(space, ("rgb", "luminance"))
+        self.name = "histogram" if space == "rgb" else f"histogram-{space}"
+        self.quantiles = quantiles
+        self.code_length = SPACES[space].planes * quantiles
+
+    def extra_repr(self) -> str:
+        """Name the space and the ranks, which are part of the fingerprint."""
+        return f"space={self.space!r}, quantiles={self.quantiles}, ranks=cosine"
+
+    def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
+        """Read the quantile function of each channel."""
+        pixels = thin(SPACES[self.space].split(widen(images))).flatten(2).sort(dim=2).values
+        t = torch.linspace(0, math.pi, self.quantiles, dtype=pixels.dtype, device=pixels.device)
+        return interpolate(pixels, (1 - t.cos()) / 2 * (pixels.shape[2] - 1)).flatten(1)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        codes: Float[Tensor, "B S"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Replace each value by the style's value at the same rank."""
+        space, full = SPACES[self.space], widen(images)
+        old = space.split(full)
+        style = codes.to(full.dtype).unflatten(1, (space.planes, self.quantiles)).sort(dim=2).values
+        ranks, seen = level_ranks(old)
+        table = interpolate(style, torch.acos(1 - 2 * ranks) / math.pi * (self.quantiles - 1))
+        table = limit_slope(table, seen, MAX_GAIN / (LEVELS - 1))
+        new = interpolate(table, old.flatten(2).clamp(0, 1) * (LEVELS - 1)).view_as(old)
+        return blend(images, space.join(full, old, new), strength)
+
+
+GRID = 16384
+LEVELS = 256
+
+
+def thin(planes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
+    """Take every n-th row and column, about `GRID` pixels in all."""
+    step = math.ceil(math.sqrt(planes.shape[2] * planes.shape[3] / GRID))
+    return planes[:, :, ::step, ::step]
+
+
+def interpolate(table: Float[Tensor, "B C N"], at: Tensor) -> Float[Tensor, "B C M"]:
+    """Read `table` at fractional positions in [0, N - 1], linearly.
+
+    Args:
+        table: `(B, C, N)`.
+        at: `(B, C, M)`, or `(M,)` for the same positions in every row.
+    """
+    at = at.expand(*table.shape[:2], -1)
+    low = at.detach().floor()
+    index = low.long()
+    steps = F.pad(table.diff(dim=2), (0, 1))
+    return torch.addcmul(table.gather(2, index), steps.gather(2, index), at - low)
+
+
+def level_ranks(
+    planes: Float[Tensor, "B C H W"],
+) -> tuple[Float[Tensor, "B C 256"], Bool[Tensor, "B C 256"]]:
+    """Compute the mean rank in [0, 1] of a pixel at each of the 256 levels, and which levels occur."""
+    # In whole 256ths of a pixel: sums of integers do not depend on their order, so that a row gives
+    # the same bits alone, in a batch and on every device.
+    parts = (thin(planes.detach()).flatten(2).clamp(0, 1) * ((LEVELS - 1) * 256)).round().long()
+    level, upper = parts >> 8, parts & 255
+    counts = parts.new_zeros(*parts.shape[:2], LEVELS + 1)
+    counts = counts.scatter_add_(2, level, 256 - upper).scatter_add_(2, level + 1, upper)[:, :, :LEVELS]
+    below_or_at = counts.cumsum(dim=2)
+    ranks = (2 * below_or_at - counts).to(planes.dtype) / (2 * 256 * parts.shape[2])
+    return ranks, counts > 0
+
+
+def limit_slope(
+    table: Float[Tensor, "B C N"], seen: Bool[Tensor, "B C N"], slope: float
+) -> Float[Tensor, "B C N"]:
+    """Turn jumps of an ascending table into ramps of the given slope, centred on the jump.
+
+    The mean of the least and the greatest function of that slope (McShane 1934, Whitney 1934) for
+    the entries `seen`; entries that are not do not count and are filled in from those around them.
+    """
+    ramp = torch.arange(table.shape[2], device=table.device) * slope
+    lower, upper = table.masked_fill(~seen, math.inf), table.masked_fill(~seen, -math.inf)
+    least = torch.minimum(
+        (lower - ramp).cummin(2).values + ramp, (lower + ramp).flip(2).cummin(2).values.flip(2) - ramp
+    )
+    greatest = torch.maximum(
+        (upper + ramp).cummax(2).values - ramp, (upper - ramp).flip(2).cummax(2).values.flip(2) + ramp
+    )
+    return (least + greatest) / 2
+
+
+FAINT = 1e-3
+
+
+class FourierAmplitude(AbstractGenerator):
+    """Swap the amplitudes of the lowest spatial frequencies, keep their phase.
+
+    Yang & Soatto 2020, "FDA: Fourier domain adaptation for semantic segmentation", eq. 3, for each
+    RGB channel. Only the few frequencies concerned are computed, and their change is added to the
+    image, which equals the paper's transform, swap and inverse.
+
+    The paper's window reaches `beta * min(H, W)` cycles per image from the centre, ours `cycles` at
+    any size: beta = 0.01 at 300 pixels is `cycles=3`. Frequencies at or above an image's Nyquist
+    limit are left alone. An amplitude under `FAINT` = 0.001 has a phase of mere noise, and
+    grows no more than from there: a flat image takes the style's mean and no pattern.
+
+    Code: amplitudes >= 0 divided by the number of pixels. For each channel, first those with u >= 0,
+    `(cycles + 1)^2` floats by u (down) and v (across), of which the first is the mean; then those
+    with u < 0 < v, `cycles^2` floats by -u and v. The remaining half-plane mirrors these.
+
+    Args:
+        cycles: highest frequency swapped, in cycles per image along either side, from 0.
+    """
+
+    def __init__(self, cycles: int = 3):
+        super().__init__()
+        if not cycles >= 0:
+            raise ConfigError(f"cycles must be at least 0, got {cycles}.")
+        self.name = "fourier"
+        self.cycles = cycles
+        self.code_length = 3 * ((cycles + 1) ** 2 + cycles**2)
+
+    def extra_repr(self) -> str:
+        """Name the window, which is part of the fingerprint."""
+        return f"cycles={self.cycles}"
+
+    def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
+        """Read the amplitudes of the lowest frequencies."""
+        amplitude = magnitude(low_spectrum(widen(images), self.cycles))
+        plus, minus = amplitude[:, :, 0], amplitude[:, :, 1, 1:, 1:]
+        return torch.cat([plus.flatten(2), minus.flatten(2)], dim=2).flatten(1)
+
+    def amplitudes(self, codes: Float[Tensor, "B S"]) -> Float[Tensor, "B 3 2 U V"]:
+        """Lay a code out as `low_spectrum` lays out frequencies: u >= 0, then u <= 0."""
+        side = self.cycles + 1
+        plus, minus = codes.clamp(min=0).unflatten(1, (3, -1)).split([side**2, self.cycles**2], dim=2)
+        plus = plus.unflatten(2, (side, side))
+        minus = minus.reshape(*minus.shape[:2], self.cycles, self.cycles)
+        lower = torch.cat([plus[:, :, 1:, :1], minus], dim=3)
+        return torch.stack([plus, torch.cat([plus[:, :, :1], lower], dim=2)], dim=2)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        codes: Float[Tensor, "B S"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Give the lowest frequencies of each image the amplitudes in its code."""
+        full = widen(images)
+        height, width = full.shape[2:]
+        old, wanted = low_spectrum(full, self.cycles), self.amplitudes(codes.to(full.dtype))
+        gain = wanted / torch.maximum(magnitude(old), wanted.clamp(max=FAINT))
+        new = old * gain[:, :, None]
+        new[:, :, 0, :, 0, 0] = wanted[..., 0, 0]  # the phase of a mean is 0, even of a black image's
+        return blend(images, full + low_image(new - old, height, width), strength)
+
+
+def magnitude(spectrum: Float[Tensor, "B 3 2 2 U V"]) -> Float[Tensor, "B 3 2 U V"]:
+    """Compute the amplitude of each frequency, with a finite gradient at 0."""
+    return (spectrum.square().sum(dim=2) + 1e-12).sqrt()
+
+
+def waves(length: int, cycles: int, like: Tensor) -> Float[Tensor, "N L"]:
+    """Sample cosines of 0 to `cycles` cycles, then sines; those that `length` cannot hold are 0."""
+    cycle = torch.arange(cycles + 1, device=like.device)[:, None]
+    # The turn is reduced in whole numbers, so that its angle is as exact on long sides.
+    turn = torch.arange(length, device=like.device) * cycle % length
+    angle = turn.to(like.dtype) * (2 * math.pi / length)
+    return torch.cat([angle.cos(), angle.sin()]) * (2 * cycle < length).repeat(2, 1)
+
+
+def low_spectrum(images: Float[Tensor, "B 3 H W"], cycles: int) -> Float[Tensor, "B 3 2 2 U V"]:
+    """Compute the Fourier coefficients of the lowest frequencies, divided by the number of pixels.
+
+    Shape:
+        `(B, 3, part, sign, U, V)`: part is real, imaginary; sign is u >= 0, u <= 0 down the image;
+        U and V count 0 to `cycles` cycles down and across.
+    """
+    height, width = images.shape[2:]
+    down, across = waves(height, cycles, images), waves(width, cycles, images)
+    with torch.autocast(images.device.type, enabled=False):
+        sums = down @ (images @ across.T) / (height * width)
+    sums = sums.unflatten(3, (2, -1)).unflatten(2, (2, -1))
+    cos_cos, cos_sin, sin_cos, sin_sin = (sums[:, :, i, :, j] for i in (0, 1) for j in (0, 1))
+    real = torch.stack([cos_cos - sin_sin, cos_cos + sin_sin], dim=2)
+    imaginary = torch.stack([-sin_cos - cos_sin, sin_cos - cos_sin], dim=2)
+    return torch.stack([real, imaginary], dim=2)
+
+
+def low_image(spectrum: Float[Tensor, "B 3 2 2 U V"], height: int, width: int) -> Float[Tensor, "B 3 H W"]:
+    """Compute the image that has these low frequencies and no others; inverts `low_spectrum`."""
+    cycles = spectrum.shape[-1] - 1
+    down, across = waves(height, cycles, spectrum), waves(width, cycles, spectrum)
+    real, imaginary = spectrum.unbind(2)
+    top = torch.cat([real.sum(2), -imaginary.sum(2)], dim=3)
+    bottom = torch.cat([imaginary.diff(dim=2).squeeze(2), real.diff(dim=2).squeeze(2)], dim=3)
+    sums = torch.cat([top, bottom], dim=2) / 2
+    # A frequency other than 0 stands for its mirror image, too.
+    twice = 2 - (torch.arange(2 * cycles + 2, device=sums.device) % (cycles + 1) == 0).to(sums.dtype)
+    with torch.autocast(sums.device.type, enabled=False):
+        return down.T @ (sums * twice[:, None] * twice) @ across
+
+
+COLOR_GENERATORS: dict[str, Callable[[], AbstractGenerator]] = {
+    "reinhard-rgb": partial(ChannelStats, "rgb"),
+    "reinhard-lab": partial(ChannelStats, "lab"),
+    "reinhard-ycbcr": partial(ChannelStats, "ycbcr"),
+    "reinhard-luminance": partial(ChannelStats, "luminance"),
+    "histogram": HistogramMatching,
+    "histogram-luminance": partial(HistogramMatching, "luminance"),
+    "fourier": FourierAmplitude,
+}
+"""Constructor of each generator of this file, by name."""

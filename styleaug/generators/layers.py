@@ -1,0 +1,117 @@
+"""Building blocks shared by the learned generators: channel statistics, AdaIN, padding, blocks."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["ModulatedBlock", "adain", "channel_stats", "conv3x3", "normalise", "pad_to_multiple"]
+
+EPS = 1e-5
+
+
+def channel_stats(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2"]:
+    """Read the mean and standard deviation of each channel.
+
+    Returns:
+        `(B, 2C)` in float32 or wider: C means, then C standard deviations (with EPS = 1e-5 added
+        to the variance, so that their gradient is finite on flat images).
+    """
+    if features.dtype in (torch.float16, torch.bfloat16):
+        features = features.float()
+    var, mean = torch.var_mean(features, dim=(2, 3), correction=0)
+    return torch.cat([mean, (var + EPS).sqrt()], dim=1)
+
+
+def normalise(
+    features: Float[Tensor, "B C H W"], stats: Float[Tensor, "B C2"] | None = None
+) -> Float[Tensor, "B C H W"]:
+    """Bring each channel to mean 0 and standard deviation 1 (`stats` saves reading them again)."""
+    mean, std = split_stats(channel_stats(features) if stats is None else stats)
+    return ((features - mean) / std).to(features.dtype)
+
+
+def adain(
+    content: Float[Tensor, "B C H W"],
+    code: Float[Tensor, "B C2"],
+    content_stats: Float[Tensor, "B C2"] | None = None,
+) -> Float[Tensor, "B C H W"]:
+    """Give `content` the channel statistics in `code` (Huang & Belongie 2017, eq. 8).
+
+    Args:
+        content: `(B, C, H, W)` features, any range.
+        code: `(B, 2C)`; the first C entries are means, the last C standard deviations >= 0.
+        content_stats: those of `content`, if the caller has them already.
+    """
+    mean, std = split_stats(code)
+    content_mean, content_std = split_stats(
+        channel_stats(content) if content_stats is None else content_stats
+    )
+    # One multiply-add over the pixels; the rest is arithmetic on (B, C) numbers, in full precision.
+    scale = std / content_std
+    shift = (mean - content_mean * scale).to(content.dtype)
+    return torch.addcmul(shift, content, scale.to(content.dtype))
+
+
+def split_stats(stats: Float[Tensor, "B C2"]) -> tuple[Tensor, Tensor]:
+    """Split `(B, 2C)` statistics into mean and deviation, each `(B, C, 1, 1)`."""
+    mean, std = stats[:, :, None, None].chunk(2, dim=1)
+    return mean, std
+
+
+def pad_to_multiple(
+    images: Float[Tensor, "B C H W"], multiple: int, minimum: int
+) -> Float[Tensor, "B C H2 W2"]:
+    """Pad right and bottom to multiples of `multiple`, at least `minimum`, by repeating the edge.
+
+    The caller crops the result back to `(H, W)`. Repeating works from one pixel up, where
+    reflection does not.
+    """
+    height, width = images.shape[-2:]
+    right = max(-width % multiple, minimum - width)
+    bottom = max(-height % multiple, minimum - height)
+    return F.pad(images, (0, right, 0, bottom), mode="replicate") if right or bottom else images
+
+
+def conv3x3(channels_in: int, channels_out: int, *, stride: int = 1) -> nn.Conv2d:
+    """Make a 3x3 convolution with reflected borders, which leave no dark frame."""
+    return nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, padding_mode="reflect")
+
+
+class ModulatedBlock(nn.Module):
+    """Residual block whose two normalisations take scale and shift from the style.
+
+    Conditional instance normalisation as in Dumoulin et al. 2017, eq. 5.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = conv3x3(channels, channels)
+        self.conv2 = conv3x3(channels, channels)
+        self.channels = channels
+
+    @property
+    def modulation(self) -> int:
+        """How many numbers a row the block takes: shift and scale of two normalisations."""
+        return 4 * self.channels
+
+    def forward(
+        self, features: Float[Tensor, "B C H W"], modulation: Float[Tensor, "B M"]
+    ) -> Float[Tensor, "B C H W"]:
+        """Add to `features` what the style makes of them.
+
+        Args:
+            modulation: `(B, 4C)`: shift and log-free scale offset of the first and the second
+                normalisation; zeros leave a plain instance-normalised block.
+        """
+        first, second = modulation.chunk(2, dim=1)
+        hidden = F.relu(modulate(self.conv1(features), first))
+        return features + modulate(self.conv2(hidden), second)
+
+
+def modulate(
+    features: Float[Tensor, "B C H W"], modulation: Float[Tensor, "B C2"]
+) -> Float[Tensor, "B C H W"]:
+    """Normalise `features`, then scale by 1 + the second half of `modulation` and add the first."""
+    shift, scale = modulation.chunk(2, dim=1)
+    return adain(features, torch.cat([shift, 1 + scale], dim=1))

@@ -1,0 +1,112 @@
+"""Contact sheets: what a bank makes of some images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageOps
+
+from styleaug.bank import StyleBank
+from styleaug.errors import ConfigError
+from styleaug.files import image_files, open_image, save_image
+from styleaug.transforms.core import StyleParams, Stylizer
+from styleaug.weights import load_bank, pretrained_folder
+
+__all__ = ["contact_sheet", "preview", "sample_photos"]
+
+GAP = 4
+CAPTION = 14
+
+
+def sample_photos() -> list[Path]:
+    """List the photos that come with the package."""
+    return image_files(pretrained_folder() / "samples")
+
+
+def preview(
+    images: Sequence[str | Path] = (),
+    out: str | Path = "preview.png",
+    *,
+    bank: str | Path | StyleBank = "art",
+    styles: int = 6,
+    strength: float = 1.0,
+    size: int = 192,
+    most: int = 8,
+    seed: int = 0,
+) -> Path:
+    """Draw a contact sheet: one row an image, the first column as it is, then one style a column.
+
+    Args:
+        images: files or folders; without any, the sample photos.
+        out: the picture to write.
+        bank: a shipped name, a path, or a `StyleBank`.
+        styles: columns; drawn from the bank without repetition.
+        strength: in [0, 1].
+        size: side of each tile in pixels.
+        most: rows; of more images an evenly spaced part is shown.
+        seed: of the choice of styles.
+
+    Raises:
+        FileError: an image that is missing or cannot be read.
+    """
+    if styles < 1 or most < 1 or size < 16:
+        raise ConfigError(
+            f"styles and most must be at least 1 and size 16, got {styles}, {most}, {size}."
+        )
+    bank = bank if isinstance(bank, StyleBank) else load_bank(bank)
+    paths: list[Path] = []
+    for image in images or sample_photos():
+        paths += image_files(Path(image)) if Path(image).is_dir() else [Path(image)]
+    paths = [paths[i * len(paths) // min(most, len(paths))] for i in range(min(most, len(paths)))]
+    rng = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(bank), generator=rng)[:styles]
+    stylizer = Stylizer(bank, p=1.0)
+    rows = []
+    for path in paths:
+        tile = ImageOps.fit(open_rgb(path, size), (size, size), Image.Resampling.LANCZOS)
+        styled = [stylizer.apply(tile, one_style(bank, int(row), strength)) for row in chosen]
+        rows.append([tile, *styled])
+    captions = ["image", *(f"style {int(row)}" for row in chosen)]
+    save_image(contact_sheet(rows, captions), Path(out))
+    return Path(out)
+
+
+def open_rgb(path: Path, size: int) -> Image.Image:
+    """Read an image as 8-bit colour."""
+    picture = open_image(path, short_side=size)
+    if not isinstance(picture, Image.Image):
+        scaled = picture if picture.dtype.kind == "u" else (picture * 255).clip(0, 255).astype("uint8")
+        picture = Image.fromarray(scaled.squeeze())
+    if picture.mode == "I;16":
+        picture = picture.convert("I").point(lambda value: value / 257).convert("L")
+    return picture.convert("RGB")
+
+
+def one_style(bank: StyleBank, row: int, strength: float) -> StyleParams:
+    """Give parameters that apply one style of the bank to one image."""
+    return StyleParams(
+        rows=torch.tensor([0]),
+        strength=torch.tensor([strength]),
+        codes=bank.codes[row : row + 1],
+        sources=torch.tensor([[row]]),
+        shares=torch.ones(1, 1),
+    )
+
+
+def contact_sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str] = ()) -> Image.Image:
+    """Lay out rows of equal tiles on white, with a caption above each column."""
+    width, height = rows[0][0].size
+    top = CAPTION if captions else 0
+    columns = max(len(row) for row in rows)
+    sheet = Image.new(
+        "RGB",
+        (columns * (width + GAP) + GAP, len(rows) * (height + GAP) + GAP + top),
+        "white",
+    )
+    pen = ImageDraw.Draw(sheet)
+    for column, text in enumerate(captions):
+        pen.text((GAP + column * (width + GAP), 2), text, fill="black")
+    for y, row in enumerate(rows):
+        for x, tile in enumerate(row):
+            sheet.paste(tile.convert("RGB"), (GAP + x * (width + GAP), top + GAP + y * (height + GAP)))
+    return sheet

@@ -1,0 +1,132 @@
+"""Samplers draw codes `(B, S)` from a bank."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from styleaug.errors import ConfigError
+
+__all__ = ["SAMPLERS", "Draw", "Sampler", "draw_others", "gaussian", "mix", "sample", "uniform", "weighted"]
+
+Sampler = Literal["uniform", "weighted", "mix", "gaussian"]
+SAMPLERS = get_args(Sampler)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Drawn codes and what they were made of."""
+
+    codes: Float[Tensor, "B S"]
+    sources: Int[Tensor, "B K"]
+    """Rows of the bank; K = 0 where a code stems from none in particular."""
+
+    shares: Float[Tensor, "B K"]
+    """How much of each source is in the code; rows sum to 1 where K > 0."""
+
+
+def sample(
+    kind: Sampler,
+    codes: Float[Tensor, "N S"],
+    count: int,
+    rng: torch.Generator | None = None,
+    *,
+    weights: Float[Tensor, " N"] | None = None,
+    components: int = 2,
+) -> Draw:
+    """Draw `count` codes with the sampler named `kind`.
+
+    Args:
+        kind: `"uniform"`, `"weighted"`, `"mix"` or `"gaussian"`.
+        codes: the bank's.
+        count: B.
+        rng: None draws from torch's global generator.
+        weights: of the bank's styles, for `"weighted"`.
+        components: how many styles `"mix"` joins.
+    """
+    match kind:
+        case "uniform":
+            return uniform(codes, count, rng)
+        case "weighted":
+            if weights is None:
+                raise ConfigError("the weighted sampler needs weights, one per style of the bank.")
+            return weighted(codes, count, rng, weights=weights)
+        case "mix":
+            return mix(codes, count, rng, components=components)
+        case "gaussian":
+            return gaussian(codes, count, rng)
+    raise ConfigError(f"unknown sampler {kind!r}; choose from {', '.join(SAMPLERS)}.")
+
+
+def uniform(codes: Float[Tensor, "N S"], count: int, rng: torch.Generator | None = None) -> Draw:
+    """Pick styles with equal chance, with repetition."""
+    return picked(codes, torch.randint(len(codes), (count,), generator=rng))
+
+
+def weighted(
+    codes: Float[Tensor, "N S"],
+    count: int,
+    rng: torch.Generator | None = None,
+    *,
+    weights: Float[Tensor, " N"],
+) -> Draw:
+    """Pick styles in proportion to `weights`, with repetition.
+
+    Raises:
+        ConfigError: weights of another number, negative, not finite, or all zero.
+    """
+    weights = torch.as_tensor(weights, dtype=torch.float64)
+    if weights.shape != (len(codes),):
+        raise ConfigError(f"weights must be one per style, ({len(codes)},), got {tuple(weights.shape)}.")
+    if not (bool((weights >= 0).all()) and 0 < float(weights.sum()) < math.inf):
+        raise ConfigError("weights must be finite, none negative, and not all zero.")
+    # By the cumulative sum rather than torch.multinomial, which stops at 2^24 styles.
+    edges = torch.cumsum(weights, 0)
+    points = torch.rand(count, generator=rng, dtype=torch.float64) * edges[-1]
+    return picked(codes, torch.searchsorted(edges, points, right=True).clamp_max(len(codes) - 1))
+
+
+def mix(
+    codes: Float[Tensor, "N S"],
+    count: int,
+    rng: torch.Generator | None = None,
+    *,
+    components: int = 2,
+) -> Draw:
+    """Join `components` styles with shares drawn uniformly from the simplex (Dirichlet of ones)."""
+    if components < 1:
+        raise ConfigError(f"mix needs at least 1 component, got {components}.")
+    sources = torch.randint(len(codes), (count, components), generator=rng)
+    # Exponential variables over their sum are a flat Dirichlet; 1 - rand is never 0.
+    shares = -torch.log(1 - torch.rand(count, components, generator=rng)).clamp_min(1e-12)
+    shares = shares / shares.sum(dim=1, keepdim=True)
+    return Draw(torch.einsum("bk,bks->bs", shares, codes[sources]), sources, shares)
+
+
+def gaussian(codes: Float[Tensor, "N S"], count: int, rng: torch.Generator | None = None) -> Draw:
+    """Draw from the normal distribution with the bank's mean and covariance.
+
+    Entries are kept inside the range that they have in the bank, so that deviations stay
+    positive and no style is stranger than the bank's strangest.
+    """
+    mean = codes.mean(dim=0)
+    noise = torch.randn(count, len(codes), generator=rng)
+    # A random sum of the centred rows has exactly their covariance, without forming it.
+    drawn = mean + noise @ (codes - mean) / math.sqrt(max(len(codes) - 1, 1))
+    drawn = drawn.clamp(codes.amin(dim=0), codes.amax(dim=0))
+    return Draw(drawn, torch.empty(count, 0, dtype=torch.long), torch.empty(count, 0))
+
+
+def draw_others(rows: Int[Tensor, " K"], size: int, rng: torch.Generator | None = None) -> Int[Tensor, " K"]:
+    """Pick for each of `rows` another row of a batch of `size`; itself only in a batch of one."""
+    if size == 1:
+        return torch.zeros_like(rows)
+    return (rows + torch.randint(1, size, rows.shape, generator=rng)) % size
+
+
+def picked(codes: Float[Tensor, "N S"], sources: Int[Tensor, " B"]) -> Draw:
+    """Give whole styles as a draw."""
+    return Draw(codes[sources], sources[:, None], torch.ones(len(sources), 1))

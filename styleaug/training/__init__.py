@@ -1,0 +1,1 @@
+"""Training generators and fitting banks; nothing here is needed to use them."""

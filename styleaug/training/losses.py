@@ -1,0 +1,191 @@
+"""Perceptual networks and the losses of style transfer, as pure functions of their features."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from styleaug.errors import WeightsError
+from styleaug.generators.layers import channel_stats, normalise
+
+__all__ = ["SqueezeNet", "VGG19", "content_loss", "gamut_loss", "load_perceptual", "style_loss"]
+
+
+class VGG19(nn.Module):
+    """VGG-19 up to relu4_1 (Simonyan & Zisserman 2015), reflected borders, frozen.
+
+    Gives relu1_1, relu2_1, relu3_1 and relu4_1, the levels of Huang & Belongie 2017.
+    """
+
+    layout = ((1, 2), (2, 2), (3, 4), (4, 1))  # (block, convolutions)
+    widths = (64, 128, 256, 512)
+
+    def __init__(self):
+        super().__init__()
+        channels = 3
+        self.convs = nn.ModuleDict()
+        for (block, count), width in zip(self.layout, self.widths, strict=True):
+            for index in range(1, count + 1):
+                self.convs[f"{block}_{index}"] = nn.Conv2d(channels, width, 3)
+                channels = width
+        # BGR 0..255 minus the ImageNet means, as the Caffe weights want it.
+        self.register_buffer("means", torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1))
+        self.requires_grad_(False)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"], *, depth: int = 4) -> list[Tensor]:
+        """Compute the first `depth` levels for RGB `images` in [0, 1], in the weights' dtype."""
+        x = (images.flip(1) * 255 - self.means).to(self.convs["1_1"].weight.dtype)
+        levels = []
+        for block, count in self.layout[:depth]:
+            x = F.max_pool2d(x, 2) if block > 1 else x
+            # The convolutions behind a level's tap belong to the next level.
+            for index in range(1, count + 1 if block < depth else 2):
+                x = F.relu(self.convs[f"{block}_{index}"](F.pad(x, (1, 1, 1, 1), mode="reflect")))
+                if index == 1:
+                    levels.append(x)
+        return levels
+
+    @classmethod
+    def from_file(cls, path: Path) -> "VGG19":
+        """Load the normalised weights (Huang & Belongie's `vgg_normalised`) from safetensors."""
+        saved = read_weights(path)
+        net, state = cls(), {}
+        for name in net.convs:
+            block, index = name.split("_")
+            key = "output" if name == "4_1" else f"block{block}_conv{index}"
+            for part in ("weight", "bias"):
+                if f"{key}.{part}" not in saved:
+                    raise WeightsError(f"{path} holds no {key}.{part}; this is not a normalised VGG-19.")
+                state[f"convs.{name}.{part}"] = saved[f"{key}.{part}"]
+        net.load_state_dict(state | {"means": net.means})
+        return net
+
+    @classmethod
+    def from_torchvision(cls) -> "VGG19":
+        """Download torchvision's ImageNet weights (not normalised; losses come out larger)."""
+        from torchvision.models import VGG19_Weights, vgg19
+
+        net = cls()
+        source = [m for m in vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features if isinstance(m, nn.Conv2d)]
+        for ours, theirs in zip(net.convs.values(), source, strict=False):
+            ours.load_state_dict(theirs.state_dict())
+        # torchvision's take RGB divided by the ImageNet deviations; fold both into the first layer.
+        scale = 1 / (255 * torch.tensor([0.229, 0.224, 0.225])).view(1, 3, 1, 1)
+        first = net.convs["1_1"]
+        first.weight.data = (first.weight.data * scale).flip(1)  # pyright: ignore
+        return net
+
+
+class SqueezeNet(nn.Module):
+    """SqueezeNet 1.1 (Iandola 2016), frozen: a perceptual loss at a thirtieth of VGG-19's cost.
+
+    Gives the features behind conv1, fire3, fire5 and fire7, each scaled to unit mean square, so
+    that they weigh alike.
+    """
+
+    taps = (1, 4, 7, 10)
+
+    def __init__(self, features: nn.Sequential):
+        super().__init__()
+        self.features = features[: self.taps[-1] + 1]
+        self.register_buffer("means", torch.tensor([123.0, 117.0, 104.0]).view(1, 3, 1, 1))
+        self.register_buffer("scales", torch.ones(len(self.taps)))
+        self.requires_grad_(False)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"], *, depth: int = 4) -> list[Tensor]:
+        """Compute the first `depth` levels for RGB `images` in [0, 1], in the weights' dtype."""
+        x = (images * 255 - self.means).to(self.features[0].weight.dtype)
+        levels = []
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self.taps:
+                levels.append(x / self.scales[len(levels)])
+                if len(levels) == depth:
+                    break
+        return levels
+
+    @torch.no_grad()
+    def calibrate(self, images: Float[Tensor, "B 3 H W"]) -> None:
+        """Scale each level to unit mean square on `images`."""
+        self.scales.fill_(1)
+        for index, level in enumerate(self(images)):
+            self.scales[index] = level.float().square().mean().sqrt()
+
+    @classmethod
+    def from_file(cls, path: Path) -> "SqueezeNet":
+        """Load torchvision's state dict from safetensors (input RGB 0..255 minus means)."""
+        from torchvision.models import squeezenet1_1
+
+        saved = read_weights(path)
+        features = squeezenet1_1(weights=None).features
+        try:
+            features.load_state_dict(
+                {key.removeprefix("features."): v for key, v in saved.items() if key.startswith("features.")}
+            )
+        except RuntimeError as error:
+            raise WeightsError(f"{path} is not a torchvision squeezenet1_1: {error}") from None
+        return cls(features)
+
+    @classmethod
+    def from_torchvision(cls) -> "SqueezeNet":
+        """Download torchvision's ImageNet weights."""
+        from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
+
+        features = squeezenet1_1(weights=SqueezeNet1_1_Weights.IMAGENET1K_V1).features
+        first = features[0]
+        first.weight.data /= (255 * torch.tensor([0.229, 0.224, 0.225])).view(1, 3, 1, 1)
+        return cls(features)
+
+
+def load_perceptual(name: str, folder: Path | None = None) -> VGG19 | SqueezeNet:
+    """Load a loss network from `folder`, or through torchvision's download when None.
+
+    Args:
+        name: `"vgg19"` or `"squeezenet"`.
+        folder: holds `vgg19_normalised_relu4_1.safetensors`, `squeezenet1_1_imagenet.safetensors`.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or another network.
+    """
+    network, file = {
+        "vgg19": (VGG19, "vgg19_normalised_relu4_1.safetensors"),
+        "squeezenet": (SqueezeNet, "squeezenet1_1_imagenet.safetensors"),
+    }[name]
+    return network.from_file(Path(folder) / file) if folder else network.from_torchvision()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, with our errors."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot read the weights {path}: {error}") from None
+
+
+def style_loss(levels: list[Tensor], stats: list[Tensor], *, rows: bool = False) -> Tensor:
+    """Compare channel means and deviations with `stats` (Huang & Belongie 2017, eq. 13).
+
+    Sums over the levels the mean squared error of the means plus that of the deviations.
+
+    Args:
+        levels: features `(B, C_l, H_l, W_l)`.
+        stats: `(B, 2 C_l)` targets, as `channel_stats` gives them.
+        rows: give `(B,)` instead of the mean over the batch.
+    """
+    errors = [(channel_stats(x) - y).square().mean(dim=1) for x, y in zip(levels, stats, strict=True)]
+    total = 2 * torch.stack(errors).sum(dim=0)
+    return total if rows else total.mean()
+
+
+def content_loss(level: Float[Tensor, "B C H W"], target: Float[Tensor, "B C H W"]) -> Tensor:
+    """Compare features after instance normalisation, so that style statistics are free to move."""
+    return F.mse_loss(normalise(level.float()), normalise(target.float()))
+
+
+def gamut_loss(images: Float[Tensor, "B C H W"]) -> Tensor:
+    """Penalise values outside [0, 1], in proportion."""
+    return (images - images.clamp(0, 1)).abs().mean()

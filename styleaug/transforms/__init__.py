@@ -1,0 +1,1 @@
+"""Transforms draw parameters, then apply them; one file for each library that hosts them."""

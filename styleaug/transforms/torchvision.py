@@ -1,0 +1,168 @@
+"""`StyleAugment` for `torchvision.transforms.Compose` and `torchvision.transforms.v2`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from styleaug.bank import StyleBank
+from styleaug.errors import ImageError
+from styleaug.generators.base import AbstractGenerator
+from styleaug.samplers import Sampler
+from styleaug.transforms.core import StyleParams, Stylizer, count_rows
+
+__all__ = ["StyleAugment"]
+
+IMAGE_DTYPES = (
+    torch.uint8,
+    torch.uint16,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+)
+
+
+def is_image_tensor(value: Any) -> bool:
+    """Tell a plain tensor that can be an image from labels, indices and integer masks."""
+    return (
+        isinstance(value, Tensor)
+        and not isinstance(value, tv_tensors.TVTensor)
+        and value.ndim >= 3
+        and value.dtype in IMAGE_DTYPES
+    )
+
+
+class StyleAugment(v2.Transform):
+    """Give images the styles of a bank, at random, with labels untouched.
+
+    Place it before `Normalize`. It takes a PIL image, a tensor `(C, H, W)` or `(B, C, H, W)`, or
+    any nested sample of `tv_tensors`: images and videos are stylised, everything else comes back as
+    the same object. In a sample without a PIL image, `Image` or `Video`, the first plain tensor of
+    three or more axes and an image's dtype is the image. Each row of a batch has a gate, a style
+    and a strength of its own; the frames of a `Video` share one.
+
+    Args:
+        bank: a shipped name, a path, a `StyleBank`, or `"batch"`: the styles of a batch are those
+            of its other images.
+        generator: a name, a path to weights, or a generator. None takes the one that made the
+            bank, or `"reinhard-lab"` for `"batch"`.
+        p: chance of each row to be stylised.
+        strength: `(low, high)` of the uniform distribution it is drawn from, or one number; in
+            [0, 1], where 1 is the whole style.
+        sampler: `"uniform"`, `"weighted"`, `"mix"` or `"gaussian"`.
+        weights: of the bank's styles, for `"weighted"`.
+        components: how many styles `"mix"` joins.
+        keep_luminance: keep each pixel's brightness, take over the colour only.
+
+    Shape:
+        As the input; so are dtype, range, device and memory format. H and W from 1 pixel.
+
+    Raises:
+        BankError: the bank is damaged, unknown, or made by another generator.
+        WeightsError: the generator is damaged or unknown.
+        ConfigError: an argument outside its range.
+        ImageError: when called with NaN, values outside [0, 1], or other than 1 or 3 channels.
+
+    Example:
+        >>> from torchvision import transforms
+        >>> train = transforms.Compose([
+        ...     StyleAugment("art", p=0.5), transforms.ToTensor()])  # doctest: +SKIP
+    """
+
+    _transformed_types = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video, is_image_tensor)
+
+    def __init__(
+        self,
+        bank: str | Path | StyleBank = "art",
+        *,
+        generator: str | Path | AbstractGenerator | None = None,
+        p: float = 0.5,
+        strength: float | Sequence[float] = (0.5, 1.0),
+        sampler: Sampler = "uniform",
+        weights: Sequence[float] | Tensor | None = None,
+        components: int = 2,
+        keep_luminance: bool = False,
+    ):
+        super().__init__()
+        self.stylizer = Stylizer(
+            bank,
+            generator=generator,
+            p=p,
+            strength=strength,
+            sampler=sampler,
+            weights=weights,
+            components=components,
+            keep_luminance=keep_luminance,
+        )
+
+    def extra_repr(self) -> str:
+        """Say what is drawn from what."""
+        return self.stylizer.extra_repr()
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """Refuse samples without any image, which would otherwise pass in silence."""
+        if not any(self._needs_transform_list(flat_inputs)):
+            kinds = ", ".join(sorted({describe(value) for value in flat_inputs})) or "nothing"
+            raise ImageError(
+                f"no image in the sample: got {kinds}. Give a PIL image, a tv_tensors.Image, or a uint8, "
+                "uint16 or float tensor (C, H, W) or (B, C, H, W)."
+            )
+
+    def make_params(self, flat_inputs: Any, *, rng: torch.Generator | None = None) -> dict[str, Any]:
+        """Draw all that is random about one call.
+
+        Args:
+            flat_inputs: the images of a sample, or one image or batch.
+            rng: None draws from torch's global generator, which DataLoader seeds in each worker.
+
+        Returns:
+            A `StyleParams`: give it to `apply` with the same images to replay the call.
+        """
+        images = flat_inputs if isinstance(flat_inputs, (list, tuple)) else [flat_inputs]
+        counts = {rows_of(image) for image in images}
+        if len(counts) > 1:
+            raise ImageError(
+                f"the images of one sample must have equally many rows, got {sorted(counts)}. "
+                "Stylise them in calls of their own."
+            )
+        return {**self.stylizer.draw(counts.pop(), rng)}
+
+    def apply(self, images: Any, params: dict[str, Any]) -> Any:
+        """Stylise `images` as `params` say, with nothing random; see `make_params`.
+
+        Raises:
+            ImageError: no image, or parameters for a larger batch.
+        """
+        style: StyleParams = params  # pyright: ignore[reportAssignmentType]
+        if not isinstance(images, tv_tensors.TVTensor):
+            return self.stylizer.apply(images, style)
+        plain = images.as_subclass(Tensor)
+        if isinstance(images, tv_tensors.Video):
+            # Frames are an axis of their own; (T, C, H, W) is one row.
+            plain = plain[None] if plain.ndim == 4 else plain
+        styled = self.stylizer.apply(plain, style)
+        return images if styled is plain else tv_tensors.wrap(styled.reshape(images.shape), like=images)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Apply to one image of a sample, as torchvision asks."""
+        return self.apply(inpt, params)
+
+
+def rows_of(image: Any) -> int:
+    """Tell how many rows get parameters of their own; a video is one."""
+    if isinstance(image, tv_tensors.Video):
+        return image.shape[0] if image.ndim > 4 else 1
+    return count_rows(image)
+
+
+def describe(value: Any) -> str:
+    """Name a value's kind for a message."""
+    if isinstance(value, Tensor):
+        return f"{type(value).__name__} {tuple(value.shape)} {value.dtype}"
+    return type(value).__name__
