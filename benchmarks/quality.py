@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from machine import machine_card
-from reference import ReferenceAdaIN
 from torch import Tensor, nn
 
 from styleaug.images import luminance
 from styleaug.generators.layers import channel_stats
 from styleaug.training.data import pack_images
-from styleaug.training.losses import SqueezeNet, VGG19, read_weights, style_loss
+from styleaug.training.losses import VGG19, SqueezeNet, read_weights, style_loss
+from styleaug.training.teacher import ReferenceAdaIN
 from styleaug.weights import load_generator
 
 CONTENT = ("content/bsds500", "content/imagenet_eli", "content/imagenet_ajs", "content/caltech101")

@@ -69,8 +69,8 @@ class Recipe:
 
 
 RECIPES = {
-    "scratch": Recipe(side=64, epochs=40, lr=4e-3),
-    "squeezenet": Recipe(side=128, epochs=12, lr=3e-4),
+    "scratch": Recipe(side=64, epochs=50, lr=4e-3),
+    "squeezenet": Recipe(side=128, epochs=16, lr=2e-4, batch=16),
 }
 
 

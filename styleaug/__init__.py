@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     )
     from styleaug.folder import apply_folder
     from styleaug.generators.base import AbstractGenerator
-    from styleaug.preview import preview
+    from styleaug.contact_sheet import preview
     from styleaug.training.fit import fit_style
     from styleaug.transforms.loader import StyleCollate, StyleLoader
     from styleaug.transforms.torchvision import StyleAugment
@@ -46,7 +46,7 @@ HOMES = {
     "generator_names": "weights",
     "load_bank": "weights",
     "load_generator": "weights",
-    "preview": "preview",
+    "preview": "contact_sheet",
 }
 
 __all__ = [

@@ -8,7 +8,9 @@ from tempfile import NamedTemporaryFile
 
 from styleaug.errors import FileError
 
-__all__ = ["atomic"]
+__all__ = ["atomic", "remove_parts"]
+
+PART = ".part"
 
 
 @contextmanager
@@ -24,7 +26,7 @@ def atomic(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(
-            dir=target.parent, prefix=f".{target.stem[:40]}.", suffix=target.suffix, delete=False
+            dir=target.parent, prefix=f".{target.stem[:40]}.", suffix=PART + target.suffix, delete=False
         ) as handle:
             part = Path(handle.name)
     except OSError as error:
@@ -40,4 +42,10 @@ def atomic(target: Path) -> Iterator[Path]:
             raise
         raise FileError(f"cannot write {target}: {error.strerror or error}.") from None
     finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete what writes that were killed left behind below `folder`."""
+    for part in Path(folder).rglob(f".*{PART}*"):
         part.unlink(missing_ok=True)

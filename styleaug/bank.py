@@ -21,6 +21,7 @@ __all__ = ["Provenance", "StyleBank"]
 
 FORMAT = 1
 MAX_BYTES = 256 * 2**20
+MAX_STYLES = 2**24
 MAX_CODE_LENGTH = 2**20
 MAX_HEADER = 2**20
 
@@ -76,10 +77,11 @@ class StyleBank:
             raise BankError(f"codes must be (N, S) with at least one style, got {tuple(codes.shape)}.")
         if not codes.is_floating_point():
             raise BankError(f"codes must be floats, got {codes.dtype}.")
+        codes = codes.detach().cpu().float().contiguous()  # first: a wider float may overflow
         if not codes.isfinite().all():
             bad = int((~codes.isfinite().all(dim=1)).sum())
             raise BankError(f"{bad} of {len(codes)} codes are not finite. Fit the bank again.")
-        self.codes: Float[Tensor, "N S"] = codes.detach().cpu().float().contiguous()
+        self.codes: Float[Tensor, "N S"] = codes
         self.provenance = provenance
 
     def __len__(self) -> int:
@@ -121,11 +123,17 @@ class StyleBank:
     def select(self, rows: Sequence[int] | Tensor | slice) -> "StyleBank":
         """Keep the styles at `rows`, in that order.
 
+        Args:
+            rows: indices, or a mask `(N,)` of booleans.
+
         Raises:
             BankError: a row outside the bank, or none left.
         """
+        if not isinstance(rows, slice):
+            rows = torch.as_tensor(rows)
+            rows = rows if rows.dtype == torch.bool else rows.long()
         try:
-            codes = self.codes[rows if isinstance(rows, slice) else torch.as_tensor(rows).long()]
+            codes = self.codes[rows]
         except IndexError:
             raise BankError(f"rows {rows} do not all exist in a bank of {len(self)} styles.") from None
         return StyleBank(codes.clone(), self.provenance)
@@ -146,7 +154,8 @@ class StyleBank:
         banks, mine = (self, *others), self.provenance
         for other in others:
             theirs = other.provenance
-            if (theirs.generator, theirs.fingerprint) != (mine.generator, mine.fingerprint):
+            alike = (theirs.generator, theirs.fingerprint) == (mine.generator, mine.fingerprint)
+            if not alike or other.codes.shape[1] != self.codes.shape[1]:
                 raise BankError(
                     f"cannot merge banks of {mine.generator!r} ({mine.fingerprint}) and "
                     f"{theirs.generator!r} ({theirs.fingerprint}); fit them with one generator."
@@ -234,7 +243,7 @@ def read_bank(path: Path) -> tuple[dict[str, Any], Tensor]:
             if list(file.keys()) != ["codes"]:
                 raise BankError(f"holds {sorted(file.keys())[:4]} where a bank holds one matrix of codes.")
             shape = file.get_slice("codes").get_shape()
-            if len(shape) != 2 or not 1 <= shape[0] or shape[1] > MAX_CODE_LENGTH:
+            if len(shape) != 2 or not 1 <= shape[0] <= MAX_STYLES or shape[1] > MAX_CODE_LENGTH:
                 raise BankError(f"has codes of shape {tuple(shape)}; expected (N, S).")
             return json.loads(text), file.get_tensor("codes")
     except SafetensorError as error:

@@ -152,7 +152,7 @@ def preview(
 
     Without IMAGES it shows the sample photos.
     """
-    from styleaug.preview import preview
+    from styleaug.contact_sheet import preview
 
     path = preview(
         images, out, bank=bank, styles=styles, strength=strength, size=size, most=most, seed=seed

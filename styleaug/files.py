@@ -94,7 +94,7 @@ def save_image(image: Picture, path: Path) -> None:
     with atomic(path) as part:
         try:
             codec.save(image, part, codec.options)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise FileError(f"cannot write {path}: {error}.") from None
 
 
@@ -111,21 +111,19 @@ def codec_of(path: Path) -> Codec:
 def open_pil(path: Path, short_side: int | None) -> Image.Image:
     """Read with PIL; the header's size is checked before any pixel is decoded."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")  # odd EXIF and TIFF tags; the pixels are what counts
         try:
             image = Image.open(path)
         except Image.DecompressionBombError as error:
             raise FileError(f"{path} is too large: {error}") from None
-    with image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise FileError(
-                f"{path} has {width} x {height} pixels, more than {MAX_PIXELS:,}; cut it into tiles first."
-            )
-        if short_side:
-            image.draft(None, (2 * short_side, 2 * short_side))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd EXIF and TIFF tags; the pixels are what counts
+        with image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise FileError(
+                    f"{path} has {width} x {height} pixels, more than {MAX_PIXELS:,}; cut it into tiles first."
+                )
+            if short_side:
+                image.draft(None, (2 * short_side, 2 * short_side))
             image.load()
             upright = ImageOps.exif_transpose(image)
     if upright.mode in ("P", "L", "RGB") and "transparency" in upright.info:
@@ -158,7 +156,8 @@ def save_pil(image: Picture, path: Path, options: dict) -> None:
 
 def open_npy(path: Path, short_side: int | None) -> np.ndarray:
     """Read an array `(H, W)` or `(H, W, C)`; never a pickle."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    with np.errstate(over="ignore"):  # of the size that a damaged header claims
+        array = np.lib.format.open_memmap(path, mode="r")
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise FileError(f"{path} has shape {array.shape}; expected (H, W) or (H, W, C).")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:

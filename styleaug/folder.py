@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from styleaug.atomic import remove_parts
 from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError, FileError, StyleAugError
 from styleaug.files import image_files, open_image, save_image
@@ -102,6 +103,7 @@ def apply_folder(
     }
     jobs = plan(source, out, files, copies)
     done = open_manifest(out / MANIFEST, settings)
+    remove_parts(out)
     todo = [job for job in jobs if job.output not in done or not job.target.exists()]
     result = Applied(skipped=len(jobs) - len(todo))
     loader = DataLoader(JobDataset(todo, stylizer, seed), batch_size=None, num_workers=workers)

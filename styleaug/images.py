@@ -69,7 +69,7 @@ def tensor_pixels(image: Tensor) -> tuple[Tensor, Restore]:
         return image, lambda pixels: pixels
     if image.ndim == 3:
         return image[None], lambda pixels: pixels[0]
-    return image.reshape(-1, *shape[-3:]), lambda pixels: pixels.reshape(shape)
+    return image.flatten(0, -4), lambda pixels: pixels.reshape(shape)
 
 
 def array_pixels(image: np.ndarray) -> tuple[Tensor, Restore]:
@@ -80,7 +80,8 @@ def array_pixels(image: np.ndarray) -> tuple[Tensor, Restore]:
         raise ImageError(f"image arrays must be uint8, uint16 or float, got {image.dtype}.")
     tensor = torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("="), order="C"))
     shape = image.shape
-    nhwc = tensor.reshape(-1, *shape[-3:]) if image.ndim > 2 else tensor[None, ..., None]
+    hwc = tensor[..., None] if image.ndim == 2 else tensor
+    nhwc = hwc[None] if image.ndim < 4 else hwc
     return nhwc.permute(0, 3, 1, 2), lambda pixels: pixels.permute(0, 2, 3, 1).reshape(shape).numpy()
 
 
@@ -125,7 +126,7 @@ def check_range(pixels: Shaped[Tensor, "B C H W"]) -> None:
     """
     if pixels.dtype not in FLOATS or pixels.device.type != "cpu" or pixels.numel() == 0:
         return
-    low, high = (float(x) for x in torch.aminmax(pixels))
+    low, high = (float(x) for x in torch.aminmax(pixels.detach()))
     if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # written so that NaN fails too
         raise ImageError(
             f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]. Stylise before Normalize, "

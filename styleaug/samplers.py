@@ -34,7 +34,7 @@ def sample(
     count: int,
     rng: torch.Generator | None = None,
     *,
-    weights: Float[Tensor, " N"] | None = None,
+    weights: Tensor | None = None,
     components: int = 2,
 ) -> Draw:
     """Draw `count` codes with the sampler named `kind`.
@@ -71,7 +71,7 @@ def weighted(
     count: int,
     rng: torch.Generator | None = None,
     *,
-    weights: Float[Tensor, " N"],
+    weights: Tensor,
 ) -> Draw:
     """Pick styles in proportion to `weights`, with repetition.
 
@@ -101,7 +101,7 @@ def mix(
         raise ConfigError(f"mix needs at least 1 component, got {components}.")
     sources = torch.randint(len(codes), (count, components), generator=rng)
     # Exponential variables over their sum are a flat Dirichlet; 1 - rand is never 0.
-    shares = -torch.log(1 - torch.rand(count, components, generator=rng)).clamp_min(1e-12)
+    shares = (-torch.log(1 - torch.rand(count, components, generator=rng))).clamp_min(1e-12)
     shares = shares / shares.sum(dim=1, keepdim=True)
     return Draw(torch.einsum("bk,bks->bs", shares, codes[sources]), sources, shares)
 

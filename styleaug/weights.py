@@ -122,7 +122,8 @@ def named_bank(name: str) -> StyleBank:
 def save_generator(generator: AbstractGenerator, path: Path) -> Path:
     """Write a learned generator atomically: float16 weights, and the settings to build it again."""
     meta = {"format": FORMAT, "generator": generator.name, "settings": generator.settings()}
-    tensors = {key: value.detach().cpu().half() for key, value in generator.state_dict().items()}
+    state = generator.state_dict()
+    tensors = {key: value.detach().cpu().half().contiguous() for key, value in state.items()}
     content = save(tensors, {"styleaug_generator": json.dumps(meta, sort_keys=True)})
     with atomic(Path(path)) as part:
         part.write_bytes(content)
@@ -187,9 +188,10 @@ def build(meta: Any, tensors: dict[str, Tensor]) -> AbstractGenerator:
     if found != shapes:
         wrong = sorted(key for key in shapes.keys() | found.keys() if shapes.get(key) != found.get(key))
         raise WeightsError(f"does not fit {meta['generator']!r} {settings}: {', '.join(wrong[:4])} differ.")
-    if not all(bool(value.isfinite().all()) for value in tensors.values()):
+    values = {key: value.float() for key, value in tensors.items()}  # first: a wider float may overflow
+    if not all(bool(value.isfinite().all()) for value in values.values()):
         raise WeightsError("has weights that are not finite; the training run diverged.")
-    generator.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
+    generator.load_state_dict(values, assign=True)
     return frozen(generator)
 
 

@@ -16,9 +16,13 @@ from styleaug.generators.layers import (
     conv3x3,
     modulate,
     pad_to_multiple,
+    split_stats,
 )
 
 __all__ = ["AdaIN"]
+
+FLAT = 0.02
+"""Deviation in [0, 1] below which an image counts as flat."""
 
 
 class AdaIN(AbstractGenerator):
@@ -27,8 +31,9 @@ class AdaIN(AbstractGenerator):
     After Huang & Belongie 2017 (AdaIN, eq. 8), with a small encoder trained for the purpose in
     place of VGG-19, statistics at several levels as in MicroAST (Wang et al. 2023), and a decoder
     whose normalisations are conditioned on the style (Dumoulin et al. 2017, eq. 5). The network
-    paints on top of the image with its colours already swapped, so structure reaches the output
-    without passing through the bottleneck.
+    sees and paints images whose colours have mean 0 and deviation 1, so that its codes tell of
+    texture, and its strokes have the style's contrast; the style's colours come last. Structure
+    reaches the output without passing through the bottleneck.
 
     Code: means and standard deviations of the RGB image and of the three encoder levels,
     `2 * (3 + sum(widths))` floats.
@@ -100,16 +105,18 @@ class AdaIN(AbstractGenerator):
         """Name the sizes, which are part of the fingerprint."""
         return f"widths={self.widths}, blocks={self.depth}, hidden={self.hidden}"
 
-    def encoder(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """Compute the features at 1/2, 1/4 and 1/8 of the size; `images` are multiples of 8."""
-        half = F.relu(self.encode_half(images))
+    def encoder(self, whitened: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """Compute the features at 1/2, 1/4 and 1/8 of the size, which is a multiple of 8."""
+        half = F.relu(self.encode_half(whitened))
         quarter = F.relu(self.encode_quarter2(F.relu(self.encode_quarter(half))))
         return [half, quarter, F.relu(self.encode_eighth(quarter))]
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
-        """Read the statistics of the image and of each encoder level."""
+        """Read the statistics of the image's colours and of each encoder level."""
         padded = pad_to_multiple(images, self.multiple, self.minimum)
-        return torch.cat([channel_stats(level) for level in [padded, *self.encoder(padded)]], dim=1)
+        colours = channel_stats(padded)
+        levels = self.encoder(whiten(padded, colours))
+        return torch.cat([colours, *(channel_stats(level) for level in levels)], dim=1)
 
     def forward(
         self,
@@ -134,20 +141,26 @@ class AdaIN(AbstractGenerator):
 
         `strength` moves the codes from the image's own to the given ones, at every level.
         """
-        levels = [images, *self.encoder(images)]
+        colours = channel_stats(images)
+        whitened = whiten(images, colours)
+        levels = self.encoder(whitened)
         own = [channel_stats(level) for level in levels]
-        codes = torch.lerp(torch.cat(own, dim=1), codes.float(), strength.float()[:, None])
-        styles = codes.split([2 * level.shape[1] for level in levels], dim=1)
+        codes = torch.lerp(torch.cat([colours, *own], dim=1), codes.float(), strength.float()[:, None])
+        wanted, *styles = codes.split([6, *(2 * width for width in self.widths)], dim=1)
         swapped = [
-            adain(level, style, stats)
-            for level, style, stats in zip(levels, styles, own, strict=True)
+            adain(level, style, stats) for level, style, stats in zip(levels, styles, own, strict=True)
         ]
-        return self.decode(swapped, codes)
+        painted = self.decode(whitened, swapped, codes)
+        mean, std = split_stats(wanted)
+        return torch.addcmul(mean.to(painted.dtype), painted, std.to(painted.dtype))
 
-    def decode(self, levels: list[Tensor], codes: Float[Tensor, "B S"]) -> Float[Tensor, "B 3 H W"]:
-        """Turn swapped features back into an image, coarse to fine."""
-        image, half, quarter, eighth = levels
-        *deep, at_quarter, block_quarter, at_half = self.read_code(codes.to(image.dtype)).split(self.modulations, dim=1)
+    def decode(
+        self, whitened: Float[Tensor, "B 3 H W"], levels: list[Tensor], codes: Float[Tensor, "B S"]
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Turn swapped features back into a whitened image, coarse to fine."""
+        half, quarter, eighth = levels
+        modulations = self.read_code(codes.to(whitened.dtype)).split(self.modulations, dim=1)
+        *deep, at_quarter, block_quarter, at_half = modulations
         x = eighth
         for block, modulation in zip(self.blocks, deep, strict=True):
             x = block(x, modulation)
@@ -158,5 +171,13 @@ class AdaIN(AbstractGenerator):
         x = F.relu(modulate(self.up_half(x), at_half)) + half
         painted = F.pixel_shuffle(self.to_pixels(x), 2)
         # The fourth channel says how much of the image's own detail stays.
-        canvas = image * (1 + painted[:, 3:]) + painted[:, :3]
-        return canvas + self.refine(torch.cat([canvas, image], dim=1))
+        canvas = whitened * (1 + painted[:, 3:]) + painted[:, :3]
+        return canvas + self.refine(torch.cat([canvas, whitened], dim=1))
+
+
+def whiten(
+    images: Float[Tensor, "B 3 H W"], stats: Float[Tensor, "B 6"]
+) -> Float[Tensor, "B 3 H W"]:
+    """Bring colours to mean 0 and deviation 1; less for nearly flat images, whose noise would grow."""
+    mean, std = split_stats(stats)
+    return ((images - mean) / std.clamp_min(FLAT)).to(images.dtype)

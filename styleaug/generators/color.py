@@ -63,7 +63,7 @@ def blend(
 class ChannelStats(AbstractGenerator):
     """Give each channel of a colour space the style's mean and standard deviation.
 
-    Reinhard et al. 2001, "Color transfer between images", eqs. 10-11. Their space is l-alpha-beta;
+    Reinhard et al. 2001, "Color transfer between images". Their space is l-alpha-beta;
     "lab" here is CIELAB under D65, as is common since. "luminance" moves the mean and deviation of
     luma alone (BT.601 Y) and keeps the chroma.
 
@@ -111,9 +111,11 @@ class ChannelStats(AbstractGenerator):
 class HistogramMatching(AbstractGenerator):
     """Map the histogram of each channel onto the style's, by rank.
 
-    Exact histogram specification (Gonzalez & Woods, "Digital Image Processing", section 3.3), in
-    RGB or, for "luminance", in luma alone (BT.601 Y), which keeps the chroma. Equal pixels stay
-    equal and take their mean rank, so a flat image takes the style's median.
+    Histogram specification (Gonzalez & Woods, "Digital Image Processing", section 3.3), in RGB or,
+    for "luminance", in luma alone (BT.601 Y), which keeps the chroma. Equal pixels stay equal and
+    take their mean rank, so a flat image takes the style's median. The map is nowhere steeper than
+    `MAX_GAIN` = 5, so that the noise of flat regions is not torn apart; around a steeper place the
+    style's histogram is not reached.
 
     Ranks are read on a regular grid of at most about `GRID` = 16384 pixels, from histograms of 256
     bins that lie on the 8-bit levels; a pixel between two levels counts in part for each, and is
@@ -228,7 +230,7 @@ FAINT = 1e-3
 class FourierAmplitude(AbstractGenerator):
     """Swap the amplitudes of the lowest spatial frequencies, keep their phase.
 
-    Yang & Soatto 2020, "FDA: Fourier domain adaptation for semantic segmentation", eq. 3, for each
+    Yang & Soatto 2020, "FDA: Fourier domain adaptation for semantic segmentation", for each
     RGB channel. Only the few frequencies concerned are computed, and their change is added to the
     image, which equals the paper's transform, swap and inverse.
 

@@ -54,7 +54,7 @@ def lab_to_rgb(lab: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     curved = torch.stack([y.add(a, alpha=1 / 500), y, y.sub(b, alpha=1 / 200)], dim=1)
     xyz = curved.clamp(min=LAB_KNEE).pow_(3)
     xyz = xyz.add_(curved.clamp(max=LAB_KNEE).sub_(LAB_KNEE), alpha=LAB_SLOPE)
-    linear = transform(xyz, XYZ_TO_RGB).clamp_(0, 1)
+    linear = transform(xyz, XYZ_TO_RGB)
     gamma = linear.clamp(min=LINEAR_KNEE).pow_(1 / 2.4).mul_(1.055).sub_(0.055)
     return gamma.add_(linear.clamp(max=LINEAR_KNEE).sub_(LINEAR_KNEE), alpha=1 / GAMMA_SLOPE).clamp_(0, 1)
 

@@ -20,33 +20,48 @@ class AdaINConfig:
     The defaults are the run that made the shipped weights on two CPU cores.
     """
 
-    steps: int = option(4500, "Optimiser steps with the VGG-19 loss, after the warm-up.")
-    warmup_steps: int = option(3000, "Steps before those with the SqueezeNet loss, at a tenth of the cost.")
-    batch: int = option(8, "Images per step.")
+    steps: int = option(0, "Optimiser steps with the VGG-19 loss, after the distillation.")
+    distil_steps: int = option(6000, "Steps before those that imitate the reference AdaIN; 0 for none.")
+    pairs: int = option(5000, "Images that the reference AdaIN stylises once, to be imitated.")
+    batch: int = option(16, "Images per step.")
     size: int = option(128, "Side of the training crops in pixels.")
-    learning_rate: float = option(1e-3, "Adam's, at the start of a cosine decay to a hundredth.")
+    learning_rate: float = option(1.5e-3, "Adam's, at the start of a cosine decay to a hundredth.")
     style: float = option(5.0, "Weight of the style statistics.")
     content: float = option(1.0, "Weight of the normalised content features.")
     identity: float = option(10.0, "Weight of L1 to the image when its style is its own.")
+    pixels: float = option(10.0, "Weight of L1 to the reference's image.")
+    features: float = option(1.0, "Weight of the SqueezeNet distance to the reference's image.")
     gamut: float = option(10.0, "Weight of values outside [0, 1].")
     ema: float = option(0.999, "Decay of the averaged weights that are shipped.")
     style_crops: int = option(2, "Crops taken of each style image; their statistics are cached.")
-    precision: str = option("float32", "Of the loss network: float32 or bfloat16.")
+    precision: str = option("float32", "Of VGG-19: float32 or bfloat16.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     seed: int = option(0, "Of the crops, the pairing and the weights.")
     save_every: int = option(500, "Steps between checkpoints.")
 
     def __post_init__(self):
-        for name in ("steps", "batch", "size", "style_crops", "save_every"):
+        # Comparisons are written so that NaN fails.
+        for name in ("pairs", "batch", "size", "style_crops", "save_every"):
             if not getattr(self, name) >= 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not (self.steps >= 0 and self.distil_steps >= 0 and self.total >= 1):
+            raise ConfigError(
+                f"steps and distil_steps must be at least 0 and one of them more, "
+                f"got {self.steps} and {self.distil_steps}."
+            )
+        if self.size < 32 or self.size % 8:
+            raise ConfigError(f"size must be a multiple of 8 from 32, got {self.size}.")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate must be above 0, got {self.learning_rate}.")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"ema must lie in [0, 1), got {self.ema}.")
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision must be float32 or bfloat16, got {self.precision!r}.")
 
     @property
     def total(self) -> int:
-        """Steps of the warm-up and the rest."""
-        return self.warmup_steps + self.steps
+        """Steps of the distillation and the rest."""
+        return self.distil_steps + self.steps
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON-ready values."""

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from styleaug.errors import FileError
+from styleaug.errors import FileError, ImageError
 from styleaug.files import image_files, open_image
+from styleaug.images import check_range, from_float, to_float, to_pixels
 
 __all__ = ["ImagePack", "is_held_out", "pack_images", "random_crops"]
 
@@ -51,10 +53,8 @@ def pack_images(folders: Sequence[Path], edge: int, *, held_out: bool = False) -
         held_out: read only the images that `is_held_out` names, else only the others.
 
     Raises:
-        FileError: a folder is missing or has no readable image.
+        FileError: a folder is missing or has no readable image, or no image is held out.
     """
-    from PIL import Image, ImageOps
-
     squares, groups = [], []
     for group, folder in enumerate(folders):
         before = len(squares)
@@ -62,15 +62,25 @@ def pack_images(folders: Sequence[Path], edge: int, *, held_out: bool = False) -
             if is_held_out(path) != held_out:
                 continue
             try:
-                image = open_image(path, short_side=edge).convert("RGB")
-            except FileError:
+                squares.append(read_square(path, edge))
+            except (FileError, ImageError):
                 continue
-            square = ImageOps.fit(image, (edge, edge), Image.Resampling.BICUBIC)
-            squares.append(np.asarray(square).transpose(2, 0, 1))
             groups.append(group)
         if len(squares) == before and not held_out:
             raise FileError(f"no readable image in {folder}.")
+    if not squares:
+        raise FileError(f"none of the images in {', '.join(map(str, folders))} is held out.")
     return ImagePack(torch.from_numpy(np.stack(squares)), torch.tensor(groups))
+
+
+def read_square(path: Path, edge: int) -> np.ndarray:
+    """Read an image of any kind as uint8 `(3, E, E)`."""
+    pixels, _ = to_pixels(open_image(path, short_side=edge))
+    check_range(pixels)
+    colour = from_float(to_float(pixels), torch.uint8).expand(-1, 3, -1, -1)[0]
+    image = Image.fromarray(colour.permute(1, 2, 0).contiguous().numpy())
+    square = ImageOps.fit(image, (edge, edge), Image.Resampling.BICUBIC)
+    return np.asarray(square).transpose(2, 0, 1)
 
 
 def random_crops(

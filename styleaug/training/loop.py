@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from styleaug.errors import ConfigError, WeightsError
 from styleaug.atomic import atomic
+from styleaug.errors import ConfigError, FileError, WeightsError
 from styleaug.training.config import AdaINConfig
 from styleaug.training.data import ImagePack
-from styleaug.training.losses import SqueezeNet, VGG19, load_perceptual
+from styleaug.training.losses import VGG19, SqueezeNet
 from styleaug.training.recipes import AdaINRecipe
 from styleaug.weights import save_generator
 
@@ -44,16 +44,23 @@ def train(
         run: folder for `checkpoint.safetensors`, `log.jsonl` and, at the end,
             `generator.safetensors`.
         config: must be that of the checkpoint, if there is one.
-        loss_networks: folder of perceptual weights; None downloads torchvision's.
+        loss_networks: folder of perceptual weights and of the reference AdaIN; None downloads
+            torchvision's VGG-19, and then there is no reference to imitate.
         minutes: stop with a checkpoint after this long; the next call goes on.
         report: called with the step and its losses about once a second.
 
     Returns:
         The path of the finished weights, or None when `minutes` ran out first.
+
+    Raises:
+        ConfigError: other options than the checkpoint's, or nothing to imitate.
+        WeightsError: a checkpoint or a network that cannot be read.
+        FileError: `run` cannot be written to.
     """
     device = torch.device(
         config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     )
+    make_folder(run)
     recipe = AdaINRecipe(config, content, styles)
     recipe.generator.to(device, memory_format=torch.channels_last)
     state = TrainState(recipe)
@@ -62,10 +69,16 @@ def train(
         state.load(checkpoint)
     deadline, last_report = time.monotonic() + 60 * minutes, 0.0
     while state.step < config.total:
-        warm = state.step < config.warmup_steps
-        if not isinstance(recipe.network, SqueezeNet if warm else VGG19):
-            recipe.use(load_perceptual("squeezenet" if warm else "vgg19", loss_networks))
-        losses = state.advance()
+        distil = state.step < config.distil_steps
+        if distil and not isinstance(recipe.network, SqueezeNet):
+            if loss_networks is None:
+                raise ConfigError(
+                    "distillation needs the folder of the reference AdaIN; give it, or set distil_steps to 0."
+                )
+            recipe.prepare_imitation(loss_networks, Path(run) / "pairs.safetensors")
+        if not distil and not isinstance(recipe.network, VGG19):
+            recipe.prepare_stylising(loss_networks)
+        losses = state.advance(recipe.imitate if distil else recipe.stylise)
         if time.monotonic() - last_report > 1 or state.step == config.total:
             last_report = time.monotonic()
             values = {name: float(value) for name, value in losses.items()}
@@ -88,7 +101,7 @@ class TrainState:
         self.recipe, self.step = recipe, 0
         self.ema = {name: value.clone() for name, value in recipe.generator.state_dict().items()}
 
-    def advance(self) -> dict[str, Tensor]:
+    def advance(self, step: Callable[[torch.Generator], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Take one step: schedule, recipe, average."""
         config = self.recipe.config
         rng = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
@@ -96,7 +109,7 @@ class TrainState:
         decay = 0.01 + 0.99 * 0.5 * (1 + torch.cos(progress).item())
         for group in self.recipe.optimiser.param_groups:
             group["lr"] = config.learning_rate * decay
-        losses = self.recipe.step(rng)
+        losses = step(rng)
         self.step += 1
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
         for name, value in self.recipe.generator.state_dict().items():
@@ -159,9 +172,17 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, "pt") as file:
             meta = json.loads((file.metadata() or {})["styleaug"])
-        return load_file(path), meta
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        return load_file(path), {"config": dict(meta["config"]), "step": int(meta["step"])}
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise WeightsError(f"cannot read the checkpoint {path}: {error}. Delete it to start anew.") from None
+
+
+def make_folder(run: Path) -> None:
+    """Make the run's folder before any work is done."""
+    try:
+        Path(run).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot write to {run}: {error.strerror}.") from None
 
 
 def write_log(path: Path, row: dict) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from styleaug.errors import WeightsError
 from styleaug.generators.layers import channel_stats, normalise
 
-__all__ = ["SqueezeNet", "VGG19", "content_loss", "gamut_loss", "load_perceptual", "style_loss"]
+__all__ = ["SqueezeNet", "VGG19", "content_loss", "feature_loss", "gamut_loss", "load_perceptual", "style_loss"]
 
 
 class VGG19(nn.Module):
@@ -83,8 +83,7 @@ class VGG19(nn.Module):
 class SqueezeNet(nn.Module):
     """SqueezeNet 1.1 (Iandola 2016), frozen: a perceptual loss at a thirtieth of VGG-19's cost.
 
-    Gives the features behind conv1, fire3, fire5 and fire7, each scaled to unit mean square, so
-    that they weigh alike.
+    Gives the features behind conv1, fire3, fire5 and fire7.
     """
 
     taps = (1, 4, 7, 10)
@@ -93,7 +92,6 @@ class SqueezeNet(nn.Module):
         super().__init__()
         self.features = features[: self.taps[-1] + 1]
         self.register_buffer("means", torch.tensor([123.0, 117.0, 104.0]).view(1, 3, 1, 1))
-        self.register_buffer("scales", torch.ones(len(self.taps)))
         self.requires_grad_(False)
 
     def forward(self, images: Float[Tensor, "B 3 H W"], *, depth: int = 4) -> list[Tensor]:
@@ -103,17 +101,10 @@ class SqueezeNet(nn.Module):
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in self.taps:
-                levels.append(x / self.scales[len(levels)])
+                levels.append(x)
                 if len(levels) == depth:
                     break
         return levels
-
-    @torch.no_grad()
-    def calibrate(self, images: Float[Tensor, "B 3 H W"]) -> None:
-        """Scale each level to unit mean square on `images`."""
-        self.scales.fill_(1)
-        for index, level in enumerate(self(images)):
-            self.scales[index] = level.float().square().mean().sqrt()
 
     @classmethod
     def from_file(cls, path: Path) -> "SqueezeNet":
@@ -184,6 +175,18 @@ def style_loss(levels: list[Tensor], stats: list[Tensor], *, rows: bool = False)
 def content_loss(level: Float[Tensor, "B C H W"], target: Float[Tensor, "B C H W"]) -> Tensor:
     """Compare features after instance normalisation, so that style statistics are free to move."""
     return F.mse_loss(normalise(level.float()), normalise(target.float()))
+
+
+def feature_loss(levels: list[Tensor], targets: list[Tensor]) -> Tensor:
+    """Compare features position by position, each scaled to unit length over the channels.
+
+    The distance of LPIPS (Zhang et al. 2018, eq. 1) with equal weights.
+    """
+    distances = [
+        (F.normalize(x.float(), dim=1) - F.normalize(y.float(), dim=1)).square().sum(dim=1).mean()
+        for x, y in zip(levels, targets, strict=True)
+    ]
+    return torch.stack(distances).sum()
 
 
 def gamut_loss(images: Float[Tensor, "B C H W"]) -> Tensor:

@@ -47,25 +47,8 @@ class StyleParams(TypedDict):
 class Stylizer(nn.Module):
     """Stylise picked rows of a batch, each with its own style and strength.
 
-    Args:
-        bank: a shipped name, a path, a `StyleBank`, or `"batch"`: the styles of a batch are those
-            of its other images.
-        generator: a name, a path to weights, or a generator. None takes the one that made the
-            bank, or `"reinhard-lab"` for `"batch"`.
-        p: chance of each row to be stylised.
-        strength: `(low, high)` of the uniform distribution it is drawn from, or one number; in
-            [0, 1], where 1 is the whole style.
-        sampler: `"uniform"`, `"weighted"`, `"mix"` or `"gaussian"`.
-        weights: of the bank's styles, for `"weighted"`.
-        components: how many styles `"mix"` joins.
-        keep_luminance: keep each pixel's brightness, take over the colour only.
-
-    Raises:
-        BankError: the bank is damaged, unknown, or made by another generator.
-        WeightsError: the generator is damaged or unknown.
-        ConfigError: an argument outside its range.
+    The arguments and errors are those of `styleaug.StyleAugment`, which hosts this in torchvision.
     """
-
     def __init__(
         self,
         bank: str | Path | StyleBank = "art",
@@ -154,8 +137,12 @@ class Stylizer(nn.Module):
             rows=rows, strength=strength, codes=drawn.codes, sources=drawn.sources, shares=drawn.shares
         )
 
-    def apply(self, images: Any, params: StyleParams) -> Any:
+    def apply(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: Any, params: StyleParams | None = None
+    ) -> Any:
         """Stylise `images` as `params` say, with nothing random.
+
+        Called with a function alone it is `nn.Module.apply`, as in `model.apply(initialise)`.
 
         Args:
             images: a PIL image, an array `(H, W[, C])`, or a tensor `(C, H, W)` or `(B, ..., C, H, W)`
@@ -169,6 +156,8 @@ class Stylizer(nn.Module):
         Raises:
             ImageError: images that are no images, or parameters for a larger batch.
         """
+        if params is None:
+            return super().apply(images)
         if len(params["rows"]) == 0:
             return images
         pixels, restore = to_pixels(images)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import default_collate
 
 from styleaug.errors import ConfigError
@@ -20,7 +20,7 @@ class StyleLoader:
     On CUDA the next batch is moved and stylised on a stream of its own while the current one trains
     the model; pin the loader's memory so that the copy overlaps too. On a CPU a batch is stylised when
     it is asked for. Errors of the loader's workers arrive where the loop stands; leaving the loop early
-    closes the loader's iterator.
+    closes the loader's iterator (workers that the loader was told to keep stay).
 
     Args:
         loader: any iterable of batches; a batch may be a tensor, tuple, dict or nested.
@@ -98,6 +98,10 @@ def prepare(
     batch: Any, augment: Callable[[Any], Any], device: torch.device, side: torch.cuda.Stream
 ) -> tuple[Any, torch.cuda.Event]:
     """Queue a batch's copy and styling on the side stream."""
+    for x in tree_leaves(batch):
+        if isinstance(x, Tensor) and x.is_cuda:  # made on the current stream, and maybe not finished there
+            side.wait_stream(torch.cuda.current_stream(device))
+            x.record_stream(side)
     with torch.cuda.stream(side):
         styled = augment(move(batch, device))
         return styled, side.record_event()
@@ -120,6 +124,8 @@ def move(batch: Any, device: torch.device | None) -> Any:
 
 def close(batches: Any) -> None:
     """Stop a loader's iterator: a generator by its `close`, DataLoader's workers by theirs."""
+    if getattr(batches, "_persistent_workers", False):
+        return  # the loader keeps them for the next epoch, as it was told to
     for name in ("close", "_shutdown_workers"):
         stop = getattr(batches, name, None)
         if stop is not None:

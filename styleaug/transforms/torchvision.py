@@ -133,12 +133,18 @@ class StyleAugment(v2.Transform):
             )
         return {**self.stylizer.draw(counts.pop(), rng)}
 
-    def apply(self, images: Any, params: dict[str, Any]) -> Any:
+    def apply(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: Any, params: dict[str, Any] | None = None
+    ) -> Any:
         """Stylise `images` as `params` say, with nothing random; see `make_params`.
+
+        Called with a function alone it is `nn.Module.apply`, as in `model.apply(initialise)`.
 
         Raises:
             ImageError: no image, or parameters for a larger batch.
         """
+        if params is None:
+            return super().apply(images)
         style: StyleParams = params  # pyright: ignore[reportAssignmentType]
         if not isinstance(images, tv_tensors.TVTensor):
             return self.stylizer.apply(images, style)

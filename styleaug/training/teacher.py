@@ -6,8 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from styleaug.errors import WeightsError
 from styleaug.generators.layers import adain, channel_stats
 from styleaug.training.losses import VGG19, read_weights
+
+__all__ = ["ReferenceAdaIN"]
 
 DECODER = (
     ("block4_conv1", "block3_conv1", "block3_conv2", "block3_conv3", "block3_conv4")
@@ -18,13 +21,23 @@ UPSAMPLED_BEFORE = {"block3_conv1", "block2_conv1", "block1_conv1"}
 
 
 class ReferenceAdaIN(nn.Module):
-    """The peer that our generators are measured against; the weights lie in `$STYLEAUG_WEIGHTS`."""
+    """Teacher of `AdaIN`, and the peer that it is measured against.
+
+    Args:
+        folder: holds `adain_vgg19_encoder.safetensors` and `adain_vgg19_decoder.safetensors`.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or another network.
+    """
 
     def __init__(self, folder: Path):
         super().__init__()
         self.encoder = VGG19.from_file(folder / "adain_vgg19_encoder.safetensors")
         saved = read_weights(folder / "adain_vgg19_decoder.safetensors")
         self.layers = nn.ModuleDict()
+        missing = [name for name in DECODER if f"{name}_decode.weight" not in saved]
+        if missing:
+            raise WeightsError(f"{folder}/adain_vgg19_decoder.safetensors holds no {missing[0]}_decode.")
         for name in DECODER:
             weight = saved[f"{name}_decode.weight"]
             layer = nn.Conv2d(weight.shape[1], weight.shape[0], 3)

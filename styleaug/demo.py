@@ -1,0 +1,250 @@
+"""The demo: a classifier leaves its hospital, with and without a bank of the other one's styles.
+
+Hospital A has labelled digits, white on black. Hospital B writes in dark, coloured ink on photographs
+and sends a few hundred images without labels. Their styles are read into a bank. A small network learns
+from A's images only, and is tested on digits that it has not seen, once as A and once as B draws them.
+
+The file is a template, too: in a pipeline of your own, `fit_bank` and `StyleAugment(bank)` are new.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor, resized_crop, to_dtype, to_pil_image
+
+from styleaug.bank import StyleBank
+from styleaug.contact_sheet import contact_sheet, open_rgb, sample_photos
+from styleaug.errors import ConfigError
+from styleaug.files import save_image
+from styleaug.training.fit import fit_style
+from styleaug.transforms.torchvision import StyleAugment
+from styleaug.weights import pretrained_folder
+
+__all__ = ["Arm", "Demo", "run_demo"]
+
+SIDE, BATCH, UNLABELLED = 32, 64, 256  # pixels; images in a batch; images that hospital B sends
+COLUMNS, TILE = 12, 80  # of the contact sheet; tiles are squares of so many pixels
+
+NOTES = """
+Trained on {trained_on} images of hospital A; tested on {tested_on} other digits,
+as drawn by hospital A (home) and by hospital B (away).
+Style bank: {bank[styles]} styles of unlabelled images of B, {bank[kilobytes]} kB, {bank[generator]}."""
+
+Strokes = Float[Tensor, "B 1 H W"]
+Images = UInt8[Tensor, "B 3 H W"]
+Labels = Int[Tensor, " B"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train the classifier, and how far it got."""
+
+    name: str
+    home: float  # share of A's test images that it reads right
+    away: float  # the same for B's
+    seconds: float  # of training, augmentation included
+    cost: float  # time of the augmentation over that of all else in training
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a run of the demo found."""
+
+    arms: list[Arm]
+    bank: dict[str, Any]
+    trained_on: int
+    tested_on: int
+    seed: int
+
+    def table(self) -> str:
+        """Lay the scores out as text."""
+        rows = [("augmentation", "at home", "away", "training", "overhead")]
+        for arm in self.arms:
+            home, away, cost = (f"{share:.1%}" for share in (arm.home, arm.away, arm.cost))
+            rows.append((arm.name, home, away, f"{arm.seconds:.1f} s", cost))
+        lines = ["{:16}{:>10}{:>10}{:>12}{:>11}".format(*row) for row in rows]
+        return "\n".join([*lines, NOTES.format(**vars(self))])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the same as JSON-ready values."""
+        return asdict(self)
+
+
+def run_demo(
+    out: str | Path,
+    *,
+    seed: int = 0,
+    generator: str = "reinhard-rgb",
+    train_images: int = 900,
+    epochs: int = 14,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Demo:
+    """Fit a bank, train the classifier with and without it, test both and draw what they saw.
+
+    Args:
+        out: the contact sheet to write.
+        seed: of the split of the digits, B's inks and photographs, and the networks.
+        generator: of the bank, by name or path.
+        train_images: labelled images of A, of 1,797 digits in all.
+        epochs: over these images, for each network.
+        report: called with the number of epochs done and the number to do.
+
+    Raises:
+        ConfigError: no epoch, or too few images to train on or to test on.
+    """
+    digits, labels = load_digits()
+    most = len(digits) - UNLABELLED - BATCH  # a batch is the least to test on
+    if not (BATCH <= train_images <= most and epochs >= 1):
+        raise ConfigError(f"need {BATCH}..{most} train_images and an epoch, got {train_images} and {epochs}.")
+    rng = torch.Generator().manual_seed(seed)
+    parts = train_images, UNLABELLED, len(digits) - train_images - UNLABELLED
+    train, unlabelled, test = torch.randperm(len(digits), generator=rng).split(parts)
+    seen, truth = draw_as_a(digits[train]), labels[test]
+    home, away = draw_as_a(digits[test]), draw_as_b(digits[test], rng)
+    bank = fit_bank(draw_as_b(digits[unlabelled], rng), generator)
+    style = StyleAugment(bank, generator=generator, p=0.75)
+    augments = {"plain": nn.Identity(), "colour jitter": jitter_colours, "style bank": style}
+    ticks, total = count(1), len(augments) * epochs
+    arms: list[Arm] = []
+    readings: list[list[Image.Image]] = []
+    with torch.random.fork_rng(devices=[]):  # leaves torch's global generator as it was
+        for name, augment in augments.items():
+            torch.manual_seed(seed)  # every network starts from the same weights
+            network, seconds, cost = train_classifier(
+                seen, labels[train], augment, epochs, tick=lambda: report(next(ticks), total)
+            )
+            scores = accuracy(network, home, truth), accuracy(network, away, truth)
+            arms.append(Arm(name, *scores, seconds, cost))
+            label = f"{name}\n{scores[1]:.0%} right"
+            readings.append([card(label), *answer_cards(classify(network, away), truth)])
+        views = [style(flip_polarity(seen[:COLUMNS])) for _ in range(3)]
+    styled = [picture_row("A styled\nlike B,\nin training", view) for view in views]
+    first, last = picture_row("hospital A,\nlabelled", seen), picture_row("hospital B,\nthe test", away)
+    save_image(contact_sheet([first, *styled, last, *readings]), Path(out))
+    return Demo(arms, bank.describe(), len(train), len(test), seed)
+
+
+def load_digits() -> tuple[Strokes, Labels]:
+    """Read the 1,797 handwritten digits, enlarged smoothly, 1 where there is ink; and what they say."""
+    stored = load_file(pretrained_folder() / "digits.safetensors")
+    ink = stored["images"][:, None].float() / 16
+    strokes = F.interpolate(ink, size=(SIDE, SIDE), mode="bicubic").clamp(0, 1)
+    return strokes, stored["labels"].long()
+
+
+def draw_as_a(strokes: Strokes) -> Images:
+    """Draw digits as hospital A does: white on black."""
+    return to_dtype(strokes.repeat(1, 3, 1, 1), torch.uint8, scale=True)
+
+
+def draw_as_b(strokes: Strokes, rng: torch.Generator) -> Images:
+    """Draw digits as hospital B does: in dark ink of any colour, on faded photographs."""
+    ink = 0.35 * torch.rand(len(strokes), 3, 1, 1, generator=rng)
+    paper = 0.4 + 0.6 * cut_photos(len(strokes), rng)
+    return to_dtype(torch.lerp(paper, ink, strokes), torch.uint8, scale=True)
+
+
+def cut_photos(number: int, rng: torch.Generator) -> Float[Tensor, "B 3 H W"]:
+    """Cut random squares of 64 to 127 pixels from the sample photos, reduced to `SIDE`."""
+    photos = [pil_to_tensor(open_rgb(path, 256)) / 255 for path in sample_photos()]
+    pieces = []
+    for _ in range(number):
+        photo = photos[int(torch.randint(len(photos), (), generator=rng))]
+        side = int(torch.randint(64, 128, (), generator=rng))
+        top, left = (int(torch.randint(length - side + 1, (), generator=rng)) for length in photo.shape[1:])
+        pieces.append(resized_crop(photo, top, left, side, side, [SIDE, SIDE]))
+    return torch.stack(pieces)
+
+
+def fit_bank(images: Images, generator: str) -> StyleBank:
+    """Save images into a folder, as a hospital sends them, and read their styles."""
+    with tempfile.TemporaryDirectory() as folder:
+        for index, image in enumerate(images):
+            save_image(to_pil_image(image), Path(folder, f"{index:04}.png"))
+        return fit_style(folder, generator=generator).bank
+
+
+def flip_polarity(images: Images) -> Images:
+    """Invert half of the images, in every arm: styles leave bright things bright."""
+    return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, 255 - images, images)
+
+
+def jitter_colours(images: Images) -> Images:
+    """Change brightness, contrast, saturation and hue, as is usual; eight images share a draw."""
+    jitter = v2.ColorJitter(0.5, 0.5, 0.5, 0.2)
+    return torch.cat([jitter(part) for part in images.split(8)])
+
+
+def make_classifier() -> nn.Sequential:
+    """Build three convolutions with batch norm and one linear layer: 26,000 parameters."""
+    layers: list[nn.Module] = []
+    for channels, width in ((3, 16), (16, 32), (32, 64)):
+        convolution = nn.Conv2d(channels, width, 3, padding=1)
+        layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * 64, 10))
+
+
+def train_classifier(
+    images: Images, labels: Labels, augment: Callable[[Tensor], Tensor], epochs: int, tick: Callable[[], None]
+) -> tuple[nn.Module, float, float]:
+    """Train a new classifier; give it, the seconds, and the time in `augment` over that of the rest."""
+    network = make_classifier()
+    loader = DataLoader(TensorDataset(images, labels), BATCH, shuffle=True, drop_last=True)
+    optimizer = torch.optim.AdamW(network.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=epochs * len(loader))
+    begin, augmenting = perf_counter(), 0.0
+    for _ in range(epochs):
+        for batch, target in loader:
+            batch, start = flip_polarity(batch), perf_counter()
+            batch = augment(batch)
+            augmenting += perf_counter() - start
+            loss = F.cross_entropy(network(batch / 255), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        tick()
+    seconds = perf_counter() - begin
+    return network.eval(), seconds, augmenting / (seconds - augmenting)
+
+
+@torch.inference_mode()
+def classify(network: nn.Module, images: Images) -> Labels:
+    """Let the network read the digits."""
+    return network(images / 255).argmax(dim=1)
+
+
+def accuracy(network: nn.Module, images: Images, truth: Labels) -> float:
+    """Compute the share of images that the network reads right."""
+    return (classify(network, images) == truth).double().mean().item()
+
+
+def picture_row(label: str, images: Images) -> list[Image.Image]:
+    """Put a label and the first images, enlarged for the eye, side by side."""
+    return [card(label), *(to_pil_image(image).resize((TILE, TILE)) for image in images[:COLUMNS])]
+
+
+def answer_cards(read: Labels, truth: Labels) -> list[Image.Image]:
+    """Write the first answers on green if they are right, and on red if not."""
+    papers = ["#cdebcf" if right else "#f8c9c4" for right in read == truth]
+    return [card(str(int(read[i])), papers[i], 40) for i in range(COLUMNS)]
+
+
+def card(text: str, paper: str = "white", size: int = 14) -> Image.Image:
+    """Write text on a tile."""
+    tile, middle = Image.new("RGB", (TILE, TILE), paper), (TILE / 2, TILE / 2)
+    ImageDraw.Draw(tile).text(middle, text, "black", anchor="mm", align="center", font_size=size)
+    return tile

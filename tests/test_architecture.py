@@ -1,0 +1,152 @@
+"""The layout in STYLE.md: imports point one way, optional libraries stay home, files stay short."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from importlib import import_module
+from inspect import getdoc, isclass, isfunction
+from pathlib import Path
+
+import pytest
+
+import styleaug
+
+PACKAGE = Path(styleaug.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+MOST_LINES = 420
+
+LEVELS = [
+    {"errors", "atomic"},
+    {"images"},
+    {"files", "bank", "samplers"},
+    {"generators"},
+    {"weights"},
+    {"transforms", "training"},
+    {"video", "evaluation", "export", "folder", "contact_sheet"},
+    {"demo"},
+    {"cli"},
+    {"__main__"},
+]
+"""From the bottom up: a part may import those below its level, and itself."""
+
+# `atomic` raises our errors; the two are the ground that all else stands on.
+ALLOWED_BESIDE = {("atomic", "errors")}
+
+CORE = {"torch", "torchvision", "numpy", "PIL", "safetensors", "jaxtyping"}
+AT_HOME = {  # what is imported in some parts only
+    "click": {"cli"},
+    "rich": {"cli"},
+    "albumentations": {"transforms.albumentations"},
+    "kornia": {"transforms.kornia"},
+    "monai": {"transforms.monai"},
+    "ray": {"transforms.ray"},
+    "lightning": {"training.lightning"},
+    "pydicom": {"files"},
+    "nibabel": {"files"},
+    "tifffile": {"files"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
+    "onnxscript": {"export"},
+}
+
+
+@cache
+def imports(name: str) -> list[tuple[str, bool]]:
+    """List what a module imports, and whether it does so at its top."""
+    tree = ast.parse(MODULES[name].read_text())
+    top = set()
+    for node in tree.body:
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        top |= set() if typing_only else {id(inner) for inner in ast.walk(node)} - inside_functions(node)
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively"
+            found.append((str(node.module), id(node) in top))
+            if node.module == "styleaug":  # `from styleaug import samplers`
+                found += [(f"styleaug.{alias.name}", id(node) in top) for alias in node.names]
+    return found
+
+
+def inside_functions(node: ast.AST) -> set[int]:
+    functions = [n for n in ast.walk(node) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return {id(inner) for function in functions for inner in ast.walk(function)}
+
+
+def level(part: str) -> int:
+    (found,) = [index for index, parts in enumerate(LEVELS) if part in parts]
+    return found
+
+
+PARTS = [name for name in MODULES if name]
+
+
+def test_every_part_has_a_level():
+    known = set.union(*LEVELS)
+    assert {name.split(".")[0] for name in PARTS} <= known
+    assert not any(len(path.relative_to(PACKAGE).parts) > 2 for path in MODULES.values()), "one folder level"
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_imports_point_one_way(name):
+    part = name.split(".")[0]
+    for module, _ in imports(name):
+        if not module.startswith("styleaug."):
+            continue
+        other = module.split(".")[1]
+        if other == part or (part, other) in ALLOWED_BESIDE:
+            continue
+        assert level(other) < level(part), f"{name} imports {module}"
+
+
+def test_the_package_itself_imports_nothing():
+    assert [module for module, top in imports("") if top] == ["importlib", "typing"]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_libraries_stay_at_home(name):
+    for module, _ in imports(name):
+        library = module.split(".")[0]
+        if library in AT_HOME:
+            assert name in AT_HOME[library], f"{name} imports {library}"
+        else:
+            assert library in CORE | sys.stdlib_module_names | {"styleaug", "__future__"}, (
+                f"{name}: {library}"
+            )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_files_stay_short(name):
+    text = MODULES[name].read_text()
+    assert text.count("\n") <= MOST_LINES
+    assert "from __future__ import annotations" not in text
+    assert MODULES[name].stem not in {"utils", "helpers", "common", "misc"}
+
+
+@pytest.mark.parametrize("name", [name for name in PARTS if name != "__main__"])
+def test_public_names_exist_and_are_explained(name):
+    module = import_module(f"styleaug.{name}")
+    assert module.__doc__
+    for public in getattr(module, "__all__", ()):
+        value = getattr(module, public)
+        if isclass(value) or isfunction(value):
+            assert getdoc(value), f"{name}.{public} has no docstring"
+
+
+def test_no_public_name_is_also_a_module():
+    # Importing the module would put it in the name's place.
+    assert not set(styleaug.__all__) & set(MODULES)
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy", "PIL", "torchvision", "click", "rich"])
+def test_importing_styleaug_imports_no(library):
+    probe = (
+        f"import styleaug, sys; styleaug.StyleAugError, dir(styleaug); sys.exit({library!r} in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", probe]).returncode == 0

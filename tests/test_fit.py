@@ -1,0 +1,153 @@
+"""Fitting a bank from a folder: what is read, what is skipped, and that a seed decides."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from specimens import generator, photo, pil
+
+from styleaug import ConfigError, FileError, fit_style
+from styleaug.training.fit import shrink
+
+LAB = generator("reinhard-lab")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tree of ten unlike photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(10):
+        pixels = (photo(30 + index, 40, seed=index).permute(1, 2, 0) * 255).byte().numpy()
+        path = folder / ("deep" if index % 2 else ".") / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+def code_of(path: Path) -> torch.Tensor:
+    with Image.open(path) as image:
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
+    return LAB.encode_style(pixels)[0]
+
+
+def test_codes_are_those_of_the_images(folder):
+    fit = fit_style(folder, generator="reinhard-lab", licence="CC0")
+    assert len(fit.bank) == 10 and fit.failed == []
+    wanted = torch.stack([code_of(path) for path in sorted(folder.rglob("*.png"))])
+    found = fit.bank.codes[fit.bank.codes[:, 0].argsort()]
+    torch.testing.assert_close(found, wanted[wanted[:, 0].argsort()], atol=1e-2, rtol=1e-4)
+    made_by = fit.bank.provenance
+    assert (made_by.generator, made_by.images, made_by.licence) == ("reinhard-lab", 10, "CC0")
+    fit.bank.check(LAB)
+
+
+def test_max_styles_takes_a_random_part(folder):
+    part = fit_style(folder, generator=LAB, max_styles=4)
+    assert len(part.bank) == 4 and part.bank.provenance.images == 4
+    whole = fit_style(folder, generator=LAB).bank.codes
+    assert all((whole == code).all(1).any() for code in part.bank.codes)
+    chosen = {fit_style(folder, generator=LAB, max_styles=2, seed=seed).bank.to_bytes() for seed in range(6)}
+    assert len(chosen) > 3, "not the first ones by name"
+
+
+def test_a_seed_gives_the_same_bytes(folder):
+    options = {"generator": "reinhard-rgb", "patches": 3, "max_styles": 20}
+    one = fit_style(folder, seed=5, **options).bank
+    torch.manual_seed(99)
+    assert fit_style(folder, seed=5, **options).bank.to_bytes() == one.to_bytes()
+    assert fit_style(folder, seed=6, **options).bank.to_bytes() != one.to_bytes()
+
+
+def test_fitting_draws_nothing_from_the_global_generator(folder):
+    state = torch.get_rng_state()
+    fit_style(folder, generator=LAB, patches=2)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_patches_are_styles_of_their_own(folder):
+    fit = fit_style(folder, generator=LAB, patches=4)
+    assert len(fit.bank) == 40 and fit.bank.provenance.images == 10
+    assert len(fit.bank.codes.unique(dim=0)) > 35
+    cut = fit_style(folder, generator=LAB, patches=4, max_styles=6)
+    assert len(cut.bank) == 6 and cut.bank.provenance.images == 2
+
+
+def test_report_counts_up_to_the_end(folder):
+    seen = []
+    fit_style(folder, generator=LAB, patches=2, max_styles=7, report=lambda *at: seen.append(at))
+    assert [done for done, _ in seen] == [2, 4, 6, 7] and {total for _, total in seen} == {7}
+
+
+def test_bad_files_are_skipped_and_listed(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "mixed")
+    bad = {
+        "empty.png": b"",
+        "text.jpg": b"hello",
+        "half.png": (folder / "0.png").read_bytes()[:200],
+    }
+    for name, content in bad.items():
+        (tmp_path / "mixed" / name).write_bytes(content)
+    pil(size=(1, 1)).save(tmp_path / "mixed" / "pixel.png")
+    pil(size=(40, 7)).save(tmp_path / "mixed" / "thin.png")
+    np.save(tmp_path / "mixed" / "nan.npy", np.full((20, 20, 3), np.nan, np.float32))
+    np.save(tmp_path / "mixed" / "five.npy", np.zeros((20, 20, 5), np.uint8))
+    fit = fit_style(tmp_path / "mixed", generator=LAB)
+    assert len(fit.bank) == 10 and fit.bank.provenance.images == 10
+    names = [*bad, "pixel.png", "thin.png", "nan.npy", "five.npy"]
+    assert [path.name for path, _ in fit.failed] == sorted(names)
+    for path, reason in fit.failed:
+        assert str(path) in reason
+    assert "1 x 1 pixels; a style needs 8" in dict(fit.failed)[tmp_path / "mixed" / "pixel.png"]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "I;16"])
+def test_images_of_every_kind(mode, tmp_path):
+    image = pil(mode, (20, 16))
+    image.save(tmp_path / "a.png")
+    (code,) = fit_style(tmp_path, generator=LAB).bank.codes
+    grey = np.asarray(image).astype(np.float64) / (65535 if mode == "I;16" else 255)
+    colour = (
+        grey[..., :3]
+        if mode == "RGBA"
+        else np.repeat((grey if grey.ndim == 2 else grey[..., 0])[..., None], 3, 2)
+    )
+    wanted = LAB.encode_style(torch.from_numpy(colour).permute(2, 0, 1)[None].float())[0]
+    torch.testing.assert_close(code, wanted, atol=1e-2, rtol=1e-4)
+
+
+def test_float_arrays(tmp_path):
+    np.save(tmp_path / "a.npy", photo(20, 20).permute(1, 2, 0).numpy())
+    (code,) = fit_style(tmp_path, generator=LAB).bank.codes
+    torch.testing.assert_close(code, LAB.encode_style(photo(20, 20)[None])[0])
+
+
+def test_large_images_are_reduced_first(tmp_path):
+    Image.new("RGB", (3000, 2000), (200, 30, 90)).save(tmp_path / "a.jpg")
+    (code,) = fit_style(tmp_path, generator=LAB).bank.codes
+    Image.new("RGB", (30, 20), (200, 30, 90)).save(tmp_path / "b.png")
+    torch.testing.assert_close(code, code_of(tmp_path / "b.png"), atol=0.5, rtol=0)
+    assert shrink(torch.rand(1, 3, 40, 100), 20).shape == (1, 3, 20, 50)
+    assert shrink(torch.rand(1, 3, 1000, 7), 5).shape == (1, 3, 714, 5)
+    small = torch.rand(1, 3, 10, 12)
+    assert shrink(small, 20) is small
+
+
+def test_nothing_to_fit(tmp_path):
+    with pytest.raises(FileError, match=r"there is no folder .*missing"):
+        fit_style(tmp_path / "missing", generator=LAB)
+    with pytest.raises(FileError, match="no image in"):
+        fit_style(tmp_path, generator=LAB)
+    (tmp_path / "a.png").write_text("x")
+    with pytest.raises(FileError, match="is a file; give the folder"):
+        fit_style(tmp_path / "a.png", generator=LAB)
+    with pytest.raises(FileError, match=r"none of the 1 images .* can be read; the first: .*a\.png"):
+        fit_style(tmp_path, generator=LAB)
+
+
+@pytest.mark.parametrize("options", [{"max_styles": 0}, {"patches": 0}, {"patches": -3}])
+def test_numbers_below_one(options, folder):
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        fit_style(folder, generator=LAB, **options)

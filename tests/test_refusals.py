@@ -1,0 +1,107 @@
+"""What a transform refuses: each time with an error of ours that says what to do."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from specimens import bank, generator, photos, pil, tiny_adain
+
+from styleaug import BankError, ConfigError, DeviceError, ImageError, StyleAugment, WeightsError
+from styleaug.transforms import core
+from styleaug.transforms.core import Stylizer, check_worker
+
+every_transform = pytest.mark.parametrize("make", [Stylizer, StyleAugment])
+
+
+def tiny(make: type = Stylizer, **options):
+    return make(bank(), **{"p": 1.0, "generator": generator("tiny-adain"), **options})
+
+
+def test_banks_of_another_generator_are_refused():
+    with pytest.raises(BankError, match=r"made by generator 'tiny|'adain'.*not by 'reinhard-lab'"):
+        Stylizer(bank(), generator="reinhard-lab")
+    with pytest.raises(BankError, match=r"with other weights or settings.*fit-style FOLDER"):
+        Stylizer(bank(), generator=tiny_adain(seed=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"p": 1.5}, "p must be"),
+        ({"p": float("nan")}, "p must be"),
+        ({"p": True}, "p must be"),
+        ({"p": "0.5"}, "p must be"),
+        ({"strength": -0.1}, "strength must be"),
+        ({"strength": (0.5, 1.1)}, "strength must be"),
+        ({"strength": (0.9, 0.1)}, "low <= high"),
+        ({"strength": (0.1, 0.2, 0.3)}, "strength must be"),
+        ({"strength": "high"}, "strength must be"),
+        ({"sampler": "gauss"}, "choose from uniform"),
+        ({"sampler": "weighted"}, "needs weights"),
+        ({"sampler": "weighted", "weights": [1.0, 2.0]}, "one per style"),
+        ({"sampler": "weighted", "weights": [0.0] * 5}, "not all zero"),
+        ({"sampler": "mix", "components": 0}, "at least 1 component"),
+    ],
+)
+@every_transform
+def test_bad_arguments_are_refused_at_once(make, options, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny(make, **options)
+
+
+def test_unknown_names_are_refused_at_once():
+    with pytest.raises(BankError, match="no bank 'nonsense'"):
+        Stylizer("nonsense")
+    with pytest.raises(BankError, match=r"missing\.safetensors"):
+        Stylizer(Path("missing.safetensors"))
+    with pytest.raises(WeightsError, match="no generator 'nonsense'"):
+        Stylizer(bank(), generator="nonsense")
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.full((3, 8, 8), torch.nan), "must lie in"),
+        (torch.full((3, 8, 8), 255.0), r"got \[255, 255\]"),
+        (torch.full((3, 8, 8), -0.5, dtype=torch.float64), "Stylise before Normalize"),
+        (torch.rand(4, 8, 8), "1 or 3 channels, got 4"),
+        (torch.rand(2, 8, 8, 3), "1 or 3 channels, got 8"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), "uint8, uint16 or float"),
+        (torch.zeros(3, 8, 8, dtype=torch.bool), "uint8, uint16 or float"),
+        (torch.rand(8, 8), r"\(C, H, W\) or \(B, C, H, W\)"),
+        (torch.rand(3, 0, 8), "at least one pixel"),
+        (np.zeros((8, 8, 4), np.uint8), "1 or 3 channels, got 4"),
+        (np.zeros((8, 8), np.int32), "uint8, uint16 or float"),
+        (np.zeros(8, np.uint8), r"\(H, W\)"),
+        (np.zeros((8, 8), object), "uint8, uint16 or float"),
+        (pil().convert("CMYK"), r"got 'CMYK'. Use image.convert"),
+        (pil().convert("P"), "got 'P'"),
+        ("image.png", "got str"),
+        (None, "got NoneType"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, message):
+    with pytest.raises(ImageError, match=message):
+        tiny()(image)
+
+
+def test_rounding_beyond_the_range_is_no_error():
+    images = photos(2)
+    images[0, 0, 0, 0], images[1, 0, 0, 0] = -5e-4, 1 + 5e-4
+    styled = tiny(strength=0.1)(images)
+    assert styled.min() >= 0 and styled.max() <= 1
+
+
+def test_parameters_of_a_larger_batch_are_refused():
+    augment = tiny()
+    with pytest.raises(ImageError, match="larger batch than the 2 rows"):
+        augment.apply(photos(2), augment.make_params(photos(3)))
+
+
+def test_cuda_in_a_worker_is_named(monkeypatch):
+    check_worker(torch.device("cuda"))  # outside of workers all is well
+    monkeypatch.setattr(core, "get_worker_info", lambda: object())
+    check_worker(torch.device("cpu"))
+    with pytest.raises(DeviceError, match="StyleLoader"):
+        check_worker(torch.device("cuda"))
