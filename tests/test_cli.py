@@ -260,7 +260,7 @@ def test_usage_errors_exit_with_2(tmp_path):
 def test_train_dry_run_prints_the_config(tmp_path):
     args = ("train", "adain", "--content", tmp_path, "--style", tmp_path, "-o", tmp_path / "run", "--dry-run")
     config = json.loads(run(*args, "--steps", 7).stdout)
-    assert config["steps"] == 7 and config["batch"] == 16
+    assert config["steps"] == 7 and config["batch"] == 8
     assert not (tmp_path / "run").exists()
 
 

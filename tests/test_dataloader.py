@@ -174,9 +174,21 @@ def assert_no_children() -> None:
     assert not multiprocessing.active_children()
 
 
+class Keeps:
+    """A loader that holds on to its iterator, as a traceback or a progress bar does."""
+
+    def __init__(self, loader: Any):
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        self.iterator = iter(self.loader)
+        return self.iterator
+
+
 def test_leaving_early_stops_the_workers():
     assert_no_children()
-    styled = StyleLoader(DataLoader(SamePhoto(), batch_size=2, num_workers=2, prefetch_factor=4), augment())
+    base = Keeps(DataLoader(SamePhoto(), batch_size=2, num_workers=2, prefetch_factor=4))
+    styled = StyleLoader(base, augment())
     for _batch in styled:
         assert len(multiprocessing.active_children()) == 2
         break
@@ -197,7 +209,8 @@ def test_leaving_early_closes_a_generator():
         finally:
             closed.append(True)
 
-    for _batch in StyleLoader(batches(), augment()):
+    kept = batches()
+    for _batch in StyleLoader(kept, augment()):
         break
     assert closed == [True]
 

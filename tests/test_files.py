@@ -14,7 +14,7 @@ from PIL import Image
 from specimens import pil
 
 from styleaug import FileError
-from styleaug.atomic import atomic
+from styleaug.atomic import atomic, remove_parts
 from styleaug.files import SUFFIXES, image_files, open_image, save_image
 
 LOSSY = {".jpg", ".jpeg", ".webp"}
@@ -261,6 +261,18 @@ def test_atomic(error, tmp_path):
             assert error is None and target.read_text() == "half"
             assert target.stat().st_mode & 0o777 == 0o666 & ~current_umask()
         assert [p.name for p in target.parent.iterdir() if p != target] == []
+
+
+def test_parts_of_killed_writes_are_removed(tmp_path):
+    (tmp_path / "deep").mkdir()
+    keep = [tmp_path / "deep" / "a.png", tmp_path / ".hidden.png", tmp_path / "my.part.png"]
+    for path in keep:
+        path.write_text("x")
+    block = atomic(tmp_path / "deep" / "b.png")
+    part = block.__enter__()  # and never left, as if killed
+    assert part.exists()
+    remove_parts(tmp_path)
+    assert not part.exists() and all(path.exists() for path in keep)
 
 
 def current_umask() -> int:

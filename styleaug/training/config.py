@@ -21,11 +21,11 @@ class AdaINConfig:
     """
 
     steps: int = option(0, "Optimiser steps with the VGG-19 loss, after the distillation.")
-    distil_steps: int = option(6000, "Steps before those that imitate the reference AdaIN; 0 for none.")
+    distil_steps: int = option(3072, "Steps before those that imitate the reference AdaIN; 0 for none.")
     pairs: int = option(5000, "Images that the reference AdaIN stylises once, to be imitated.")
-    batch: int = option(16, "Images per step.")
+    batch: int = option(8, "Images per step.")
     size: int = option(128, "Side of the training crops in pixels.")
-    learning_rate: float = option(1.5e-3, "Adam's, at the start of a cosine decay to a hundredth.")
+    learning_rate: float = option(2e-3, "Adam's, at the start of a cosine decay to a hundredth.")
     style: float = option(5.0, "Weight of the style statistics.")
     content: float = option(1.0, "Weight of the normalised content features.")
     identity: float = option(10.0, "Weight of L1 to the image when its style is its own.")

@@ -20,6 +20,9 @@ from styleaug.weights import save_generator
 
 __all__ = ["train"]
 
+WARM_UP = 50
+"""Steps over which the learning rate rises."""
+
 Report = Callable[[int, dict[str, float]], None]
 
 
@@ -108,7 +111,7 @@ class TrainState:
         progress = torch.tensor(self.step / config.total * torch.pi)
         decay = 0.01 + 0.99 * 0.5 * (1 + torch.cos(progress).item())
         for group in self.recipe.optimiser.param_groups:
-            group["lr"] = config.learning_rate * decay
+            group["lr"] = config.learning_rate * decay * min(1, (self.step + 1) / WARM_UP)
         losses = step(rng)
         self.step += 1
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
