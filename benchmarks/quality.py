@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from machine import machine_card
 from torch import Tensor, nn
 
-from styleaug.images import luminance
 from styleaug.generators.layers import channel_stats
+from styleaug.images import luminance
 from styleaug.training.data import pack_images
 from styleaug.training.losses import VGG19, SqueezeNet, read_weights, style_loss
 from styleaug.training.teacher import ReferenceAdaIN
@@ -77,9 +77,7 @@ def ssim(one: Tensor, other: Tensor) -> Tensor:
     ma, mb = blur(a), blur(b)
     va, vb, cov = blur(a * a) - ma**2, blur(b * b) - mb**2, blur(a * b) - ma * mb
     c1, c2 = 0.01**2, 0.03**2
-    return (((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean(
-        (1, 2, 3)
-    )
+    return (((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean((1, 2, 3))
 
 
 def edge_correlation(one: Tensor, other: Tensor) -> Tensor:
@@ -92,9 +90,7 @@ def edge_correlation(one: Tensor, other: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def measure(
-    generator, content: Tensor, style: Tensor, vgg: VGG19, lpips: LPIPS
-) -> dict[str, float]:
+def measure(generator, content: Tensor, style: Tensor, vgg: VGG19, lpips: LPIPS) -> dict[str, float]:
     """Measure one generator over all pairs."""
     rows: dict[str, list[Tensor]] = {
         "style_loss": [],
@@ -127,8 +123,7 @@ def main() -> None:
     data, weights = Path(os.environ["STYLEAUG_DATA"]), Path(os.environ["STYLEAUG_WEIGHTS"])
 
     content, style = (
-        pack_images([data / folder for folder in folders], 256, held_out=True)
-        for folders in (CONTENT, STYLE)
+        pack_images([data / folder for folder in folders], 256, held_out=True) for folders in (CONTENT, STYLE)
     )
     rng = torch.Generator().manual_seed(0)
     contents, styles = (pack.pixels[pack.draw(args.pairs, rng)] / 255 for pack in (content, style))
@@ -136,9 +131,7 @@ def main() -> None:
     lpips = LPIPS(weights)
     table = {"content unchanged": measure(None, contents, styles, vgg, lpips)}
     if args.reference:
-        table["AdaIN VGG-19 (reference)"] = measure(
-            ReferenceAdaIN(weights), contents, styles, vgg, lpips
-        )
+        table["AdaIN VGG-19 (reference)"] = measure(ReferenceAdaIN(weights), contents, styles, vgg, lpips)
     for name in args.generators:
         table[Path(name).stem] = measure(load_generator(name), contents, styles, vgg, lpips)
     for name, row in table.items():

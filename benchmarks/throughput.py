@@ -1,6 +1,6 @@
 """Images per second of each generator at 224 px, beside the reference VGG-19 AdaIN in one process.
 
-    STYLEAUG_WEIGHTS=../shared/weights python benchmarks/throughput.py --out benchmarks/results/throughput.json
+    STYLEAUG_WEIGHTS=WEIGHTS python benchmarks/throughput.py --out benchmarks/results/throughput.json
 
 Batch 1 and 32, styles cached, strength 1; on the CPU with 1 and 2 threads, in float32 and (networks only)
 bfloat16; on CUDA where there is one. The generators take turns, so that a slow moment of the machine
@@ -113,13 +113,25 @@ def table(result: dict) -> str:
         "Images per second (median, middle half of the rounds), and as a multiple of the reference.",
     ]
     for setting, rows in result["settings"].items():
-        lines += ["", f"## {setting}", "", "| generator | images/s | spread | times reference |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {setting}",
+            "",
+            "| generator | images/s | spread | times reference |",
+            "|---|---|---|---|",
+        ]
         for name, row in rows.items():
             lines.append(
                 f"| {name} | {row['images_per_s']:g} | {row['low']:g} to {row['high']:g} "
                 f"| {row['times_reference']:g} |"
             )
-    lines += ["", "## Memory added by StyleAugment(p=1) on a uint8 batch of 64", "", "| generator | MB |", "|---|---|"]
+    lines += [
+        "",
+        "## Memory added by StyleAugment(p=1) on a uint8 batch of 64",
+        "",
+        "| generator | MB |",
+        "|---|---|",
+    ]
     lines += [f"| {name} | {megabytes:g} |" for name, megabytes in result["memory_mb"].items()]
     return "\n".join(lines) + "\n"
 

@@ -1,6 +1,6 @@
 """Stylise whole batches on the GPU (or CPU) after the DataLoader, one batch ahead of training.
 
-    uv run examples/after_the_loader.py TRAIN_FOLDER --bank hospital_b.safetensors --device cuda
+uv run examples/after_the_loader.py TRAIN_FOLDER --bank hospital_b.safetensors --device cuda
 """
 
 import argparse

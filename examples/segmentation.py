@@ -1,6 +1,6 @@
 """Stylise images for segmentation and detection: masks and boxes come back as the same objects.
 
-    uv run examples/segmentation.py
+uv run examples/segmentation.py
 """
 
 import torch

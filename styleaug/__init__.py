@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from styleaug.bank import Provenance, StyleBank
+    from styleaug.contact_sheet import preview
     from styleaug.errors import (
         BankError,
         ConfigError,
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     )
     from styleaug.folder import apply_folder
     from styleaug.generators.base import AbstractGenerator
-    from styleaug.contact_sheet import preview
     from styleaug.training.fit import fit_style
     from styleaug.transforms.loader import StyleCollate, StyleLoader
     from styleaug.transforms.torchvision import StyleAugment

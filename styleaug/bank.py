@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from styleaug.errors import BankError
 from styleaug.atomic import atomic
+from styleaug.errors import BankError
 
 __all__ = ["Provenance", "StyleBank"]
 
@@ -89,7 +89,9 @@ class StyleBank:
 
     def __repr__(self) -> str:
         made_by = self.provenance
-        return f"StyleBank({len(self)} styles of {self.codes.shape[1]} floats, generator={made_by.generator!r})"
+        return (
+            f"StyleBank({len(self)} styles of {self.codes.shape[1]} floats, generator={made_by.generator!r})"
+        )
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -249,7 +251,9 @@ def read_bank(path: Path) -> tuple[dict[str, Any], Tensor]:
     except SafetensorError as error:
         raise BankError(f"is not a safetensors file, or is truncated ({error}).") from None
     except (ValueError, RecursionError) as error:
-        raise error if isinstance(error, BankError) else BankError(f"has damaged metadata ({error}).") from None
+        raise (
+            error if isinstance(error, BankError) else BankError(f"has damaged metadata ({error}).")
+        ) from None
 
 
 def read_provenance(meta: Any) -> Provenance:
@@ -261,8 +265,15 @@ def read_provenance(meta: Any) -> Provenance:
             f"has format {meta.get('format')!r}; this version of styleaug reads format {FORMAT}. "
             "Fit it again, or install the version that made it."
         )
-    kinds = {"generator": str, "fingerprint": str, "images": int, "created": str, "version": str, "licence": str}
-    values = {name: meta.get(name) for name in kinds}
+    kinds = {
+        "generator": str,
+        "fingerprint": str,
+        "images": int,
+        "created": str,
+        "version": str,
+        "licence": str,
+    }
+    values: dict[str, Any] = {name: meta.get(name) for name in kinds}
     for name, kind in kinds.items():
         value = values[name]
         if not isinstance(value, kind) or (isinstance(value, str) and len(value) > 2000):

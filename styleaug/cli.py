@@ -46,7 +46,9 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 @click.argument("folder", type=INPUT)
 @click.option("-o", "--out", type=OUTPUT, required=True, help="The bank to write (.safetensors).")
 @click.option("--generator", default="adain", show_default=True, help="Name, or path to weights.")
-@click.option("--max-styles", type=click.IntRange(1), default=256, show_default=True, help="Size of the bank.")
+@click.option(
+    "--max-styles", type=click.IntRange(1), default=256, show_default=True, help="Size of the bank."
+)
 @click.option(
     "--patches", type=click.IntRange(1), default=1, show_default=True,
     help="Styles read from each image: 1 reads it whole, N reads N random crops.",
@@ -55,7 +57,14 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 @click.option("--licence", default="", help="Of the images, written into the bank.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
 def fit_style(
-    folder: Path, out: Path, generator: str, max_styles: int, patches: int, seed: int, licence: str, strict: bool
+    folder: Path,
+    out: Path,
+    generator: str,
+    max_styles: int,
+    patches: int,
+    seed: int,
+    licence: str,
+    strict: bool,
 ) -> None:
     """Read the styles of the images in FOLDER into a bank of a few kilobytes.
 
@@ -84,7 +93,9 @@ def fit_style(
 @click.option("-o", "--out", type=OUTPUT, required=True, help="Folder for the copies, outside FOLDER.")
 @click.option("--bank", default="art", show_default=True, help="Name or path of the bank.")
 @click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Of each image.")
-@click.option("--strength", nargs=2, type=STRENGTH, default=(0.5, 1.0), show_default=True, help="Low and high.")
+@click.option(
+    "--strength", nargs=2, type=STRENGTH, default=(0.5, 1.0), show_default=True, help="Low and high."
+)
 @click.option(
     "--sampler", type=click.Choice(["uniform", "mix", "gaussian"]), default="uniform", show_default=True
 )
@@ -154,9 +165,7 @@ def preview(
     """
     from styleaug.contact_sheet import preview
 
-    path = preview(
-        images, out, bank=bank, styles=styles, strength=strength, size=size, most=most, seed=seed
-    )
+    path = preview(images, out, bank=bank, styles=styles, strength=strength, size=size, most=most, seed=seed)
     say(f"{path} written")
 
 
@@ -247,7 +256,9 @@ def train() -> None:
 @click.option("--style", "styles", type=INPUT, multiple=True, required=True, help="Of styles; repeatable.")
 @click.option("-o", "--out", type=OUTPUT, required=True, help="Run folder; a run in it is taken up.")
 @click.option("--loss-networks", type=INPUT, help="Folder of perceptual weights; else torchvision's.")
-@click.option("--minutes", type=float, default=float("inf"), help="Stop after this long; call again to go on.")
+@click.option(
+    "--minutes", type=float, default=float("inf"), help="Stop after this long; call again to go on."
+)
 @click.option("--dry-run", is_flag=True, help="Print the configuration as JSON and stop.")
 def train_adain(
     content: tuple[Path, ...],
@@ -269,10 +280,11 @@ def train_adain(
     from styleaug.training.loop import train
 
     say("reading the images ...")
-    packs = [pack_images(folders, 2 * config.size) for folders in (content, styles)]
+    contents, looks = (pack_images(folders, 2 * config.size) for folders in (content, styles))
     with progress("training") as report:
         weights = train(
-            *packs,
+            contents,
+            looks,
             out,
             config=config,
             loss_networks=loss_networks,

@@ -50,9 +50,7 @@ def preview(
         FileError: an image that is missing or cannot be read.
     """
     if styles < 1 or most < 1 or size < 16:
-        raise ConfigError(
-            f"styles and most must be at least 1 and size 16, got {styles}, {most}, {size}."
-        )
+        raise ConfigError(f"styles and most must be at least 1 and size 16, got {styles}, {most}, {size}.")
     bank = bank if isinstance(bank, StyleBank) else load_bank(bank)
     paths: list[Path] = []
     for image in images or sample_photos():

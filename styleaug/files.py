@@ -120,7 +120,7 @@ def open_pil(path: Path, short_side: int | None) -> Image.Image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise FileError(
-                    f"{path} has {width} x {height} pixels, more than {MAX_PIXELS:,}; cut it into tiles first."
+                    f"{path} has {width} x {height} pixels, more than {MAX_PIXELS:,}; cut it into tiles."
                 )
             if short_side:
                 image.draft(None, (2 * short_side, 2 * short_side))
@@ -161,9 +161,7 @@ def open_npy(path: Path, short_side: int | None) -> np.ndarray:
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise FileError(f"{path} has shape {array.shape}; expected (H, W) or (H, W, C).")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise FileError(
-            f"{path} has {array.shape[1]} x {array.shape[0]} pixels, more than {MAX_PIXELS:,}."
-        )
+        raise FileError(f"{path} has {array.shape[1]} x {array.shape[0]} pixels, more than {MAX_PIXELS:,}.")
     return np.array(array)
 
 

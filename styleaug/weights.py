@@ -173,7 +173,7 @@ def build(meta: Any, tensors: dict[str, Tensor]) -> AbstractGenerator:
         raise WeightsError(
             f"is for a generator {meta.get('generator')!r}; known are {', '.join(LEARNED_GENERATORS)}."
         )
-    settings = meta.get("settings")
+    settings: Any = meta.get("settings")
     try:
         with torch.device("meta"):  # sizes are known before memory is taken
             generator = kind.from_settings(settings)
@@ -183,7 +183,9 @@ def build(meta: Any, tensors: dict[str, Tensor]) -> AbstractGenerator:
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         if isinstance(error, WeightsError):
             raise
-        raise WeightsError(f"has settings that {meta['generator']!r} cannot use: {settings} ({error}).") from None
+        raise WeightsError(
+            f"has settings that {meta['generator']!r} cannot use: {settings} ({error})."
+        ) from None
     found = {key: value.shape for key, value in tensors.items()}
     if found != shapes:
         wrong = sorted(key for key in shapes.keys() | found.keys() if shapes.get(key) != found.get(key))

@@ -16,6 +16,8 @@ from PIL import Image
 from styleaug import StyleBank
 
 MANIFEST = "manifest.jsonl"
+GROUPS = ["bank", "bank show", "bank merge", "bank sample", "train", "train adain"]
+COMMANDS = ["demo", "fit-style", "apply", "preview", "list", *GROUPS]
 
 
 def run(*args: object, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -76,8 +78,7 @@ def test_help_answers_fast_and_without_torch():
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "fit-style", "apply", "preview", "bank", "bank show", "bank merge", "bank sample", "list"]
-    + ["train", "train adain"],
+    COMMANDS,
 )
 def test_every_command_explains_itself(command):
     assert "Usage: styleaug" in run(*command.split(), "--help").stdout

@@ -51,9 +51,7 @@ class AdaIN(AbstractGenerator):
     multiple = 8
     minimum = 16
 
-    def __init__(
-        self, widths: tuple[int, int, int] = (16, 32, 64), *, blocks: int = 3, hidden: int = 96
-    ):
+    def __init__(self, widths: tuple[int, int, int] = (16, 32, 64), *, blocks: int = 3, hidden: int = 96):
         super().__init__()
         half, quarter, eighth = widths
         self.widths, self.depth, self.hidden = tuple(widths), blocks, hidden
@@ -64,14 +62,15 @@ class AdaIN(AbstractGenerator):
         self.encode_quarter2 = conv3x3(quarter, quarter)
         self.encode_eighth = conv3x3(quarter, eighth, stride=2)
 
-        self.blocks = nn.ModuleList(ModulatedBlock(eighth) for _ in range(blocks))
+        deep = [ModulatedBlock(eighth) for _ in range(blocks)]
+        self.blocks = nn.ModuleList(deep)
         self.up_quarter = conv3x3(eighth, quarter)
         self.block_quarter = ModulatedBlock(quarter)
         self.up_half = conv3x3(quarter, half)
         self.to_pixels = conv3x3(half, 4 * 4)
         self.refine = conv3x3(6, 3)
 
-        self.modulations = [block.modulation for block in self.blocks]
+        self.modulations = [block.modulation for block in deep]
         self.modulations += [2 * quarter, self.block_quarter.modulation, 2 * half]
         self.read_code = nn.Sequential(
             nn.Linear(self.code_length, hidden), nn.ReLU(), nn.Linear(hidden, sum(self.modulations))
@@ -175,9 +174,7 @@ class AdaIN(AbstractGenerator):
         return canvas + self.refine(torch.cat([canvas, whitened], dim=1))
 
 
-def whiten(
-    images: Float[Tensor, "B 3 H W"], stats: Float[Tensor, "B 6"]
-) -> Float[Tensor, "B 3 H W"]:
+def whiten(images: Float[Tensor, "B 3 H W"], stats: Float[Tensor, "B 6"]) -> Float[Tensor, "B 3 H W"]:
     """Bring colours to mean 0 and deviation 1; less for nearly flat images, whose noise would grow."""
     mean, std = split_stats(stats)
     return ((images - mean) / std.clamp_min(FLAT)).to(images.dtype)

@@ -5,7 +5,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["ModulatedBlock", "adain", "channel_stats", "conv3x3", "normalise", "pad_to_multiple", "split_stats"]
+__all__ = [
+    "ModulatedBlock",
+    "adain",
+    "channel_stats",
+    "conv3x3",
+    "normalise",
+    "pad_to_multiple",
+    "split_stats",
+]
 
 EPS = 1e-5
 
@@ -103,7 +111,8 @@ class ModulatedBlock(nn.Module):
         """Add to `features` what the style makes of them.
 
         Args:
-            modulation: `(B, 4C)`: shift and log-free scale offset of the first and the second
+            features: `(B, C, H, W)`.
+            modulation: `(B, 4C)`: shift and scale offset of the first and the second
                 normalisation; zeros leave a plain instance-normalised block.
         """
         first, second = modulation.chunk(2, dim=1)

@@ -85,7 +85,7 @@ def fit_style(
                     codes.append(network.encode_style(shrink(view, network.code_size))[0])
         report(len(codes), expected)
     if not codes:
-        path, reason = failed[0]
+        reason = failed[0][1]
         raise FileError(f"none of the {len(failed)} images in {folder} can be read; the first: {reason}")
     provenance = Provenance(network.name, network.fingerprint, images, licence=licence)
     return Fit(StyleBank(torch.stack(codes), provenance), sorted(failed))

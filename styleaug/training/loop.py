@@ -65,7 +65,7 @@ def train(
     )
     make_folder(run)
     recipe = AdaINRecipe(config, content, styles)
-    recipe.generator.to(device, memory_format=torch.channels_last)
+    recipe.generator.to(device).to(memory_format=torch.channels_last)
     state = TrainState(recipe)
     checkpoint = Path(run) / "checkpoint.safetensors"
     if checkpoint.exists():

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from styleaug.errors import WeightsError
 from styleaug.generators.layers import channel_stats, normalise
 
-__all__ = ["SqueezeNet", "VGG19", "content_loss", "feature_loss", "gamut_loss", "load_perceptual", "style_loss"]
+__all__ = [
+    "VGG19",
+    "SqueezeNet",
+    "content_loss",
+    "feature_loss",
+    "gamut_loss",
+    "load_perceptual",
+    "style_loss",
+]
 
 
 class VGG19(nn.Module):
@@ -23,6 +31,7 @@ class VGG19(nn.Module):
 
     layout = ((1, 2), (2, 2), (3, 4), (4, 1))  # (block, convolutions)
     widths = (64, 128, 256, 512)
+    means: Tensor
 
     def __init__(self):
         super().__init__()
@@ -38,7 +47,7 @@ class VGG19(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"], *, depth: int = 4) -> list[Tensor]:
         """Compute the first `depth` levels for RGB `images` in [0, 1], in the weights' dtype."""
-        x = (images.flip(1) * 255 - self.means).to(self.convs["1_1"].weight.dtype)
+        x = (images.flip(1) * 255 - self.means).to(next(self.parameters()).dtype)
         levels = []
         for block, count in self.layout[:depth]:
             x = F.max_pool2d(x, 2) if block > 1 else x
@@ -70,7 +79,11 @@ class VGG19(nn.Module):
         from torchvision.models import VGG19_Weights, vgg19
 
         net = cls()
-        source = [m for m in vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features if isinstance(m, nn.Conv2d)]
+        source = [
+            m
+            for m in vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features.children()
+            if isinstance(m, nn.Conv2d)
+        ]
         for ours, theirs in zip(net.convs.values(), source, strict=False):
             ours.load_state_dict(theirs.state_dict())
         # torchvision's take RGB divided by the ImageNet deviations; fold both into the first layer.
@@ -87,6 +100,7 @@ class SqueezeNet(nn.Module):
     """
 
     taps = (1, 4, 7, 10)
+    means: Tensor
 
     def __init__(self, features: nn.Sequential):
         super().__init__()
@@ -96,7 +110,7 @@ class SqueezeNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"], *, depth: int = 4) -> list[Tensor]:
         """Compute the first `depth` levels for RGB `images` in [0, 1], in the weights' dtype."""
-        x = (images * 255 - self.means).to(self.features[0].weight.dtype)
+        x = (images * 255 - self.means).to(next(self.parameters()).dtype)
         levels = []
         for index, layer in enumerate(self.features):
             x = layer(x)
@@ -128,6 +142,7 @@ class SqueezeNet(nn.Module):
 
         features = squeezenet1_1(weights=SqueezeNet1_1_Weights.IMAGENET1K_V1).features
         first = features[0]
+        assert isinstance(first, nn.Conv2d)
         first.weight.data /= (255 * torch.tensor([0.229, 0.224, 0.225])).view(1, 3, 1, 1)
         return cls(features)
 

@@ -61,7 +61,7 @@ class AdaINRecipe:
         self.pair_contents = torch.cat([to_bytes(random_crops(p, self.config.size, rng)) for p in drawn])
         self.pair_styles = self.draw_styles(count, rng)
         if not cache.exists():
-            teacher = ReferenceAdaIN(networks).to(self.device, memory_format=torch.channels_last)
+            teacher = ReferenceAdaIN(networks).to(self.device).to(memory_format=torch.channels_last)
             if self.config.precision == "bfloat16":
                 teacher.to(torch.bfloat16)
             targets = []
@@ -120,7 +120,9 @@ class AdaINRecipe:
         assert isinstance(self.network, VGG19)
         count = self.config.batch
         drawn = self.content.pixels[self.content.draw(count, rng)]
-        content = random_crops(drawn, self.config.size, rng).to(self.device, memory_format=torch.channels_last)
+        content = random_crops(drawn, self.config.size, rng).to(
+            self.device, memory_format=torch.channels_last
+        )
         picked = self.draw_styles(count, rng)
         style = self.to_device(self.style_crops[picked])
         style[0] = content[0]

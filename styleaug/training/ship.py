@@ -1,6 +1,6 @@
 """Put finished weights and banks into `pretrained/`, with a card for each.
 
-    python -m styleaug.training.ship NAME FILE data="..." command="..." machine="..." licence="..." [more="..."]
+    python -m styleaug.training.ship NAME FILE data="..." command="..." machine="..." licence="..." ...
 
 What can be computed is computed: sha256, size, parameters, styles, fingerprint. The rest of the card, such
 as data, command, metrics and licence, is given. `pretrained/README.md` is made from the cards.

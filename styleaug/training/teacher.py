@@ -13,9 +13,15 @@ from styleaug.training.losses import VGG19, read_weights
 __all__ = ["ReferenceAdaIN"]
 
 DECODER = (
-    ("block4_conv1", "block3_conv1", "block3_conv2", "block3_conv3", "block3_conv4")
-    + ("block2_conv1", "block2_conv2")
-    + ("block1_conv1", "block1_conv2")
+    "block4_conv1",
+    "block3_conv1",
+    "block3_conv2",
+    "block3_conv3",
+    "block3_conv4",
+    "block2_conv1",
+    "block2_conv2",
+    "block1_conv1",
+    "block1_conv2",
 )
 UPSAMPLED_BEFORE = {"block3_conv1", "block2_conv1", "block1_conv1"}
 
@@ -52,9 +58,7 @@ class ReferenceAdaIN(nn.Module):
     def forward(self, images: Tensor, codes: Tensor, strength: Tensor) -> Tensor:
         """Stylise; H and W should be multiples of 8."""
         features = self.encoder(images)[-1]
-        x = torch.lerp(
-            features, adain(features, codes), strength[:, None, None, None].to(features.dtype)
-        )
+        x = torch.lerp(features, adain(features, codes), strength[:, None, None, None].to(features.dtype))
         for name, layer in self.layers.items():
             if name in UPSAMPLED_BEFORE:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")

@@ -49,6 +49,7 @@ class Stylizer(nn.Module):
 
     The arguments and errors are those of `styleaug.StyleAugment`, which hosts this in torchvision.
     """
+
     def __init__(
         self,
         bank: str | Path | StyleBank = "art",
@@ -66,7 +67,7 @@ class Stylizer(nn.Module):
         self.strength = check_strength(strength)
         if sampler not in samplers.SAMPLERS:
             raise ConfigError(f"unknown sampler {sampler!r}; choose from {', '.join(samplers.SAMPLERS)}.")
-        self.sampler = sampler
+        self.sampler: samplers.Sampler = sampler
         self.components = components
         self.keep_luminance = keep_luminance
         self.bank = None if bank == WITHIN_BATCH else bank if isinstance(bank, StyleBank) else load_bank(bank)
@@ -259,7 +260,7 @@ def place(generator: AbstractGenerator, device: torch.device) -> AbstractGenerat
     """Copy a generator to a device, frozen."""
     from copy import deepcopy
 
-    return deepcopy(generator).to(device, memory_format=torch.channels_last)
+    return deepcopy(generator).to(device).to(memory_format=torch.channels_last)
 
 
 def check_worker(device: torch.device) -> None:
@@ -292,4 +293,3 @@ def check_strength(strength: float | Sequence[float]) -> tuple[float, float]:
     if low > high:
         raise ConfigError(f"strength must be (low, high) with low <= high, got {strength!r}.")
     return low, high
-

@@ -73,7 +73,7 @@ class StyleLoader:
 
     def _ahead(self, device: torch.device) -> Iterator[Any]:
         side = torch.cuda.Stream(device)
-        ready: deque[tuple[Any, torch.cuda.Event]] = deque()
+        ready: deque[tuple[Any, Any]] = deque()
         batches = iter(self.loader)
         failure: Exception | None = None
         try:
@@ -96,7 +96,7 @@ class StyleLoader:
 
 def prepare(
     batch: Any, augment: Callable[[Any], Any], device: torch.device, side: torch.cuda.Stream
-) -> tuple[Any, torch.cuda.Event]:
+) -> tuple[Any, Any]:
     """Queue a batch's copy and styling on the side stream."""
     for x in tree_leaves(batch):
         if isinstance(x, Tensor) and x.is_cuda:  # made on the current stream, and maybe not finished there
@@ -107,7 +107,7 @@ def prepare(
         return styled, side.record_event()
 
 
-def hand_over(batch: Any, done: torch.cuda.Event, device: torch.device) -> Any:
+def hand_over(batch: Any, done: Any, device: torch.device) -> Any:
     """Let the current stream wait for the batch, and keep its memory until that stream is done."""
     current = torch.cuda.current_stream(device)
     current.wait_event(done)

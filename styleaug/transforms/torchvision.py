@@ -153,7 +153,9 @@ class StyleAugment(v2.Transform):
             # Frames are an axis of their own; (T, C, H, W) is one row.
             plain = plain[None] if plain.ndim == 4 else plain
         styled = self.stylizer.apply(plain, style)
-        return images if styled is plain else tv_tensors.wrap(styled.reshape(images.shape), like=images)
+        if styled is plain:
+            return images
+        return tv_tensors.wrap(styled.reshape(images.shape), like=images)  # pyright: ignore[reportCallIssue]
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply to one image of a sample, as torchvision asks."""
