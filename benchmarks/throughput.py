@@ -30,7 +30,8 @@ SIZE = 224
 REFERENCE = "AdaIN VGG-19 (reference)"
 
 MEMORY_PROBE = """
-import resource, sys, torch
+import re, sys, torch
+from pathlib import Path
 from styleaug import StyleAugment, StyleBank
 from styleaug.bank import Provenance
 from styleaug.weights import load_generator
@@ -40,9 +41,11 @@ bank = StyleBank(codes, Provenance(generator.name, generator.fingerprint, 4))
 augment = StyleAugment(bank, generator=generator, p=1.0)
 batch = torch.randint(0, 256, (64, 3, 224, 224), dtype=torch.uint8)
 augment(batch[:1, :, :32, :32])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+status = Path("/proc/self/status")
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, at what is held now
+before = int(re.search(r"VmRSS:\\s+(\\d+)", status.read_text())[1])
 augment(batch)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print((int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) - before) / 1024)
 """
 
 

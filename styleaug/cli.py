@@ -45,7 +45,7 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 @cli.command("fit-style")
 @click.argument("folder", type=INPUT)
 @click.option("-o", "--out", type=OUTPUT, required=True, help="The bank to write (.safetensors).")
-@click.option("--generator", default="adain", show_default=True, help="Name, or path to weights.")
+@click.option("--generator", default="reinhard-rgb", show_default=True, help="Name, or path to weights.")
 @click.option(
     "--max-styles", type=click.IntRange(1), default=256, show_default=True, help="Size of the bank."
 )

@@ -106,9 +106,9 @@ def run_demo(
         ConfigError: no epoch, or too few images to train on or to test on.
     """
     digits, labels = load_digits()
-    most = len(digits) - UNLABELLED - BATCH  # a batch is the least to test on
-    if not (BATCH <= train_images <= most and epochs >= 1):
-        raise ConfigError(f"need {BATCH}..{most} train_images and an epoch, got {train_images} and {epochs}.")
+    least, most = 2 * BATCH, len(digits) - UNLABELLED - BATCH
+    if not (least <= train_images <= most and epochs >= 1):
+        raise ConfigError(f"need {least}..{most} train_images and an epoch, got {train_images} and {epochs}.")
     rng = torch.Generator().manual_seed(seed)
     parts = train_images, UNLABELLED, len(digits) - train_images - UNLABELLED
     train, unlabelled, test = torch.randperm(len(digits), generator=rng).split(parts)

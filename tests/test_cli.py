@@ -143,7 +143,7 @@ def test_apply_resumes_after_a_kill(bank, tmp_path):
     command = [sys.executable, "-m", "styleaug", "apply", str(source), "-o", str(broken), "--bank", str(bank)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(broken.glob("[!.]*.png")) and time.monotonic() < deadline:
+    while len(list(broken.glob("[!.]*.png"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -66,17 +66,24 @@ def test_tv_tensors_keep_type_and_dtype(kind, dtype):
 def test_a_video_has_one_style_and_a_batch_of_images_many():
     frames = photo(16, 16)[None].repeat(6, 1, 1, 1)
     video = augment(strength=(0.1, 1.0))(tv_tensors.Video(frames))
-    assert all(torch.equal(frame, video[0]) for frame in video)
-    assert not torch.equal(video[0], frames[0])
+    # Equal frames may differ in their last bits, by their place in the convolution's batch.
+    assert spread(video) < 1e-5
+    assert not torch.allclose(video[0], frames[0], atol=1e-2)
     batch = augment(strength=(0.1, 1.0))(tv_tensors.Image(frames))
-    assert len({frame.numpy().tobytes() for frame in batch}) == 6
+    assert spread(batch) > 1e-2
+
+
+def spread(frames: torch.Tensor) -> float:
+    """Tell the largest difference between the first frame and another."""
+    return float((frames - frames[:1]).abs().max())
 
 
 def test_a_batch_of_videos_has_a_style_per_video():
     frames = photo(12, 12)[None, None].repeat(3, 4, 1, 1, 1)
     videos = augment(strength=(0.1, 1.0))(tv_tensors.Video(frames))
     assert type(videos) is tv_tensors.Video and videos.shape == frames.shape
-    assert len({frame.numpy().tobytes() for video in videos for frame in video}) == 3
+    assert all(spread(video) < 1e-5 for video in videos)
+    assert spread(videos[:, 0]) > 1e-2
 
 
 def test_video_gate_is_for_all_frames():

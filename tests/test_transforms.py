@@ -307,7 +307,8 @@ def test_empty_batches_pass():
 
 
 MEMORY = """
-import resource, sys, torch
+import re, sys, torch
+from pathlib import Path
 sys.path.insert(0, {tests!r})
 from specimens import bank_of
 from styleaug import StyleAugment, load_generator
@@ -318,20 +319,22 @@ networks = [load_generator(name) for name in ("reinhard-lab", "fourier", "histog
 for network in (*networks, AdaIN()):
     augment = StyleAugment(bank_of(network), generator=network, p=1.0, strength=1.0)
     augment(images[:1, :, :16, :16])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, at what is held now
+    before = int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
     augment(images)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) - before) / 1024)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_a_batch_of_64_adds_less_than_500_mb():
     script = MEMORY.format(tests=str(Path(__file__).parent))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     added = [float(line) for line in done.stdout.split()]
     assert len(added) == 4
-    # What was added before stays in the peak, so the sum is what counts. Nothing would be a wrong measure.
-    assert 5 < sum(added) < 500, added
+    assert max(added) > 5, added  # some reuse what an earlier one freed; all would be a wrong measure
+    assert max(added) < 500, added
 
 
 @pytest.mark.gpu

@@ -33,7 +33,7 @@ class Fit:
 def fit_style(
     folder: str | Path,
     *,
-    generator: str | Path | AbstractGenerator = "adain",
+    generator: str | Path | AbstractGenerator = "reinhard-rgb",
     max_styles: int = 256,
     patches: int = 1,
     seed: int = 0,

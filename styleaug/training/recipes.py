@@ -109,9 +109,9 @@ class AdaINRecipe:
             wanted = self.network(target)
         return self.update(
             {
-                "pixels": self.config.pixels * (painted - target).abs().mean(),
-                "features": self.config.features * feature_loss(self.network(painted), wanted),
-                "gamut": self.config.gamut * gamut_loss(painted),
+                "pixels": self.config.pixel_weight * (painted - target).abs().mean(),
+                "features": self.config.feature_weight * feature_loss(self.network(painted), wanted),
+                "gamut": self.config.gamut_weight * gamut_loss(painted),
             }
         )
 
@@ -133,10 +133,10 @@ class AdaINRecipe:
             own = self.network(content, depth=self.content_depth)[-1]
         return self.update(
             {
-                "style": self.config.style * style_loss([level[1:] for level in levels], wanted),
-                "content": self.config.content * content_loss(levels[self.content_depth - 1], own),
-                "identity": self.config.identity * (painted[0] - content[0]).abs().mean(),
-                "gamut": self.config.gamut * gamut_loss(painted),
+                "style": self.config.style_weight * style_loss([level[1:] for level in levels], wanted),
+                "content": self.config.content_weight * content_loss(levels[self.content_depth - 1], own),
+                "identity": self.config.identity_weight * (painted[0] - content[0]).abs().mean(),
+                "gamut": self.config.gamut_weight * gamut_loss(painted),
             }
         )
 
