@@ -31,8 +31,8 @@ def tiny(tmp_path: Path, seed: int) -> list[tuple[float, float]]:
 
 def test_style_bank_carries_the_classifier_to_hospital_b(quick):
     plain, _, styled = quick[0].arms
-    # Measured at this setting for seeds 0 to 4: PLAIN plain, STYLED with the bank.
-    assert styled.away > plain.away + 0.3
+    # Measured at this setting, seeds 0 to 4: 0.16 to 0.17 plain, 0.81 to 0.82 with the bank.
+    assert styled.away > plain.away + 0.5
     assert styled.home > 0.9
     assert plain.home > 0.9
 
