@@ -129,7 +129,7 @@ def run_demo(
             scores = accuracy(network, home, truth), accuracy(network, away, truth)
             arms.append(Arm(name, *scores, seconds, cost))
             label = f"{name}\n{scores[1]:.0%} right"
-            readings.append([card(label), *answer_cards(classify(network, away), truth)])
+            readings.append([card(label), *answer_cards(classify(network, away[:COLUMNS]), truth[:COLUMNS])])
         views = [style(flip_polarity(seen[:COLUMNS])) for _ in range(3)]
     styled = [picture_row("A styled\nlike B,\nin training", view) for view in views]
     first, last = picture_row("hospital A,\nlabelled", seen), picture_row("hospital B,\nthe test", away)
@@ -224,7 +224,7 @@ def train_classifier(
 @torch.inference_mode()
 def classify(network: nn.Module, images: Images) -> Labels:
     """Let the network read the digits."""
-    return network(images / 255).argmax(dim=1)
+    return torch.cat([network(part / 255).argmax(dim=1) for part in images.split(BATCH)])
 
 
 def accuracy(network: nn.Module, images: Images, truth: Labels) -> float:
@@ -238,9 +238,9 @@ def picture_row(label: str, images: Images) -> list[Image.Image]:
 
 
 def answer_cards(read: Labels, truth: Labels) -> list[Image.Image]:
-    """Write the first answers on green if they are right, and on red if not."""
-    papers = ["#cdebcf" if right else "#f8c9c4" for right in read == truth]
-    return [card(str(int(read[i])), papers[i], 40) for i in range(COLUMNS)]
+    """Write answers on green if they are right, and on red if not."""
+    pairs = zip(read.tolist(), truth.tolist(), strict=True)
+    return [card(str(digit), "#cdebcf" if digit == true else "#f8c9c4", 40) for digit, true in pairs]
 
 
 def card(text: str, paper: str = "white", size: int = 14) -> Image.Image:
