@@ -174,8 +174,7 @@ class StyleBank:
     def describe(self) -> dict[str, Any]:
         """Summarise the bank as JSON-ready values.
 
-        `spread` is the mean distance of two styles over the mean length of a code, both in units
-        of each entry's standard deviation around the bank's mean; 0 means that all are alike.
+        `spread` is the mean relative deviation of a code's entries; 0 means that all styles are alike.
         """
         return {
             "styles": len(self),

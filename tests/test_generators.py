@@ -6,7 +6,7 @@ from contract import GENERATOR_CHECKS, paint
 from golden_files import assert_golden
 from hypothesis import given
 from hypothesis import strategies as st
-from specimens import GENERATORS, generator, photos, tiny_adain
+from specimens import GENERATORS, Spy, generator, photos, tiny_adain
 
 from styleaug import WeightsError, generator_names, load_generator
 from styleaug.generators.adain import AdaIN
@@ -52,6 +52,9 @@ def test_fingerprints_tell_settings_apart():
         AdaIN(),
     ]
     assert len({network.fingerprint for network in networks}) == len(networks)
+    plain, tuned = Spy(), Spy()
+    tuned.extra_repr = lambda: "gain=2"
+    assert plain.fingerprint != tuned.fingerprint, "settings that change neither code nor weights count, too"
     for space in ("rgb", "lab"):
         assert ChannelStats(space).fingerprint == ChannelStats(space).fingerprint
     assert tiny_adain(0).fingerprint == tiny_adain(0).fingerprint
