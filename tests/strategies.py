@@ -89,6 +89,12 @@ def images_of_a_sample(draw: st.DrawFn) -> Any:
     return tv_tensors.Image(draw(tensors(axes=(3,))))
 
 
+def keypoints(size: tuple[int, int]) -> list[Any]:
+    """Make keypoints, where torchvision has them (from 0.23)."""
+    kind = getattr(tv_tensors, "KeyPoints", None)
+    return [kind(torch.tensor([[0.5, 0.5]]), canvas_size=size)] if kind else []
+
+
 @st.composite
 def companions(draw: st.DrawFn) -> Any:
     """Draw what stands beside the image, and must come back as the same object."""
@@ -99,7 +105,7 @@ def companions(draw: st.DrawFn) -> Any:
                 tv_tensors.Mask(torch.randint(0, 5, size, dtype=torch.uint8)),
                 tv_tensors.Mask(torch.rand(2, *size)),
                 tv_tensors.BoundingBoxes(torch.tensor([[0, 0, 1, 1]]), format="XYXY", canvas_size=size),
-                tv_tensors.KeyPoints(torch.tensor([[0.5, 0.5]]), canvas_size=size),
+                *keypoints(size),
                 torch.tensor(3),
                 torch.arange(4),
                 torch.rand(3, *size),  # beside an Image, Video or PIL image this is a feature, no image

@@ -31,7 +31,7 @@ def tiny(tmp_path: Path, seed: int) -> list[tuple[float, float]]:
 
 def test_style_bank_carries_the_classifier_to_hospital_b(quick):
     plain, _, styled = quick[0].arms
-    # Measured at this setting, seeds 0 to 4: 0.16 to 0.17 plain, 0.81 to 0.82 with the bank.
+    # Measured at this setting, seeds 0 to 4: 0.16 to 0.24 plain, 0.78 to 0.86 with the bank.
     assert styled.away > plain.away + 0.5
     assert styled.home > 0.9
     assert plain.home > 0.9
