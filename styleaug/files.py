@@ -82,8 +82,8 @@ def open_image(path: Path, *, short_side: int | None = None) -> Picture:
         raise FileError(f"there is no file {path}.") from None
     except UnidentifiedImageError:
         raise FileError(f"{path} is not a {path.suffix} image, or is damaged; remove it.") from None
-    # PIL's decoders raise many kinds of errors on damaged files.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
+    # On damaged files decoders raise anything: struct.error, TokenError, AttributeError, ...
+    except Exception as error:
         raise FileError(f"cannot read {path}: {error}. Remove the file or save it again.") from None
 
 
