@@ -1,6 +1,7 @@
 """Files that are whole or not there at all."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from styleaug.errors import FileError
 __all__ = ["atomic", "remove_parts"]
 
 PART = ".part"
+LEFT_BEHIND = re.compile(r"\..*\.[a-z0-9_]{8}\.part(\.\w+)?")  # as `atomic` names them
 
 
 @contextmanager
@@ -46,6 +48,7 @@ def atomic(target: Path) -> Iterator[Path]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Delete what writes that were killed left behind below `folder`."""
+    """Delete what writes that were killed left behind below `folder`, and nothing else."""
     for part in Path(folder).rglob(f".*{PART}*"):
-        part.unlink(missing_ok=True)
+        if LEFT_BEHIND.fullmatch(part.name):
+            part.unlink(missing_ok=True)
