@@ -1,15 +1,17 @@
 """The machine card: what a figure was measured on. Every result of a benchmark carries one."""
 
+import json
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 import torchvision
 
-__all__ = ["describe_card", "machine_card"]
+__all__ = ["describe_card", "machine_card", "publish"]
 
 
 def machine_card() -> dict[str, str | int | float]:
@@ -39,6 +41,32 @@ def describe_card(card: dict[str, str | int | float]) -> str:
         f"{card['cpu']}, {card['cores']} cores, {card['ram_gb']} GB, {card['simd']}{gpu}; "
         f"torch {card['torch']}, Python {card['python']}, commit {card['commit']}, {card['date']}"
     )
+
+
+def publish(out: Path | None, title: str, rows: dict[str, dict], *, notes: str = "") -> str:
+    """Write `rows` as JSON and as a table beside it, with the command and the machine; give the table.
+
+    Args:
+        out: the JSON file; None writes nothing.
+        title: heading of the table.
+        rows: name -> column -> value; a column that a row lacks stays empty.
+        notes: a paragraph under the heading.
+    """
+    command = " ".join(["python", *sys.argv])
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [f"# {title}", "", f"`{command}`", "", describe_card(machine_card()), ""]
+    lines += [notes, ""] if notes else []
+    lines += ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, row in rows.items():
+        cells = (row.get(column, "") for column in columns)
+        shown = (f"{cell:g}" if isinstance(cell, int | float) else str(cell) for cell in cells)
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    table = "\n".join(lines) + "\n"
+    if out:
+        out.with_suffix(".md").write_text(table)
+        result = {"command": command, "machine": machine_card(), "rows": rows}
+        out.write_text(json.dumps(result, indent=1) + "\n")
+    return table
 
 
 def cpu_name() -> str:

@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from machine import machine_card
+from reference import ReferenceAdaIN
 from torch import Tensor, nn
 
 from styleaug.generators.layers import channel_stats
 from styleaug.images import luminance
 from styleaug.training.data import pack_images
-from styleaug.training.losses import VGG19, SqueezeNet, read_weights, style_loss
-from styleaug.training.teacher import ReferenceAdaIN
+from styleaug.training.losses import VGG19, edge_correlation, read_weights, style_loss
 from styleaug.weights import load_generator
 
 CONTENT = ("content/bsds500", "content/imagenet_eli", "content/imagenet_ajs", "content/caltech101")
@@ -50,7 +50,7 @@ class LPIPS(nn.Module):
         self.features = net.features
         linear = read_weights(folder / "lpips_squeeze_linear.safetensors")
         self.weights = [linear[f"lin{i}.model.1.weight"] for i in range(len(self.taps))]
-        self.means = SqueezeNet(net.features).means
+        self.means = torch.tensor([123.0, 117.0, 104.0]).view(1, 3, 1, 1)
         self.requires_grad_(False).eval()
 
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
@@ -78,15 +78,6 @@ def ssim(one: Tensor, other: Tensor) -> Tensor:
     va, vb, cov = blur(a * a) - ma**2, blur(b * b) - mb**2, blur(a * b) - ma * mb
     c1, c2 = 0.01**2, 0.03**2
     return (((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean((1, 2, 3))
-
-
-def edge_correlation(one: Tensor, other: Tensor) -> Tensor:
-    """Correlate Sobel magnitudes of grey images, `(B,)`."""
-    kernel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
-    kernels = torch.stack([kernel, kernel.T])[:, None]
-    a, b = (F.conv2d(luminance(x), kernels).square().sum(1).sqrt().flatten(1) for x in (one, other))
-    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-12)
 
 
 @torch.inference_mode()

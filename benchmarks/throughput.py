@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 from machine import describe_card, machine_card
+from reference import ReferenceAdaIN
 
 from styleaug.generators.color import COLOR_GENERATORS
-from styleaug.training.teacher import ReferenceAdaIN
 from styleaug.weights import generator_names, load_generator
 
 SIZE = 224

@@ -53,6 +53,10 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     "--patches", type=click.IntRange(1), default=1, show_default=True,
     help="Styles read from each image: 1 reads it whole, N reads N random crops.",
 )  # fmt: skip
+@click.option(
+    "--choose", type=click.Choice(["random", "diverse"]), default="random", show_default=True,
+    help="Of more styles: any, as often as the folder has them, or those that cover the folder best.",
+)  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images and crops.")
 @click.option("--licence", default="", help="Of the images, written into the bank.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
@@ -62,6 +66,7 @@ def fit_style(
     generator: str,
     max_styles: int,
     patches: int,
+    choose: Any,
     seed: int,
     licence: str,
     strict: bool,
@@ -78,6 +83,7 @@ def fit_style(
             generator=generator,
             max_styles=max_styles,
             patches=patches,
+            choose=choose,
             seed=seed,
             licence=licence,
             report=report,
@@ -223,75 +229,86 @@ def list_() -> None:
     click.echo("banks\n  " + "\n  ".join(bank_names()))
 
 
-class TrainCommand(click.Command):
-    """Takes its options from the config dataclass, once they are asked for."""
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Add one option for each field."""
-        from dataclasses import fields
-
-        from styleaug.training.config import AdaINConfig
-
-        known = super().get_params(ctx)
-        made = [
-            click.Option(
-                [f"--{field.name.replace('_', '-')}"],
-                type=type(field.default),
-                default=field.default,
-                show_default=True,
-                help=field.metadata["help"],
-            )
-            for field in fields(AdaINConfig)
-        ]
-        return known[:-1] + made + known[-1:]
-
-
 @cli.group()
 def train() -> None:
     """Train generators."""
 
 
-@train.command("adain", cls=TrainCommand)
-@click.option("--content", type=INPUT, multiple=True, required=True, help="Folder of contents; repeatable.")
-@click.option("--style", "styles", type=INPUT, multiple=True, required=True, help="Of styles; repeatable.")
-@click.option("-o", "--out", type=OUTPUT, required=True, help="Run folder; a run in it is taken up.")
-@click.option("--loss-networks", type=INPUT, help="Folder of perceptual weights; else torchvision's.")
-@click.option(
-    "--minutes", type=float, default=float("inf"), help="Stop after this long; call again to go on."
-)
-@click.option("--dry-run", is_flag=True, help="Print the configuration as JSON and stop.")
-def train_adain(
-    content: tuple[Path, ...],
-    styles: tuple[Path, ...],
-    out: Path,
-    loss_networks: Path | None,
-    minutes: float,
-    dry_run: bool,
-    **options: Any,
-) -> None:
-    """Train the AdaIN generator on folders of contents and styles."""
-    from styleaug.training.config import AdaINConfig
+class TrainCommand(click.Command):
+    """Takes its options from a configuration, once they are asked for."""
 
-    config = AdaINConfig(**options)
-    if dry_run:
-        click.echo(json.dumps(config.to_dict(), sort_keys=True))
-        return
-    from styleaug.training.data import pack_images
-    from styleaug.training.loop import train
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Add one option for each field but the generator's name, which is the command's."""
+        from dataclasses import fields
 
-    say("reading the images ...")
-    contents, looks = (pack_images(folders, 2 * config.size) for folders in (content, styles))
-    with progress("training") as report:
-        weights = train(
-            contents,
-            looks,
-            out,
-            config=config,
-            loss_networks=loss_networks,
-            minutes=minutes,
-            report=lambda step, losses: report(step, config.total),
-        )
-    say(f"{weights} written" if weights else f"time is up; call again to go on with {out}")
+        from styleaug.training.config import DEFAULTS
+
+        known, defaults = super().get_params(ctx), DEFAULTS[self.name or ""]
+        made = [
+            click.Option(
+                [f"--{field.name.replace('_', '-')}"],
+                type=type(field.default),
+                default=getattr(defaults, field.name),
+                show_default=True,
+                help=field.metadata["help"],
+            )
+            for field in fields(defaults)
+            if field.name != "generator"
+        ]
+        return known[:-1] + made + known[-1:]
+
+
+def train_command(name: str, text: str) -> None:
+    """Add `styleaug train NAME`."""
+
+    @train.command(name, cls=TrainCommand, help=text)
+    @click.option(
+        "--content", type=INPUT, multiple=True, required=True, help="Folder of contents; repeatable."
+    )
+    @click.option(
+        "--style", "styles", type=INPUT, multiple=True, required=True, help="Of styles; repeatable."
+    )
+    @click.option("-o", "--out", type=OUTPUT, required=True, help="Run folder; a run in it is taken up.")
+    @click.option("--loss-networks", type=INPUT, help="Folder of VGG-19's weights; else torchvision's.")
+    @click.option(
+        "--minutes", type=float, default=float("inf"), help="Stop after this long; call again to go on."
+    )
+    @click.option("--dry-run", is_flag=True, help="Print the configuration as JSON and stop.")
+    def command(
+        content: tuple[Path, ...],
+        styles: tuple[Path, ...],
+        out: Path,
+        loss_networks: Path | None,
+        minutes: float,
+        dry_run: bool,
+        **options: Any,
+    ) -> None:
+        from styleaug.training.config import PerceptualConfig
+
+        config = PerceptualConfig(generator=name, **options)
+        if dry_run:
+            click.echo(json.dumps(config.to_dict(), sort_keys=True))
+            return
+        from styleaug.training.data import pack_images
+        from styleaug.training.loop import train
+
+        say("reading the images ...")
+        contents, looks = (pack_images(folders, 2 * config.size) for folders in (content, styles))
+        with progress("training") as report:
+            weights = train(
+                contents,
+                looks,
+                out,
+                config=config,
+                loss_networks=loss_networks,
+                minutes=minutes,
+                report=lambda step, losses: report(step, config.steps),
+            )
+        say(f"{weights} written" if weights else f"time is up; call again to go on with {out}")
+
+
+train_command("adain", "Train the AdaIN generator: texture, stroke and colour of any style.")
+train_command("photo", "Train the photo generator: local colour, light and tone; no edge moves.")
 
 
 @contextmanager

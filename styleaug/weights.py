@@ -17,6 +17,7 @@ from styleaug.errors import BankError, WeightsError
 from styleaug.generators.adain import AdaIN
 from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.color import COLOR_GENERATORS
+from styleaug.generators.photo import Photo
 
 __all__ = [
     "LEARNED_GENERATORS",
@@ -33,7 +34,7 @@ FORMAT = 1
 MAX_BYTES = 512 * 2**20
 MAX_PARAMETERS = 128 * 2**20
 
-LEARNED_GENERATORS: dict[str, type[AbstractGenerator]] = {"adain": AdaIN}
+LEARNED_GENERATORS: dict[str, type[AbstractGenerator]] = {"adain": AdaIN, "photo": Photo}
 """Generators that read their weights from a file, by name."""
 
 

@@ -1,6 +1,8 @@
 """Small generators, banks and images that the tests share. None needs shipped weights."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,26 +13,44 @@ from styleaug.bank import Provenance, StyleBank
 from styleaug.generators.adain import AdaIN
 from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.color import COLOR_GENERATORS
+from styleaug.generators.photo import Photo
 from styleaug.weights import load_generator
 
-GENERATORS = [*COLOR_GENERATORS, "tiny-adain"]
+TINY = {"tiny-adain": lambda: tiny_adain(), "tiny-photo": lambda: tiny_photo()}
+GENERATORS = [*COLOR_GENERATORS, *TINY]
 """What `generator` makes."""
 
 
 @cache
 def generator(name: str) -> AbstractGenerator:
-    """Make a generator by name; `"tiny-adain"` is a network of a few thousand weights."""
-    return tiny_adain() if name == "tiny-adain" else load_generator(name)
+    """Make a generator by name; `"tiny-..."` are networks of a few thousand weights."""
+    return TINY[name]() if name in TINY else load_generator(name)
 
 
 def tiny_adain(seed: int = 0) -> AdaIN:
     """Make a network that paints: its weights are random, but none of its layers starts near zero."""
+    network = seeded(lambda: AdaIN((4, 4, 8), blocks=1, hidden=8), seed)
+    return loud(network, network.to_pixels, network.read_code[2])
+
+
+def tiny_photo(seed: int = 0) -> Photo:
+    """Make a network that changes light and colours, with random weights."""
+    network = seeded(lambda: Photo((4, 4), channels=8, blocks=1, hidden=8, tones=3), seed)
+    return loud(network, network.to_grid, network.read_codes[2])
+
+
+def seeded(make: Callable[[], Any], seed: int) -> Any:
+    """Make something random without moving the global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = AdaIN((4, 4, 8), blocks=1, hidden=8)
-        for layer in (network.to_pixels, network.refine, network.read_code[2]):
-            assert isinstance(layer, nn.Conv2d | nn.Linear)
-            nn.init.normal_(layer.weight, std=0.1)
+        return make()
+
+
+def loud(network: Any, *layers: nn.Module) -> Any:
+    """Give `layers` weights that are not close to zero."""
+    for layer in layers:
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        seeded(lambda weight=layer.weight: nn.init.normal_(weight, std=0.1), 0)
     return network.eval().requires_grad_(False)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from specimens import GENERATORS, generator
+from specimens import GENERATORS, TINY, generator
 from torch import Tensor
 
 from styleaug import StyleAugment, fit_style
@@ -13,7 +13,7 @@ from styleaug.images import to_float, to_pixels
 
 pytestmark = pytest.mark.data
 
-MATCHES_MEANS = [name for name in GENERATORS if "luminance" not in name and name != "tiny-adain"]
+MATCHES_MEANS = [name for name in GENERATORS if "luminance" not in name and name not in TINY]
 
 
 def laboratory(data: Path, name: str) -> Path:

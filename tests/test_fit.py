@@ -11,6 +11,7 @@ from specimens import generator, photo, pil
 
 from styleaug import ConfigError, FileError, fit_style
 from styleaug.training.fit import shrink
+from styleaug.training.textures import PATTERNS, texture, write_textures
 
 LAB = generator("reinhard-lab")
 
@@ -51,6 +52,36 @@ def test_max_styles_takes_a_random_part(folder):
     assert all((whole == code).all(1).any() for code in part.bank.codes)
     chosen = {fit_style(folder, generator=LAB, max_styles=2, seed=seed).bank.to_bytes() for seed in range(6)}
     assert len(chosen) > 3, "not the first ones by name"
+
+
+def test_diverse_styles_cover_the_folder(tmp_path):
+    crowd = np.full((60, 16, 16, 3), 100) + np.random.default_rng(0).integers(0, 5, (60, 16, 16, 3))
+    for index, pixels in enumerate(crowd.astype(np.uint8)):
+        Image.fromarray(pixels).save(tmp_path / f"crowd{index}.png")
+    for index, colour in enumerate(["red", "green", "blue"]):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / f"rare{index}.png")
+    whole = fit_style(tmp_path).bank
+    few = fit_style(tmp_path, max_styles=6, choose="diverse").bank
+    assert len(few) == 6 and few.provenance.images == 63
+    assert all((whole.codes == code).all(1).any() for code in few.codes), "real styles, no averages"
+    rare = whole.codes[whole.codes[:, :3].std(dim=1) > 0.1]
+    assert len(rare) == 3 and all((few.codes == code).all(1).any() for code in rare)
+    assert fit_style(tmp_path, max_styles=6, choose="diverse").bank.to_bytes() == few.to_bytes()
+    assert len(fit_style(tmp_path, max_styles=100, choose="diverse").bank) == 63
+    with pytest.raises(ConfigError, match="choose must be one of random, diverse, got 'best'"):
+        fit_style(tmp_path, choose="best")
+
+
+def test_textures_are_unlike_and_repeatable(tmp_path):
+    pictures = torch.stack([texture(seed, 64) for seed in range(2 * len(PATTERNS))])
+    assert pictures.min() >= 0 and pictures.max() <= 1 and pictures.isfinite().all()
+    assert pictures.std(dim=(1, 2, 3)).min() > 0.005
+    assert torch.cdist(pictures.flatten(1), pictures.flatten(1)).fill_diagonal_(99).min() > 5
+    assert torch.equal(texture(3, 64), pictures[3])
+    write_textures(tmp_path / "new", 2)
+    assert len(fit_style(tmp_path / "new").bank) == 2
+    with pytest.raises(ConfigError, match="exists already"):
+        write_textures(tmp_path, 1)
 
 
 def test_a_seed_gives_the_same_bytes(folder):

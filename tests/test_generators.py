@@ -6,13 +6,16 @@ from contract import GENERATOR_CHECKS, paint
 from golden_files import assert_golden
 from hypothesis import given
 from hypothesis import strategies as st
-from specimens import GENERATORS, Spy, generator, photos, tiny_adain
+from specimens import GENERATORS, Spy, generator, photos, tiny_adain, tiny_photo
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from styleaug import WeightsError, generator_names, load_generator
 from styleaug.generators.adain import AdaIN
 from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.color import COLOR_GENERATORS, ChannelStats, FourierAmplitude, HistogramMatching
 from styleaug.generators.layers import adain, channel_stats, normalise, pad_to_multiple
+from styleaug.generators.photo import Photo, interpolation
 
 SHIPPED = [name for name in generator_names() if name not in COLOR_GENERATORS]
 
@@ -60,16 +63,62 @@ def test_fingerprints_tell_settings_apart():
     assert tiny_adain(0).fingerprint == tiny_adain(0).fingerprint
 
 
-def test_size_of_the_default_adain():
-    network = AdaIN()
-    assert sum(p.numel() for p in network.parameters()) < 500_000
-    assert network.code_length == 2 * (3 + 16 + 32 + 64)
+@pytest.mark.parametrize(
+    ("kind", "length", "parameters", "gmac"), [(AdaIN, 230, 500_000, 0.50), (Photo, 102, 200_000, 0.15)]
+)
+def test_sizes_of_the_networks(kind, length, parameters, gmac):
+    network = kind()
+    assert sum(p.numel() for p in network.parameters()) < parameters
+    assert network.code_length == length
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(photos(1, 224, 224), torch.rand(1, length), torch.ones(1))
+    assert counter.get_total_flops() / 2e9 < gmac
 
 
-def test_untrained_adain_is_the_colour_swap():
+@pytest.mark.parametrize("network", [tiny_photo(0), tiny_photo(1), load_generator("photo")])
+def test_photo_moves_no_edge(network):
+    """Beside a step, neighbouring pixels stay as alike as they were; the step stays where it is."""
+    image = torch.full((1, 3, 224, 224), 0.2)
+    image[..., 97:] = torch.tensor([0.7, 0.5, 0.6])[:, None, None]
+    codes = network.encode_style(photos(4, 64, 64))
+    styled = network(image.expand(4, -1, -1, -1), codes, torch.ones(4))
+    steps = styled.diff(dim=-1).abs().amax(dim=(1, 2))
+    assert steps[:, 96].min() > 0.05, "the edge is there"
+    steps[:, 96] = 0
+    assert steps.max() < 0.02, "and nowhere else"
+
+
+@pytest.mark.parametrize(("network", "bound"), [(tiny_photo(0), 0.05), (load_generator("photo"), 0.02)])
+def test_photo_changes_a_pixel_by_its_own_colour_alone(network, bound):
+    images = photos(2, 96, 96)
+    changed = images.clone()
+    changed[..., 40, 50] = 1 - changed[..., 40, 50]
+    codes = network.encode_style(photos(4, 64, 64)[2:])
+    difference = (network(changed, codes, torch.ones(2)) - network(images, codes, torch.ones(2))).abs()
+    assert difference[..., 40, 50].max() > 0.1
+    difference[..., 40, 50] = 0
+    assert difference.max() < bound, "the small copy hardly changed"
+
+
+@pytest.mark.parametrize("size_out", [1, 7, 16, 50, 224])
+def test_interpolation_is_torchs(size_out):
+    grid = photos(2, 16, 16)
+    wanted = F.interpolate(grid, size=(size_out, 33), mode="bilinear")
+    found = interpolation(size_out, 16, grid) @ grid @ interpolation(33, 16, grid).T
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AdaIN((4, 4, 8), blocks=1, hidden=8),
+        lambda: Photo((4, 4), channels=8, blocks=1, hidden=8, tones=3),
+    ],
+)
+def test_untrained_networks_are_the_colour_swap(make):
     torch.manual_seed(0)
     images, styles = photos(2, 24, 32), 0.3 + 0.4 * photos(2, 24, 32).flip(0)
-    network = AdaIN((4, 4, 8), blocks=1, hidden=8)
+    network = make()
     with torch.no_grad():
         painted = network.paint(images, network.encode_style(styles), torch.ones(2))
     wanted = adain(images, channel_stats(styles))
@@ -94,6 +143,22 @@ def test_adain_refuses_absurd_settings(settings):
     # `load_generator` turns the builtin errors into ours; see test_weights.
     with pytest.raises((WeightsError, KeyError, TypeError)):
         AdaIN.from_settings(settings)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"widths": [16]},
+        {"widths": [16, 10**9]},
+        {"tones": 1},
+        {"tones": 2.0},
+        {"channels": 0},
+        {"blocks": None},
+    ],
+)
+def test_photo_refuses_absurd_settings(changes):
+    with pytest.raises((WeightsError, KeyError, TypeError)):
+        Photo.from_settings({**Photo().settings(), **changes})
 
 
 def test_statistics():

@@ -11,25 +11,23 @@ from safetensors.torch import load_file, save_file
 from specimens import bank, photos
 from torch import Tensor, nn
 from torch.autograd import gradcheck
-from torchvision.models import squeezenet1_1
 
 from styleaug import ConfigError, FileError, WeightsError, load_generator
 from styleaug.generators.layers import adain, channel_stats
-from styleaug.training.config import AdaINConfig
+from styleaug.training.config import PerceptualConfig
 from styleaug.training.data import ImagePack, is_held_out, pack_images, random_crops
 from styleaug.training.loop import train
 from styleaug.training.losses import (
     VGG19,
     content_loss,
-    feature_loss,
+    edge_correlation,
     gamut_loss,
-    load_perceptual,
+    load_vgg19,
     style_loss,
 )
-from styleaug.training.recipes import AdaINRecipe
-from styleaug.training.teacher import DECODER
+from styleaug.training.recipes import PerceptualRecipe
 
-TINY = {"pairs": 4, "batch": 2, "size": 32, "style_crops": 1, "device": "cpu"}
+TINY = {"steps": 10, "batch": 4, "size": 32, "style_size": 40, "style_crops": 1, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +45,7 @@ def networks(tmp_path_factory) -> Path:
     # Such weights make large features; trained ones are normalised.
     saved["block1_conv1.weight"] = saved["block1_conv1.weight"] / 100
     save_file(saved, folder / "vgg19_normalised_relu4_1.safetensors")
-    save_file(saved, folder / "adain_vgg19_encoder.safetensors")
-    decoder = {}
-    for name, (wide, narrow) in zip(DECODER, decoder_sizes(), strict=True):
-        decoder |= {f"{name}_decode.weight": 0.02 * torch.randn(narrow, wide, 3, 3)}
-        decoder |= {f"{name}_decode.bias": torch.full((narrow,), 0.1)}
-    save_file(decoder, folder / "adain_vgg19_decoder.safetensors")
-    save_file(squeezenet1_1(weights=None).state_dict(), folder / "squeezenet1_1_imagenet.safetensors")
     return folder
-
-
-def decoder_sizes() -> list[tuple[int, int]]:
-    return [(512, 256), *[(256, 256)] * 3, (256, 128), (128, 128), (128, 64), (64, 64), (64, 3)]
 
 
 def pack(count: int = 6, *, seed: int = 0) -> ImagePack:
@@ -66,8 +53,8 @@ def pack(count: int = 6, *, seed: int = 0) -> ImagePack:
     return ImagePack((pixels * 255).byte(), torch.arange(count) % 2)
 
 
-def tiny(**options) -> AdaINConfig:
-    return AdaINConfig(**{**TINY, **options})
+def tiny(**options) -> PerceptualConfig:
+    return PerceptualConfig(**{**TINY, **options})
 
 
 def doubles(*shape: int) -> Tensor:
@@ -84,8 +71,9 @@ def test_gradients_agree_with_finite_differences():
     # These compute in single precision, hence the wide step.
     rough = {"eps": 1e-2, "atol": 1e-3, "rtol": 1e-2}
     assert gradcheck(content_loss, (levels[0], doubles(2, 3, 4, 5)), **rough)
-    targets = [level.detach().flip(0) for level in levels]
-    assert gradcheck(lambda *x: feature_loss(list(x), targets), levels, **rough)
+    other = torch.rand(2, 3, 5, 6, dtype=torch.float64)
+    assert gradcheck(lambda x: edge_correlation(x, other), doubles(2, 3, 5, 6))
+    assert gradcheck(channel_stats, levels[0])
 
 
 def test_losses_are_zero_where_nothing_is_wanted():
@@ -96,7 +84,9 @@ def test_losses_are_zero_where_nothing_is_wanted():
     assert content_loss(level, level) == 0
     assert content_loss(3 * level + 1, level) < 1e-6, "free of style statistics"
     assert content_loss(shuffled, level) > 0.1
-    assert feature_loss([level], [level]) == 0
+    images = photos(2, 16, 16)
+    torch.testing.assert_close(edge_correlation(images, 0.5 * images + 0.2), torch.ones(2), atol=1e-3, rtol=0)
+    assert edge_correlation(images, images.roll(3, 3)).max() < 0.8
     assert gamut_loss(torch.rand(2, 3, 4, 4)) == 0
     assert gamut_loss(torch.tensor([[[[-0.5, 1.25]]]])) == pytest.approx(0.375)
 
@@ -111,21 +101,16 @@ def test_style_loss_is_the_papers():
     torch.testing.assert_close(rows.mean(), wanted)
 
 
-def test_perceptual_networks_have_four_levels(networks):
-    vgg, squeeze = load_perceptual("vgg19", networks), load_perceptual("squeezenet", networks)
-    images = photos(2, 32, 32)
-    assert [tuple(x.shape[1:]) for x in vgg(images)] == [
-        (64, 32, 32),
-        (128, 16, 16),
-        (256, 8, 8),
-        (512, 4, 4),
-    ]
-    assert len(squeeze(images)) == 4
-    for network in (vgg, squeeze):
-        assert not any(p.requires_grad for p in network.parameters())
-        for depth in (1, 2, 3):
-            for shallow, deep in zip(network(images, depth=depth), network(images), strict=False):
-                torch.testing.assert_close(shallow, deep)
+def test_vgg19_has_four_levels(networks):
+    vgg, images = load_vgg19(networks), photos(2, 32, 32)
+    levels = vgg(images)
+    assert [tuple(x.shape[1:]) for x in levels] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    assert not any(p.requires_grad for p in vgg.parameters())
+    for depth in (1, 2, 3):
+        shallow = vgg(images, depth=depth)
+        assert len(shallow) == depth
+        for one, other in zip(shallow, levels, strict=False):
+            torch.testing.assert_close(one, other)
 
 
 def snapshot(run: Path) -> dict[str, Tensor]:
@@ -133,21 +118,22 @@ def snapshot(run: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_a_broken_run_ends_where_an_unbroken_one_does(networks, tmp_path, monkeypatch):
-    config = tiny(distil_steps=5, steps=5, save_every=4)
+@pytest.mark.parametrize(("name", "threads"), [("adain", 2), ("photo", 1)])
+def test_a_broken_run_ends_where_an_unbroken_one_does(name, threads, networks, tmp_path, monkeypatch):
+    config = tiny(generator=name, threads=threads, steps=10, save_every=4)
     packs = pack(), pack(seed=6)
     torch.manual_seed(1)
     whole = train(*packs, tmp_path / "whole", config=config, loss_networks=networks)
     assert whole == tmp_path / "whole" / "generator.safetensors"
-    update, taken = AdaINRecipe.update, []
+    update, taken = PerceptualRecipe.update, []
 
-    def crash(self, losses):
+    def crash(self, *batch):
         taken.append(1)
-        if len(taken) in (3, 10):  # once in each phase, before and after the first checkpoint
+        if len(taken) in (3, 10):  # before and after the first checkpoint
             raise KeyboardInterrupt
-        return update(self, losses)
+        return update(self, *batch)
 
-    monkeypatch.setattr(AdaINRecipe, "update", crash)
+    monkeypatch.setattr(PerceptualRecipe, "update", crash)
     for state in (2, 3):
         torch.manual_seed(state)  # what happens around the run must not matter
         with pytest.raises(KeyboardInterrupt):
@@ -158,14 +144,14 @@ def test_a_broken_run_ends_where_an_unbroken_one_does(networks, tmp_path, monkey
     assert one.keys() == other.keys()
     for key, value in one.items():
         assert torch.equal(value, other[key]), key
-    assert load_generator(whole).name == "adain"
+    assert load_generator(whole).name == name
     log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == 10 and {"style", "content", "identity", "gamut"} <= log[-1].keys()
+    assert log[-1]["step"] == 10 and {"style", "content", "edges", "identity", "gamut"} <= log[-1].keys()
 
 
 @pytest.mark.slow
 def test_minutes_stop_a_run_and_the_next_call_goes_on(networks, tmp_path):
-    config, packs, seen = tiny(distil_steps=0, steps=3), (pack(), pack(seed=6)), []
+    config, packs, seen = tiny(steps=3), (pack(), pack(seed=6)), []
 
     def go_on() -> Path | None:
         report = lambda step, losses: seen.append(step)  # noqa: E731
@@ -177,7 +163,7 @@ def test_minutes_stop_a_run_and_the_next_call_goes_on(networks, tmp_path):
     assert go_on() == go_on() == tmp_path / "run" / "generator.safetensors"
     assert seen == [1, 2, 3]
     with pytest.raises(ConfigError, match=r"other options.*another run folder"):
-        train(*packs, tmp_path / "run", config=tiny(distil_steps=0, steps=4), loss_networks=networks)
+        train(*packs, tmp_path / "run", config=tiny(steps=4), loss_networks=networks)
 
 
 def stripes(count: int = 6) -> ImagePack:
@@ -188,18 +174,41 @@ def stripes(count: int = 6) -> ImagePack:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("phase", "times"), [("stylise", 2), ("imitate", 8)])
-def test_one_batch_is_overfitted(phase, times, networks, tmp_path):
-    recipe = AdaINRecipe(tiny(), pack(), stripes())
-    if phase == "stylise":
-        recipe.prepare_stylising(networks)
-    else:
-        recipe.prepare_imitation(networks, tmp_path / "pairs.safetensors")
+@pytest.mark.parametrize(("name", "times"), [("adain", 2.0), ("photo", 1.3)])
+def test_one_batch_is_overfitted(name, times, networks, tmp_path):
+    recipe = PerceptualRecipe(tiny(generator=name), pack(), stripes())
+    recipe.prepare(networks, tmp_path / "styles.safetensors")
     totals = []
     for _ in range(60):
-        losses = getattr(recipe, phase)(torch.Generator().manual_seed(7))  # the same batch each time
+        losses = recipe.step(torch.Generator().manual_seed(7))  # the same batch each time
         totals.append(sum(float(loss) for loss in losses.values()))
     assert totals[-1] < totals[0] / times
+
+
+def test_threads_share_a_batch_without_changing_the_step(networks, tmp_path):
+    weights = []
+    for threads in (1, 2):
+        recipe = PerceptualRecipe(tiny(threads=threads), pack(), pack(seed=6))
+        recipe.special_every = 1  # shares must not differ in which terms they have
+        recipe.prepare(networks, tmp_path / "styles.safetensors")
+        recipe.step(torch.Generator().manual_seed(0))
+        weights.append(recipe.generator.state_dict())
+    for key, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][key], atol=3e-4, rtol=0)  # Adam: 2e-3 a step
+
+
+def test_style_statistics_are_read_once_for_the_same_images(networks, tmp_path, monkeypatch):
+    cache, calls, forward = tmp_path / "styles.safetensors", [], VGG19.forward
+
+    def counted(self, *args, **options):
+        calls.append(1)
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(VGG19, "forward", counted)
+    for styles, wanted in ((pack(seed=6), 1), (pack(seed=6), 0), (pack(seed=7), 1)):
+        calls.clear()
+        PerceptualRecipe(tiny(), pack(), styles).prepare(networks, cache)
+        assert len(calls) == wanted
 
 
 def test_corrupt_checkpoints_are_named(networks, tmp_path):
@@ -213,22 +222,21 @@ def test_unusable_run_folders_and_networks_are_named(networks, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileError, match="cannot write to"):
         train(pack(), pack(), tmp_path / "file" / "run", config=tiny(), loss_networks=networks)
-    with pytest.raises(ConfigError, match="set distil_steps to 0"):
-        train(pack(), pack(), tmp_path / "run", config=tiny())
     with pytest.raises(WeightsError, match="cannot read the weights"):
-        load_perceptual("vgg19", tmp_path)
-    for name, file in (("vgg19", "vgg19_normalised_relu4_1"), ("squeezenet", "squeezenet1_1_imagenet")):
-        (tmp_path / f"{file}.safetensors").write_bytes(bank("reinhard-rgb").to_bytes())
-        with pytest.raises(WeightsError, match=file):
-            load_perceptual(name, tmp_path)
+        load_vgg19(tmp_path)
+    (tmp_path / "vgg19_normalised_relu4_1.safetensors").write_bytes(bank("reinhard-rgb").to_bytes())
+    with pytest.raises(WeightsError, match="vgg19_normalised_relu4_1"):
+        load_vgg19(tmp_path)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"steps": 0, "distil_steps": 0},
+        {"steps": 0},
         {"steps": -1},
-        {"distil_steps": -1},
+        {"generator": "reinhard-rgb"},
+        {"threads": 0},
+        {"style_size": 0},
         {"batch": 0},
         {"size": 16},
         {"size": 100},
@@ -241,14 +249,14 @@ def test_unusable_run_folders_and_networks_are_named(networks, tmp_path):
 )
 def test_bad_options_are_named(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
-        AdaINConfig(**options)
+        PerceptualConfig(**options)
 
 
 def test_config_round_trips():
     config = tiny(seed=3)
-    assert AdaINConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert PerceptualConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ConfigError, match=r"unknown training options.*nonsense"):
-        AdaINConfig.from_dict({**config.to_dict(), "nonsense": 1})
+        PerceptualConfig.from_dict({**config.to_dict(), "nonsense": 1})
 
 
 def test_folders_are_drawn_equally_often():

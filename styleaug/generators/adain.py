@@ -8,21 +8,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from styleaug.errors import WeightsError
-from styleaug.generators.base import AbstractGenerator, mix
+from styleaug.generators.base import AbstractGenerator, per_row
 from styleaug.generators.layers import (
     ModulatedBlock,
     adain,
     channel_stats,
     conv3x3,
+    initialise,
     modulate,
     pad_to_multiple,
     split_stats,
+    whiten,
 )
 
 __all__ = ["AdaIN"]
-
-FLAT = 0.02
-"""Deviation in [0, 1] below which an image counts as flat."""
 
 
 class AdaIN(AbstractGenerator):
@@ -48,6 +47,7 @@ class AdaIN(AbstractGenerator):
     """
 
     name = "adain"
+    takes_bfloat16 = True
     multiple = 8
     minimum = 16
 
@@ -64,28 +64,19 @@ class AdaIN(AbstractGenerator):
 
         deep = [ModulatedBlock(eighth) for _ in range(blocks)]
         self.blocks = nn.ModuleList(deep)
-        self.up_quarter = conv3x3(eighth, quarter)
+        self.to_quarter = nn.Conv2d(eighth, quarter, 1)
         self.block_quarter = ModulatedBlock(quarter)
-        self.up_half = conv3x3(quarter, half)
+        self.to_half = nn.Conv2d(quarter, half, 1)
+        self.conv_half = conv3x3(half, half)
         self.to_pixels = conv3x3(half, 4 * 4)
-        self.refine = conv3x3(6, 3)
 
         self.modulations = [block.modulation for block in deep]
         self.modulations += [2 * quarter, self.block_quarter.modulation, 2 * half]
         self.read_code = nn.Sequential(
             nn.Linear(self.code_length, hidden), nn.ReLU(), nn.Linear(hidden, sum(self.modulations))
         )
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # pyright: ignore[reportArgumentType]
         # Start as the plain colour swap: nothing painted, nothing modulated.
-        for layer in (self.to_pixels, self.refine, self.read_code[2]):
-            nn.init.normal_(layer.weight, std=1e-3)  # pyright: ignore[reportArgumentType]
-            nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+        initialise(self, quiet=[self.to_pixels, self.read_code[2]])
 
     def settings(self) -> dict[str, Any]:
         """Give the sizes."""
@@ -105,8 +96,11 @@ class AdaIN(AbstractGenerator):
         return f"widths={self.widths}, blocks={self.depth}, hidden={self.hidden}"
 
     def encoder(self, whitened: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """Compute the features at 1/2, 1/4 and 1/8 of the size, which is a multiple of 8."""
-        half = F.relu(self.encode_half(whitened))
+        """Compute the features at 1/2, 1/4 and 1/8 of the size, which is a multiple of 8.
+
+        From here to `decode` all is in the weights' type; the image itself keeps its own.
+        """
+        half = F.relu(self.encode_half(whitened.to(self.encode_half.weight.dtype)))
         quarter = F.relu(self.encode_quarter2(F.relu(self.encode_quarter(half))))
         return [half, quarter, F.relu(self.encode_eighth(quarter))]
 
@@ -126,9 +120,7 @@ class AdaIN(AbstractGenerator):
         """Paint each image in the style of its code."""
         height, width = images.shape[-2:]
         styled = self.paint(pad_to_multiple(images, self.multiple, self.minimum), codes, strength)
-        # The codes carry most of `strength`; this rises early and is exact at 0 and 1.
-        eased = (strength * (2 - strength)).to(images.dtype)
-        return mix(images, styled[..., :height, :width], eased)
+        return styled[..., :height, :width].clamp(0, 1)
 
     def paint(
         self,
@@ -151,30 +143,32 @@ class AdaIN(AbstractGenerator):
         ]
         painted = self.decode(whitened, swapped, codes)
         mean, std = split_stats(wanted)
-        return torch.addcmul(mean.to(painted.dtype), painted, std.to(painted.dtype))
+        painted = torch.addcmul(mean.to(painted.dtype), painted, std.to(painted.dtype))
+        # The codes carry most of `strength`; this rises early and is exact at 0 and 1.
+        eased = (strength * (2 - strength)).to(images.dtype)
+        return torch.lerp(images, painted, per_row(eased))
 
     def decode(
         self, whitened: Float[Tensor, "B 3 H W"], levels: list[Tensor], codes: Float[Tensor, "B S"]
     ) -> Float[Tensor, "B 3 H W"]:
         """Turn swapped features back into a whitened image, coarse to fine."""
         half, quarter, eighth = levels
-        modulations = self.read_code(codes.to(whitened.dtype)).split(self.modulations, dim=1)
+        modulations = self.read_code(codes.to(half.dtype)).split(self.modulations, dim=1)
         *deep, at_quarter, block_quarter, at_half = modulations
         x = eighth
         for block, modulation in zip(self.blocks, deep, strict=True):
             x = block(x, modulation)
-        x = F.interpolate(x, scale_factor=2, mode="nearest")
-        x = F.relu(modulate(self.up_quarter(x), at_quarter)) + quarter
-        x = self.block_quarter(x, block_quarter)
-        x = F.interpolate(x, scale_factor=2, mode="nearest")
-        x = F.relu(modulate(self.up_half(x), at_half)) + half
-        painted = F.pixel_shuffle(self.to_pixels(x), 2)
+        x = F.relu(modulate(self.to_quarter(x), at_quarter))
+        x = self.block_quarter(F.interpolate(x, scale_factor=2, mode="nearest") + quarter, block_quarter)
+        x = F.relu(modulate(self.to_half(x), at_half))
+        x = F.relu(self.conv_half(F.interpolate(x, scale_factor=2, mode="nearest") + half))
+        painted = smooth(F.pixel_shuffle(self.to_pixels(x).contiguous(), 2).to(whitened.dtype))
         # The fourth channel says how much of the image's own detail stays.
-        canvas = whitened * (1 + painted[:, 3:]) + painted[:, :3]
-        return canvas + self.refine(torch.cat([canvas, whitened], dim=1))
+        return torch.addcmul(painted[:, :3], whitened, 1 + painted[:, 3:])
 
 
-def whiten(images: Float[Tensor, "B 3 H W"], stats: Float[Tensor, "B 6"]) -> Float[Tensor, "B 3 H W"]:
-    """Bring colours to mean 0 and deviation 1; less for nearly flat images, whose noise would grow."""
-    mean, std = split_stats(stats)
-    return ((images - mean) / std.clamp_min(FLAT)).to(images.dtype)
+def smooth(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Average 2x2 pixels, which is blind to any pattern that alternates from pixel to pixel."""
+    padded = F.pad(images, (1, 0, 1, 0), mode="replicate")
+    pairs = padded[..., 1:] + padded[..., :-1]
+    return (pairs[:, :, 1:] + pairs[:, :, :-1]) * 0.25

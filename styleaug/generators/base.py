@@ -27,6 +27,8 @@ class AbstractGenerator(nn.Module, ABC):
     code_length: int
     code_size: int = 256
     """Short side in pixels to which style images are reduced before `encode_style`."""
+    takes_bfloat16: bool = False
+    """Whether the weights may be bfloat16 while images and codes stay float32."""
 
     @abstractmethod
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B {self.code_length}"]:

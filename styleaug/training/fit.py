@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from styleaug.bank import Provenance, StyleBank
@@ -16,8 +17,12 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.images import check_range, to_float, to_pixels
 from styleaug.weights import load_generator
 
-__all__ = ["Fit", "fit_style"]
+__all__ = ["Choice", "Fit", "cover", "fit_style"]
 
+Choice = Literal["random", "diverse"]
+CHOICES = get_args(Choice)
+MAX_STYLES = 100_000
+"""The most codes from which the diverse ones are chosen."""
 MIN_SIDE = 8
 """An image with fewer pixels on a side has no style to speak of."""
 
@@ -36,14 +41,14 @@ def fit_style(
     generator: str | Path | AbstractGenerator = "reinhard-rgb",
     max_styles: int = 256,
     patches: int = 1,
+    choose: Choice = "random",
     seed: int = 0,
     licence: str = "",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Fit:
     """Read the styles of the images below `folder` into a bank.
 
-    No labels are needed, and no pixels or names are kept. Of more images than `max_styles` asks
-    for, a random part is read, so that the bank follows the folder's own distribution.
+    No labels are needed, and no pixels or names are kept.
 
     Args:
         folder: searched with all folders below it.
@@ -51,14 +56,19 @@ def fit_style(
         max_styles: the most codes in the bank.
         patches: 1 reads each image whole; N reads N random crops of half to whole its sides, each a
             style of its own.
+        choose: which styles are kept of more than `max_styles`. `"random"` reads only as many, and
+            the bank follows the folder's own distribution; `"diverse"` reads all and keeps those that
+            cover them best.
         seed: of the choice of images and crops.
         licence: of the images, written into the bank.
         report: called with the number of styles read and the number expected.
 
     Raises:
         FileError: no folder, no images in it, or not one that can be read.
-        ConfigError: a number below 1.
+        ConfigError: a number below 1, or an unknown choice.
     """
+    if choose not in CHOICES:
+        raise ConfigError(f"choose must be one of {', '.join(CHOICES)}, got {choose!r}.")
     for name, value in (("max_styles", max_styles), ("patches", patches)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}.")
@@ -66,12 +76,13 @@ def fit_style(
     files = image_files(Path(folder))
     rng = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(files), generator=rng).tolist()
-    expected = min(max_styles, len(files) * patches)
+    limit = max_styles if choose == "random" else MAX_STYLES
+    expected = min(limit, len(files) * patches)
     codes: list[Tensor] = []
     failed: list[tuple[Path, str]] = []
     images = 0
     for index in order:
-        if len(codes) >= max_styles:
+        if len(codes) >= limit:
             break
         try:
             image = open_style(files[index], network.code_size)
@@ -80,7 +91,7 @@ def fit_style(
             continue
         images += 1
         for view in views(image, patches, rng):
-            if len(codes) < max_styles:
+            if len(codes) < limit:
                 with torch.inference_mode():
                     codes.append(network.encode_style(shrink(view, network.code_size))[0])
         report(len(codes), expected)
@@ -88,7 +99,32 @@ def fit_style(
         reason = failed[0][1]
         raise FileError(f"none of the {len(failed)} images in {folder} can be read; the first: {reason}")
     provenance = Provenance(network.name, network.fingerprint, images, licence=licence)
-    return Fit(StyleBank(torch.stack(codes), provenance), sorted(failed))
+    bank = StyleBank(torch.stack(codes), provenance)
+    if len(bank) > max_styles:
+        bank = bank.select(cover(bank.codes, max_styles, rng))
+    return Fit(bank, sorted(failed))
+
+
+def cover(codes: Float[Tensor, "N S"], count: int, rng: torch.Generator) -> Int[Tensor, " K"]:
+    """Choose `count` rows from which the others are not far: the rows nearest to k-means' centres.
+
+    Distances are between codes whose entries are scaled to unit deviation; 20 rounds (Lloyd 1982) from
+    a start of rows far from each other.
+
+    Returns:
+        `(count,)` different indices in rising order.
+    """
+    scaled = (codes - codes.mean(dim=0)) / codes.std(dim=0).clamp_min(1e-6)
+    start = torch.randint(len(codes), (1,), generator=rng)
+    centres = scaled[farthest_first(scaled, start, count)]
+    for _ in range(20):
+        owner = torch.cdist(scaled, centres).argmin(dim=1)
+        size = torch.bincount(owner, minlength=count)[:, None]
+        sums = torch.zeros_like(centres).index_add_(0, owner, scaled)
+        centres = torch.where(size > 0, sums / size.clamp_min(1), centres)
+    chosen = torch.cdist(centres, scaled).argmin(dim=1).unique()
+    chosen = farthest_first(scaled, chosen, count)  # two centres may have had the same neighbour
+    return chosen.sort().values
 
 
 def open_style(path: Path, code_size: int) -> Float[Tensor, "1 3 H W"]:
@@ -131,3 +167,14 @@ def views(image: Float[Tensor, "1 3 H W"], patches: int, rng: torch.Generator) -
         top = int(torch.randint(height - rows + 1, (), generator=rng))
         left = int(torch.randint(width - columns + 1, (), generator=rng))
         yield image[..., top : top + rows, left : left + columns]
+
+
+def farthest_first(codes: Float[Tensor, "N S"], chosen: Int[Tensor, " J"], count: int) -> Int[Tensor, " K"]:
+    """Add to `chosen` the row farthest from all of them, until there are `count` (Gonzalez 1985)."""
+    distance = torch.cdist(codes, codes[chosen]).amin(dim=1)
+    rows = chosen.tolist()
+    while len(rows) < count:
+        distance[rows] = -1
+        rows.append(int(distance.argmax()))
+        distance = torch.minimum(distance, torch.cdist(codes, codes[rows[-1:]])[:, 0])
+    return torch.tensor(rows)

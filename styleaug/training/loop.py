@@ -12,10 +12,9 @@ from torch import Tensor
 
 from styleaug.atomic import atomic
 from styleaug.errors import ConfigError, FileError, WeightsError
-from styleaug.training.config import AdaINConfig
+from styleaug.training.config import PerceptualConfig
 from styleaug.training.data import ImagePack
-from styleaug.training.losses import VGG19, SqueezeNet
-from styleaug.training.recipes import AdaINRecipe
+from styleaug.training.recipes import PerceptualRecipe
 from styleaug.weights import save_generator
 
 __all__ = ["train"]
@@ -31,12 +30,12 @@ def train(
     styles: ImagePack,
     run: Path,
     *,
-    config: AdaINConfig,
+    config: PerceptualConfig,
     loss_networks: Path | None = None,
     minutes: float = float("inf"),
     report: Report = lambda step, losses: None,
 ) -> Path | None:
-    """Train AdaIN, from the newest checkpoint in `run` if there is one.
+    """Train a generator, from the newest checkpoint in `run` if there is one.
 
     Every step draws its crops from its own number, so a resumed run does what an unbroken one
     would have done.
@@ -47,8 +46,8 @@ def train(
         run: folder for `checkpoint.safetensors`, `log.jsonl` and, at the end,
             `generator.safetensors`.
         config: must be that of the checkpoint, if there is one.
-        loss_networks: folder of perceptual weights and of the reference AdaIN; None downloads
-            torchvision's VGG-19, and then there is no reference to imitate.
+        loss_networks: folder of `vgg19_normalised_relu4_1.safetensors`; None downloads
+            torchvision's VGG-19.
         minutes: stop with a checkpoint after this long; the next call goes on.
         report: called with the step and its losses about once a second.
 
@@ -56,7 +55,7 @@ def train(
         The path of the finished weights, or None when `minutes` ran out first.
 
     Raises:
-        ConfigError: other options than the checkpoint's, or nothing to imitate.
+        ConfigError: other options than the checkpoint's.
         WeightsError: a checkpoint or a network that cannot be read.
         FileError: `run` cannot be written to.
     """
@@ -64,33 +63,25 @@ def train(
         config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     )
     make_folder(run)
-    recipe = AdaINRecipe(config, content, styles)
+    recipe = PerceptualRecipe(config, content, styles)
     recipe.generator.to(device).to(memory_format=torch.channels_last)
     state = TrainState(recipe)
     checkpoint = Path(run) / "checkpoint.safetensors"
     if checkpoint.exists():
         state.load(checkpoint)
     deadline, last_report = time.monotonic() + 60 * minutes, 0.0
-    while state.step < config.total:
-        distil = state.step < config.distil_steps
-        if distil and not isinstance(recipe.network, SqueezeNet):
-            if loss_networks is None:
-                raise ConfigError(
-                    "distillation needs the folder of the reference AdaIN; give it, or set distil_steps to 0."
-                )
-            recipe.prepare_imitation(loss_networks, Path(run) / "pairs.safetensors")
-        if not distil and not isinstance(recipe.network, VGG19):
-            recipe.prepare_stylising(loss_networks)
-        losses = state.advance(recipe.imitate if distil else recipe.stylise)
-        if time.monotonic() - last_report > 1 or state.step == config.total:
+    recipe.prepare(loss_networks, Path(run) / "styles.safetensors")
+    while state.step < config.steps:
+        losses = state.advance(recipe.step)
+        if time.monotonic() - last_report > 1 or state.step == config.steps:
             last_report = time.monotonic()
             values = {name: float(value) for name, value in losses.items()}
             report(state.step, values)
             write_log(Path(run) / "log.jsonl", {"step": state.step, **values})
         timeout = time.monotonic() > deadline
-        if state.step % config.save_every == 0 or state.step == config.total or timeout:
+        if state.step % config.save_every == 0 or state.step == config.steps or timeout:
             state.save(checkpoint)
-        if timeout and state.step < config.total:
+        if timeout and state.step < config.steps:
             return None
     weights = Path(run) / "generator.safetensors"
     save_generator(state.averaged(), weights)
@@ -100,7 +91,7 @@ def train(
 class TrainState:
     """Everything that a run must remember between two steps."""
 
-    def __init__(self, recipe: AdaINRecipe):
+    def __init__(self, recipe: PerceptualRecipe):
         self.recipe, self.step = recipe, 0
         self.ema = {name: value.clone() for name, value in recipe.generator.state_dict().items()}
 
@@ -108,7 +99,7 @@ class TrainState:
         """Take one step: schedule, recipe, average."""
         config = self.recipe.config
         rng = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        progress = torch.tensor(self.step / config.total * torch.pi)
+        progress = torch.tensor(self.step / config.steps * torch.pi)
         decay = 0.01 + 0.99 * 0.5 * (1 + torch.cos(progress).item())
         for group in self.recipe.optimiser.param_groups:
             group["lr"] = config.learning_rate * decay * min(1, (self.step + 1) / WARM_UP)
@@ -147,7 +138,7 @@ class TrainState:
         """
         tensors, meta = read_checkpoint(path)
         mine = self.recipe.config
-        theirs = AdaINConfig.from_dict(meta["config"])
+        theirs = PerceptualConfig.from_dict(meta["config"])
         if replace(theirs, device=mine.device, save_every=mine.save_every) != mine:
             raise ConfigError(
                 f"{path} was made with other options: {theirs.to_dict()}. Use these, or another run folder."

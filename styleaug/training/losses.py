@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from styleaug.errors import WeightsError
 from styleaug.generators.layers import channel_stats, normalise
+from styleaug.images import luminance
 
 __all__ = [
     "VGG19",
-    "SqueezeNet",
     "content_loss",
-    "feature_loss",
+    "edge_correlation",
     "gamut_loss",
-    "load_perceptual",
+    "load_vgg19",
     "style_loss",
 ]
 
@@ -53,7 +53,9 @@ class VGG19(nn.Module):
             x = F.max_pool2d(x, 2) if block > 1 else x
             # The convolutions behind a level's tap belong to the next level.
             for index in range(1, count + 1 if block < depth else 2):
-                x = F.relu(self.convs[f"{block}_{index}"](F.pad(x, (1, 1, 1, 1), mode="reflect")))
+                x = F.relu(
+                    self.convs[f"{block}_{index}"](F.pad(x, (1, 1, 1, 1), mode="reflect")), inplace=True
+                )
                 if index == 1:
                     levels.append(x)
         return levels
@@ -93,75 +95,18 @@ class VGG19(nn.Module):
         return net
 
 
-class SqueezeNet(nn.Module):
-    """SqueezeNet 1.1 (Iandola 2016), frozen: a perceptual loss at a thirtieth of VGG-19's cost.
-
-    Gives the features behind conv1, fire3, fire5 and fire7.
-    """
-
-    taps = (1, 4, 7, 10)
-    means: Tensor
-
-    def __init__(self, features: nn.Sequential):
-        super().__init__()
-        self.features = features[: self.taps[-1] + 1]
-        self.register_buffer("means", torch.tensor([123.0, 117.0, 104.0]).view(1, 3, 1, 1))
-        self.requires_grad_(False)
-
-    def forward(self, images: Float[Tensor, "B 3 H W"], *, depth: int = 4) -> list[Tensor]:
-        """Compute the first `depth` levels for RGB `images` in [0, 1], in the weights' dtype."""
-        x = (images * 255 - self.means).to(next(self.parameters()).dtype)
-        levels = []
-        for index, layer in enumerate(self.features):
-            x = layer(x)
-            if index in self.taps:
-                levels.append(x)
-                if len(levels) == depth:
-                    break
-        return levels
-
-    @classmethod
-    def from_file(cls, path: Path) -> "SqueezeNet":
-        """Load torchvision's state dict from safetensors (input RGB 0..255 minus means)."""
-        from torchvision.models import squeezenet1_1
-
-        saved = read_weights(path)
-        features = squeezenet1_1(weights=None).features
-        try:
-            features.load_state_dict(
-                {key.removeprefix("features."): v for key, v in saved.items() if key.startswith("features.")}
-            )
-        except RuntimeError as error:
-            raise WeightsError(f"{path} is not a torchvision squeezenet1_1: {error}") from None
-        return cls(features)
-
-    @classmethod
-    def from_torchvision(cls) -> "SqueezeNet":
-        """Download torchvision's ImageNet weights."""
-        from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
-
-        features = squeezenet1_1(weights=SqueezeNet1_1_Weights.IMAGENET1K_V1).features
-        first = features[0]
-        assert isinstance(first, nn.Conv2d)
-        first.weight.data /= (255 * torch.tensor([0.229, 0.224, 0.225])).view(1, 3, 1, 1)
-        return cls(features)
-
-
-def load_perceptual(name: str, folder: Path | None = None) -> VGG19 | SqueezeNet:
-    """Load a loss network from `folder`, or through torchvision's download when None.
+def load_vgg19(folder: Path | None = None) -> VGG19:
+    """Load the loss network from `folder`, or through torchvision's download when None.
 
     Args:
-        name: `"vgg19"` or `"squeezenet"`.
-        folder: holds `vgg19_normalised_relu4_1.safetensors`, `squeezenet1_1_imagenet.safetensors`.
+        folder: holds `vgg19_normalised_relu4_1.safetensors`.
 
     Raises:
         WeightsError: the file is missing, damaged, or another network.
     """
-    network, file = {
-        "vgg19": (VGG19, "vgg19_normalised_relu4_1.safetensors"),
-        "squeezenet": (SqueezeNet, "squeezenet1_1_imagenet.safetensors"),
-    }[name]
-    return network.from_file(Path(folder) / file) if folder else network.from_torchvision()
+    if folder is None:
+        return VGG19.from_torchvision()
+    return VGG19.from_file(Path(folder) / "vgg19_normalised_relu4_1.safetensors")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -192,16 +137,16 @@ def content_loss(level: Float[Tensor, "B C H W"], target: Float[Tensor, "B C H W
     return F.mse_loss(normalise(level.float()), normalise(target.float()))
 
 
-def feature_loss(levels: list[Tensor], targets: list[Tensor]) -> Tensor:
-    """Compare features position by position, each scaled to unit length over the channels.
-
-    The distance of LPIPS (Zhang et al. 2018, eq. 1) with equal weights.
-    """
-    distances = [
-        (F.normalize(x.float(), dim=1) - F.normalize(y.float(), dim=1)).square().sum(dim=1).mean()
-        for x, y in zip(levels, targets, strict=True)
-    ]
-    return torch.stack(distances).sum()
+def edge_correlation(one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
+    """Correlate the Sobel magnitudes of two batches of images, as grey; 1 where no edge differs."""
+    kernel = torch.tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]], dtype=one.dtype, device=one.device)
+    kernels = torch.stack([kernel, kernel.T])[:, None]
+    edges = []
+    for images in (one, other):
+        # The square root needs a floor for its gradient.
+        size = (F.conv2d(luminance(images), kernels).square().sum(1) + 1e-6).sqrt().flatten(1)
+        edges.append(size - size.mean(1, keepdim=True))
+    return F.cosine_similarity(edges[0], edges[1], dim=1, eps=1e-12)
 
 
 def gamut_loss(images: Float[Tensor, "B C H W"]) -> Tensor:

@@ -1,9 +1,10 @@
 """The batched transform that every adapter delegates to: draw parameters, then apply them."""
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -17,8 +18,10 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.images import check_range, from_float, luminance, to_float, to_pixels, with_luminance
 from styleaug.weights import load_bank, load_generator
 
-__all__ = ["StyleParams", "Stylizer"]
+__all__ = ["Precision", "StyleParams", "Stylizer"]
 
+Precision = Literal["auto", "float32", "bfloat16"]
+PRECISIONS = get_args(Precision)
 WITHIN_BATCH = "batch"
 WITHIN_BATCH_GENERATOR = "reinhard-lab"
 CPU_CHUNK_PIXELS = 8 * 224 * 224
@@ -61,6 +64,8 @@ class Stylizer(nn.Module):
         weights: Sequence[float] | Tensor | None = None,
         components: int = 2,
         keep_luminance: bool = False,
+        precision: Precision = "auto",
+        compiled: bool = False,
     ):
         super().__init__()
         self.p = check_share("p", p)
@@ -75,8 +80,12 @@ class Stylizer(nn.Module):
             generator = WITHIN_BATCH_GENERATOR if self.bank is None else self.bank.provenance.generator
         self._home = (generator,)  # in a tuple, lest nn.Module adopt a network
         self._placed: dict[torch.device, AbstractGenerator] = {}
+        self._compiled: dict[torch.device, Callable[..., Tensor]] = {}
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        self.precision, self.compiled = precision, compiled
         if self.bank is not None:
-            self.bank.check(self.generator_on(torch.device("cpu")))
+            self.bank.check(self.home)
         self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
         if self.bank is not None:
             samplers.sample(
@@ -85,12 +94,18 @@ class Stylizer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies of the network are made again where the transform arrives: other process, other device.
-        return {**self.__dict__, "_placed": {}}
+        return {**self.__dict__, "_placed": {}, "_compiled": {}}
 
     def extra_repr(self) -> str:
         """Say what is drawn from what."""
         styles = "other images of the batch" if self.bank is None else repr(self.bank)
         return f"{styles}, p={self.p}, strength={self.strength}, sampler={self.sampler!r}"
+
+    @property
+    def home(self) -> AbstractGenerator:
+        """The generator itself, of which each device gets a copy."""
+        (source,) = self._home
+        return source if isinstance(source, AbstractGenerator) else load_generator(source)
 
     def generator_on(self, device: torch.device) -> AbstractGenerator:
         """Give the frozen network on `device`; a copy is kept for each that was asked for.
@@ -98,9 +113,8 @@ class Stylizer(nn.Module):
         It stays out of the module tree: no checkpoint, no `.train()`, no DDP carries it.
         """
         if device not in self._placed:
-            (source,) = self._home
-            home = source if isinstance(source, AbstractGenerator) else load_generator(source)
-            self._placed[device] = home if device.type == "cpu" else place(home, device)
+            short = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(device))
+            self._placed[device] = place(self.home, device, bfloat16=short)
         return self._placed[device]
 
     def forward(self, images: Any) -> Any:
@@ -184,7 +198,8 @@ class Stylizer(nn.Module):
         for part in torch.arange(len(picked)).split(chunk):
             target, row = to_device(picked[part], pixels.device), to_device(owner[part], pixels.device)
             images = to_float(take(pixels, target))
-            styled = self.paint(generator, images, codes[row], strength[row])
+            with torch.inference_mode(not self.compiled):
+                styled = self.paint(generator, images, codes[row], strength[row])
             put(result, target, from_float(styled, pixels.dtype))
         return result
 
@@ -197,10 +212,32 @@ class Stylizer(nn.Module):
     ) -> Float[Tensor, "K C H W"]:
         """Run the generator on colour or grey images."""
         coloured = images.expand(-1, 3, -1, -1)
-        styled = generator(coloured, codes, strength)
+        if self.compiled:
+            styled = self.run_compiled(generator, coloured, codes, strength)
+        else:
+            styled = generator(coloured, codes, strength)
         if self.keep_luminance:
             styled = with_luminance(styled, coloured)
         return luminance(styled) if images.shape[1] == 1 else styled
+
+    def run_compiled(
+        self,
+        generator: AbstractGenerator,
+        images: Float[Tensor, "K 3 H W"],
+        codes: Float[Tensor, "K S"],
+        strength: Float[Tensor, " K"],
+    ) -> Float[Tensor, "K 3 H W"]:
+        """Run `torch.compile`'s version, with as many rows as the next power of two.
+
+        So a gate that picks another number of rows each time meets few shapes. On CUDA the kernels
+        are replayed as one graph.
+        """
+        device, count = images.device, len(images)
+        if device not in self._compiled:
+            mode = "reduce-overhead" if device.type == "cuda" else "default"
+            self._compiled[device] = torch.compile(generator, dynamic=False, mode=mode)
+        rows = torch.arange(1 << (count - 1).bit_length(), device=device).clamp_max(count - 1)
+        return self._compiled[device](images[rows], codes[rows], strength[rows])[:count]
 
     def read_codes(
         self,
@@ -256,11 +293,44 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
-def place(generator: AbstractGenerator, device: torch.device) -> AbstractGenerator:
-    """Copy a generator to a device, frozen."""
+def place(generator: AbstractGenerator, device: torch.device, *, bfloat16: bool) -> AbstractGenerator:
+    """Put a generator on a device, frozen; a copy unless it can be used as it is."""
     from copy import deepcopy
 
-    return deepcopy(generator).to(device).to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        keep_freed_memory()
+    dtype = torch.bfloat16 if bfloat16 and generator.takes_bfloat16 else None
+    if device.type == "cpu" and dtype is None:
+        return generator
+    return deepcopy(generator).to(device, dtype).to(memory_format=torch.channels_last)
+
+
+@cache
+def fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether networks run faster in bfloat16 on this device: Ampere or AVX512-BF16 and later."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and "avx512_bf16" in cpu_flags()
+
+
+def cpu_flags() -> set[str]:
+    """Read what the processor can do; empty where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Make glibc keep the memory that one call frees for the next.
+
+    Else it gives blocks back to the system and gets them page by page, which took up to half of a
+    call's time. Freeing one large block, never touched, raises the limit to twice its size: see
+    M_MMAP_THRESHOLD in mallopt(3).
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def check_worker(device: torch.device) -> None:

@@ -14,7 +14,7 @@ from styleaug.bank import StyleBank
 from styleaug.errors import ImageError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.samplers import Sampler
-from styleaug.transforms.core import StyleParams, Stylizer, count_rows
+from styleaug.transforms.core import Precision, StyleParams, Stylizer, count_rows
 
 __all__ = ["StyleAugment"]
 
@@ -59,6 +59,10 @@ class StyleAugment(v2.Transform):
         weights: of the bank's styles, for `"weighted"`.
         components: how many styles `"mix"` joins.
         keep_luminance: keep each pixel's brightness, take over the colour only.
+        precision: of a network's weights: `"float32"`, `"bfloat16"`, or `"auto"`, which takes
+            bfloat16 where the device is faster with it; images differ by less than 2/255 on average.
+        compiled: run the generator through `torch.compile`, on CUDA as graphs, with rows padded to
+            a power of two; worth it for many batches of one image size.
 
     Shape:
         As the input; so are dtype, range, device and memory format. H and W from 1 pixel.
@@ -88,6 +92,8 @@ class StyleAugment(v2.Transform):
         weights: Sequence[float] | Tensor | None = None,
         components: int = 2,
         keep_luminance: bool = False,
+        precision: Precision = "auto",
+        compiled: bool = False,
     ):
         super().__init__()
         self.stylizer = Stylizer(
@@ -99,6 +105,8 @@ class StyleAugment(v2.Transform):
             weights=weights,
             components=components,
             keep_luminance=keep_luminance,
+            precision=precision,
+            compiled=compiled,
         )
 
     def extra_repr(self) -> str:

@@ -1,0 +1,195 @@
+"""Local colour, light and tone by a bilateral grid: a style without strokes, contours in place."""
+
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from styleaug.errors import WeightsError
+from styleaug.generators.base import AbstractGenerator, per_row
+from styleaug.generators.layers import (
+    ModulatedBlock,
+    channel_stats,
+    conv3x3,
+    initialise,
+    split_stats,
+    whiten,
+)
+
+__all__ = ["Photo"]
+
+SMALL = 64
+"""Side of the copy that the network sees, whatever the image's size."""
+CELLS = SMALL // 4
+"""Side of the grid: positions at which transforms are predicted."""
+
+
+class Photo(AbstractGenerator):
+    """Photorealistic style transfer by a bilateral grid of affine colour transforms.
+
+    After HDRNet (Gharbi et al. 2017, secs. 3.1 to 3.4) with the style as a second input, as in Xia
+    et al. 2020. A small network looks at a copy of 64 x 64 pixels and at both codes, and predicts
+    for 16 x 16 positions and `tones` tones an affine transform of RGB. The transform of a pixel is
+    read from that grid at the pixel's place and tone. So the output at a pixel depends on the
+    input at that pixel and on nothing else that changes faster than a sixteenth of the image:
+    contours may gain or lose contrast, but none can move, and no stroke can appear.
+
+    Code: means and standard deviations of the RGB image and of two encoder levels,
+    `2 * (3 + sum(widths))` floats.
+
+    Names -> paper: `grid` A (eq. 4), `position` g, `look_up` the slicing layer (eq. 5).
+
+    Args:
+        widths: encoder channels at 32 x 32 and 16 x 16.
+        channels: channels of the residual blocks.
+        blocks: residual blocks at 16 x 16.
+        hidden: width of the layer that reads the codes.
+        tones: tones of the grid, at least 2.
+    """
+
+    name = "photo"
+    takes_bfloat16 = True
+
+    def __init__(
+        self,
+        widths: tuple[int, int] = (16, 32),
+        *,
+        channels: int = 48,
+        blocks: int = 2,
+        hidden: int = 96,
+        tones: int = 4,
+    ):
+        super().__init__()
+        self.widths, self.channels, self.depth = tuple(widths), channels, blocks
+        self.hidden, self.tones = hidden, tones
+        self.code_length = 2 * (3 + sum(widths))
+
+        self.encode_half = conv3x3(3, widths[0], stride=2)
+        self.encode_quarter = conv3x3(widths[0], widths[1], stride=2)
+        self.widen = nn.Conv2d(widths[1], channels, 1)
+        self.blocks = nn.ModuleList(ModulatedBlock(channels) for _ in range(blocks))
+        self.to_grid = nn.Conv2d(channels, 12 * tones, 1)
+
+        # For each block its modulation; one transform for each tone; weights and bias of the tone.
+        self.parts = [4 * channels] * blocks + [12 * tones, 4]
+        self.read_codes = nn.Sequential(
+            nn.Linear(2 * self.code_length, hidden), nn.ReLU(), nn.Linear(hidden, sum(self.parts))
+        )
+        # Start as the plain colour swap.
+        initialise(self, quiet=[self.to_grid, self.read_codes[2]])
+        with torch.no_grad():  # the tone is luminance (BT.601), until the codes say otherwise
+            self.read_codes[2].bias[-4:] = torch.tensor([0.299, 0.587, 0.114, 0.0])
+
+    def settings(self) -> dict[str, Any]:
+        """Give the sizes."""
+        return {
+            "widths": list(self.widths),
+            "channels": self.channels,
+            "blocks": self.depth,
+            "hidden": self.hidden,
+            "tones": self.tones,
+        }
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """Build from the sizes, within bounds."""
+        widths = settings["widths"]
+        rest = {key: settings[key] for key in ("channels", "blocks", "hidden", "tones")}
+        sizes = [*widths, *rest.values()]
+        if len(widths) != 2 or not all(type(size) is int and 1 <= size <= 1024 for size in sizes):
+            raise WeightsError(f"sizes must be whole numbers from 1 to 1024, got {settings}.")
+        if rest["tones"] < 2:
+            raise WeightsError(f"tones must be at least 2, got {rest['tones']}.")
+        return cls(tuple(widths), **rest)
+
+    def extra_repr(self) -> str:
+        """Name the sizes, which are part of the fingerprint."""
+        return ", ".join(f"{key}={value}" for key, value in self.settings().items())
+
+    def encoder(self, small: Float[Tensor, "B 3 64 64"]) -> list[Tensor]:
+        """Compute the features at 32 x 32 and 16 x 16.
+
+        From here to the grid all is in the weights' type; the image itself keeps its own.
+        """
+        half = F.relu(self.encode_half(small.to(self.encode_half.weight.dtype)))
+        return [half, F.relu(self.encode_quarter(half))]
+
+    def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
+        """Read the statistics of the image's colours and of each encoder level."""
+        colours = channel_stats(images)
+        levels = self.encoder(whiten(shrink(images), colours))
+        return torch.cat([colours, *(channel_stats(level) for level in levels)], dim=1)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        codes: Float[Tensor, "B S"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Give each image the light and colours of its code."""
+        return self.paint(images, codes, strength).clamp(0, 1)
+
+    def paint(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        codes: Float[Tensor, "B S"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Run the network itself, unclamped.
+
+        `strength` moves the code from the image's own to the given one.
+        """
+        colours = channel_stats(images)
+        levels = self.encoder(whiten(shrink(images), colours))
+        own = torch.cat([colours, *(channel_stats(level) for level in levels)], dim=1)
+        codes = torch.lerp(own, codes.float(), strength.float()[:, None])
+        both = torch.cat([own, codes], dim=1).to(levels[-1].dtype)
+        *modulations, everywhere, tone = self.read_codes(both).split(self.parts, dim=1)
+        x = F.relu(self.widen(levels[-1]))
+        for block, modulation in zip(self.blocks, modulations, strict=True):
+            x = block(x, modulation)
+        grid = self.to_grid(x) + everywhere[:, :, None, None]
+        whitened = whiten(images, colours)
+        painted = self.look_up(grid.to(images.dtype), whitened, tone.to(images.dtype))
+        mean, std = split_stats(codes[:, :6])
+        painted = torch.addcmul(mean.to(painted.dtype), painted, std.to(painted.dtype))
+        # The codes carry most of `strength`; this rises early and is exact at 0 and 1.
+        eased = (strength * (2 - strength)).to(images.dtype)
+        return torch.lerp(images, painted, per_row(eased))
+
+    def look_up(
+        self, grid: Float[Tensor, "B G 16 16"], whitened: Float[Tensor, "B 3 H W"], tone: Float[Tensor, "B 4"]
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Add to each pixel the transform that the grid holds for its place and tone.
+
+        One tone after the other: 12 maps of the image's size at a time, not `12 * tones`.
+        """
+        red, green, blue = whitened.split(1, dim=1)
+        brightness = (tone[:, :3, None, None] * whitened).sum(dim=1, keepdim=True)
+        position = torch.sigmoid(brightness + tone[:, 3:, None, None]) * (self.tones - 1)
+        rows, columns = (interpolation(size, CELLS, grid) for size in whitened.shape[-2:])
+        painted = whitened
+        for index, transforms in enumerate(grid.split(12, dim=1)):
+            maps = rows @ transforms @ columns.T
+            change = torch.addcmul(maps[:, 9:], maps[:, :3], red)
+            change = torch.addcmul(change, maps[:, 3:6], green)
+            change = torch.addcmul(change, maps[:, 6:9], blue)
+            painted = torch.addcmul(painted, change, F.relu(1 - (position - index).abs()))
+        return painted
+
+
+def shrink(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 64 64"]:
+    """Make the small copy that the network sees, whatever the shape."""
+    return F.interpolate(images, size=(SMALL, SMALL), mode="bilinear", antialias=True)
+
+
+def interpolation(size_out: int, size_in: int, like: Tensor) -> Float[Tensor, "O I"]:
+    """Make the matrix that interpolates linearly between pixel centres, edges repeated.
+
+    To enlarge a small grid, a product with it takes a sixth of the time of `F.interpolate` on a CPU.
+    """
+    places = (torch.arange(size_out, device=like.device) + 0.5) * (size_in / size_out) - 0.5
+    distance = (places.clamp(0, size_in - 1)[:, None] - torch.arange(size_in, device=like.device)).abs()
+    return F.relu(1 - distance).to(like.dtype)
