@@ -21,14 +21,11 @@ import torch
 import torch.nn.functional as F
 from machine import publish
 from reference import ReferenceAdaIN
+from scaling import style_augments
 from torch import Tensor, nn
 from torchvision.models import ResNet, resnet50
 from torchvision.models.resnet import BasicBlock
 from torchvision.transforms import v2
-
-from styleaug import StyleAugment
-
-BANKS = {"reinhard-rgb": "digits", "photo": "photo-tones", "adain": "art"}
 
 
 def median_ms(calls: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, float]:
@@ -95,9 +92,8 @@ def main() -> None:
     labels = torch.randint(0, 1000, (args.batch,), device=device)
     step = training_step(resnet50().to(device, memory_format=torch.channels_last), images, labels)
     calls: dict[str, Callable[[], object]] = {"ResNet-50 training step": lambda: step(images)}
-    for name, bank in BANKS.items():
-        for compiled in (False, True):
-            augment = StyleAugment(bank, p=1.0, compiled=compiled)
+    for compiled in (False, True):
+        for name, augment in style_augments(p=1.0, compiled=compiled).items():
             calls[name + " compiled" * compiled] = lambda augment=augment: augment(images)
     calls |= peers(images, Path(os.environ["STYLEAUG_WEIGHTS"]))
     spent = median_ms(calls, device, args.rounds)
@@ -113,7 +109,7 @@ def main() -> None:
     network = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=10)
     network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()  # type: ignore
     step = training_step(network.to(device, memory_format=torch.channels_last), small, labels % 10)
-    augments = {name: StyleAugment(bank, p=0.5) for name, bank in BANKS.items()}
+    augments = style_augments(p=0.5)
     calls = {"32 px: ResNet-18 step": lambda: step(small)}
     calls |= {f"32 px: {name}, p=0.5, and step": lambda a=a: step(a(small)) for name, a in augments.items()}
     spent = median_ms(calls, device, args.rounds)

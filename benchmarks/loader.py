@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from machine import publish
 from PIL import Image
+from scaling import style_augments
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from styleaug import StyleAugment
 from styleaug.files import image_files
 
 
@@ -52,9 +52,7 @@ def main() -> None:
     torch.set_num_threads(1)
     files = image_files(Path(os.environ["STYLEAUG_DATA"]) / "content/imagenet_ajs")[: args.images]
     arms = {"none": pipeline()}
-    for bank in ("art", "photo-tones", "digits"):
-        augment = StyleAugment(bank, p=0.5)
-        arms[f"{augment.stylizer.home.name} ({bank})"] = pipeline(augment)
+    arms |= {name: pipeline(augment) for name, augment in style_augments(p=0.5).items()}
     for transform in arms.values():  # warm up
         Photos(files[:8], transform)[0]
     single: dict[str, list[float]] = {name: [] for name in arms}

@@ -15,15 +15,15 @@ repository styles, textures, scrolls), 256 px, strength 1. The held-out twentiet
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from machine import machine_card
+from machine import publish
 from reference import ReferenceAdaIN
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from styleaug.generators.layers import channel_stats
 from styleaug.images import luminance
@@ -101,12 +101,24 @@ def measure(generator, content: Tensor, style: Tensor, vgg: VGG19, lpips: LPIPS)
     joined = {name: torch.cat(values) for name, values in rows.items()}
     means = {name: round(values.mean().item(), 4) for name, values in joined.items()}
     errors = {f"{n}_se": round((v.std() / len(v) ** 0.5).item(), 4) for n, v in joined.items()}
-    return {**means, **errors}
+    return {**means, **cost(generator), **errors}
+
+
+def cost(generator) -> dict[str, float]:
+    """Count parameters and multiply-adds for one image at 224 px, the style cached."""
+    if generator is None:
+        return {}
+    images = torch.rand(1, 3, 224, 224)
+    codes = generator.encode_style(images)
+    with FlopCounterMode(display=False) as counter:
+        generator(images, codes, torch.ones(1))
+    millions = sum(p.numel() for p in generator.parameters()) / 1e6
+    return {"gmac": round(counter.get_total_flops() / 2e9, 3), "parameters_m": round(millions, 3)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("generators", nargs="*", default=["reinhard-rgb", "adain"])
+    parser.add_argument("generators", nargs="*", default=["reinhard-rgb", "photo", "adain"])
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--reference", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path)
@@ -125,11 +137,8 @@ def main() -> None:
         table["AdaIN VGG-19 (reference)"] = measure(ReferenceAdaIN(weights), contents, styles, vgg, lpips)
     for name in args.generators:
         table[Path(name).stem] = measure(load_generator(name), contents, styles, vgg, lpips)
-    for name, row in table.items():
-        print(f"{name:28}", *(f"{key} {row[key]:.3f}" for key in row if not key.endswith("_se")))
-    if args.out:
-        result = {"machine": machine_card(), "pairs": args.pairs, "size": 256, "rows": table}
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    notes = f"{args.pairs} pairs at 256 px; GMAC at 224 px with the style cached; `_se` are standard errors."
+    print(publish(args.out, "Style reached and content kept", table, notes=notes))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,18 @@ from pathlib import Path
 import torch
 from machine import publish
 
-from styleaug import StyleAugment
+from styleaug import StyleAugment, fit_style
+from styleaug.weights import pretrained_folder
 
-BANKS = {"reinhard-rgb": "digits", "photo": "photo-tones", "adain": "art"}
 BATCHES = (1, 4, 16, 64, 256)
 SIDES = (32, 64, 128, 224, 512, 1024)
+
+
+def style_augments(**options) -> dict[str, StyleAugment]:
+    """Make a `StyleAugment` for each kind of generator, from safest to strongest."""
+    colour = fit_style(pretrained_folder() / "samples", generator="reinhard-rgb").bank
+    banks = {"reinhard-rgb": colour, "photo": "photo-tones", "adain": "art"}
+    return {name: StyleAugment(bank, **options) for name, bank in banks.items()}
 
 
 def milliseconds(augment: StyleAugment, images: torch.Tensor) -> float:
@@ -41,7 +48,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cpu":
         torch.set_num_threads(1)
-    augments = {name: StyleAugment(bank, p=1.0) for name, bank in BANKS.items()}
+    augments = style_augments(p=1.0)
     settings = {(batch, 224) for batch in BATCHES} | {(4, side) for side in SIDES}
     rows = {}
     for batch, side in sorted(settings):
@@ -70,7 +77,7 @@ def draw(rows: dict[str, dict], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for name in BANKS:
+    for name in ("reinhard-rgb", "photo", "adain"):
         by_batch = sorted((row["batch"], row[name]) for row in rows.values() if row["side"] == 224)
         by_side = sorted((row["side"] ** 2, row[name]) for row in rows.values() if row["batch"] == 4)
         left.plot(*zip(*by_batch, strict=True), "o-", label=name)

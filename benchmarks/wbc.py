@@ -66,6 +66,7 @@ ARMS = {
     "none": Arm(),
     "jitter": Arm(jitter=True),
     "color": Arm(fitted=("reinhard-rgb",)),
+    "photo": Arm(fitted=("photo",)),
     "adain": Arm(fitted=("adain",)),
     "both": Arm(fitted=("reinhard-rgb", "adain")),
     "color-lab": Arm(fitted=("reinhard-lab",)),
@@ -74,7 +75,7 @@ ARMS = {
     "jitter+adain": Arm(fitted=("adain",), jitter=True),
     "jitter+both": Arm(fitted=("reinhard-rgb", "adain"), jitter=True),
 }
-MAIN_ARMS = ("none", "jitter", "color", "adain", "both")
+MAIN_ARMS = ("none", "jitter", "color", "photo", "adain", "both")
 
 
 def make_augment(arm: Arm, banks: dict[str, Path]) -> Augment:

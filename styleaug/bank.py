@@ -77,7 +77,8 @@ class StyleBank:
             raise BankError(f"codes must be (N, S) with at least one style, got {tuple(codes.shape)}.")
         if not codes.is_floating_point():
             raise BankError(f"codes must be floats, got {codes.dtype}.")
-        codes = codes.detach().cpu().float().contiguous()  # first: a wider float may overflow
+        # Cast first, as a wider float may overflow; a copy, as the caller may go on to change theirs.
+        codes = codes.detach().cpu().to(torch.float32, copy=True).contiguous()
         if not codes.isfinite().all():
             bad = int((~codes.isfinite().all(dim=1)).sum())
             raise BankError(f"{bad} of {len(codes)} codes are not finite. Fit the bank again.")

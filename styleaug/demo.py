@@ -8,7 +8,8 @@ The file is a template, too: in a pipeline of your own, `fit_bank` and `StyleAug
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -83,6 +84,17 @@ class Demo:
         return asdict(self)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: such small networks gain nothing by more, and wait for busy cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def run_demo(
     out: str | Path,
     *,
@@ -120,7 +132,7 @@ def run_demo(
     ticks, total = count(1), len(augments) * epochs
     arms: list[Arm] = []
     readings: list[list[Image.Image]] = []
-    with torch.random.fork_rng(devices=[]):  # leaves torch's global generator as it was
+    with torch.random.fork_rng(devices=[]), one_thread():  # leaves torch's global state as it was
         for name, augment in augments.items():
             torch.manual_seed(seed)  # every network starts from the same weights
             network, seconds, cost = train_classifier(

@@ -62,6 +62,7 @@ def test_a_bank_is_a_value():
     kept.select([0, 1]).codes.zero_()
     kept.merge(kept).codes.zero_()
     kept.sample(2).codes.zero_()
+    mine.zero_()
     assert torch.equal(kept.codes, before)
 
 

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from styleaug import StyleBank
+from styleaug.training.config import DEFAULTS
 
 MANIFEST = "manifest.jsonl"
-GROUPS = ["bank", "bank show", "bank merge", "bank sample", "train", "train adain"]
+GROUPS = ["bank", "bank show", "bank merge", "bank sample", "train", "train adain", "train photo"]
 COMMANDS = ["demo", "fit-style", "apply", "preview", "list", *GROUPS]
 
 
@@ -258,10 +259,12 @@ def test_usage_errors_exit_with_2(tmp_path):
     run("nonsense", code=2)
 
 
-def test_train_dry_run_prints_the_config(tmp_path):
-    args = ("train", "adain", "--content", tmp_path, "--style", tmp_path, "-o", tmp_path / "run", "--dry-run")
+@pytest.mark.parametrize("name", ["adain", "photo"])
+def test_train_dry_run_prints_the_config(name, tmp_path):
+    args = ("train", name, "--content", tmp_path, "--style", tmp_path, "-o", tmp_path / "run", "--dry-run")
     config = json.loads(run(*args, "--steps", 7).stdout)
-    assert config["steps"] == 7 and config["batch"] == 8
+    assert config == {**DEFAULTS[name].to_dict(), "steps": 7}
+    assert config["generator"] == name
     assert not (tmp_path / "run").exists()
 
 

@@ -186,6 +186,12 @@ def test_batch_mode_takes_styles_from_other_rows():
     torch.testing.assert_close(alone, images[:1], atol=2e-3, rtol=0)
 
 
+def test_batch_mode_refuses_what_it_cannot_use():
+    for options in ({"sampler": "mix"}, {"weights": [1, 2]}):
+        with pytest.raises(ConfigError, match="leave out sampler and weights"):
+            Stylizer("batch", **options)
+
+
 def test_batch_mode_encodes_each_source_once():
     spy = Spy()
     augment = Stylizer("batch", generator=spy, p=1.0)

@@ -61,7 +61,7 @@ class ChannelStats(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         features, stats = ctx.saved_tensors
         (mean, std), (to_mean, to_std) = split_stats(stats), split_stats(grad)
         count = features.shape[2] * features.shape[3]

@@ -74,13 +74,12 @@ class Photo(AbstractGenerator):
 
         # For each block its modulation; one transform for each tone; weights and bias of the tone.
         self.parts = [4 * channels] * blocks + [12 * tones, 4]
-        self.read_codes = nn.Sequential(
-            nn.Linear(2 * self.code_length, hidden), nn.ReLU(), nn.Linear(hidden, sum(self.parts))
-        )
+        last = nn.Linear(hidden, sum(self.parts))
+        self.read_codes = nn.Sequential(nn.Linear(2 * self.code_length, hidden), nn.ReLU(), last)
         # Start as the plain colour swap.
-        initialise(self, quiet=[self.to_grid, self.read_codes[2]])
+        initialise(self, quiet=[self.to_grid, last])
         with torch.no_grad():  # the tone is luminance (BT.601), until the codes say otherwise
-            self.read_codes[2].bias[-4:] = torch.tensor([0.299, 0.587, 0.114, 0.0])
+            last.bias[-4:] = torch.tensor([0.299, 0.587, 0.114, 0.0])
 
     def settings(self) -> dict[str, Any]:
         """Give the sizes."""

@@ -12,13 +12,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from styleaug.atomic import atomic
+from styleaug.generators.adain import AdaIN
 from styleaug.generators.layers import channel_stats
+from styleaug.generators.photo import Photo
 from styleaug.training.config import PerceptualConfig
 from styleaug.training.data import ImagePack, random_crops
 from styleaug.training.losses import VGG19, content_loss, edge_correlation, gamut_loss, load_vgg19, style_loss
-from styleaug.weights import LEARNED_GENERATORS
 
 __all__ = ["PerceptualRecipe"]
+
+KINDS: dict[str, type[AdaIN] | type[Photo]] = {"adain": AdaIN, "photo": Photo}
+"""What a perceptual loss can train; `config.GENERATORS` are their names."""
 
 
 class PerceptualRecipe:
@@ -36,7 +40,7 @@ class PerceptualRecipe:
     def __init__(self, config: PerceptualConfig, content: ImagePack, styles: ImagePack):
         torch.manual_seed(config.seed)
         self.config, self.content, self.styles = config, content, styles
-        self.generator = LEARNED_GENERATORS[config.generator]()
+        self.generator = KINDS[config.generator]()
         self.optimiser = torch.optim.Adam(self.generator.parameters(), lr=config.learning_rate)
         rng = torch.Generator().manual_seed(config.seed)
         crops = [random_crops(styles.pixels, config.style_size, rng) for _ in range(config.style_crops)]
@@ -149,7 +153,7 @@ def cached(path: Path, sources: list[Tensor], make: Callable[[], list[Tensor]]) 
     """Take tensors from `path` if they were made from these `sources`; else make and write them."""
     digest = hashlib.blake2b(digest_size=16)
     for source in sources:
-        digest.update(source.numpy())
+        digest.update(source.numpy().data)
     made_from = {"styleaug": digest.hexdigest()}
     if path.exists():
         with safe_open(path, "pt") as file:

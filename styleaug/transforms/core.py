@@ -76,6 +76,10 @@ class Stylizer(nn.Module):
         self.components = components
         self.keep_luminance = keep_luminance
         self.bank = None if bank == WITHIN_BATCH else bank if isinstance(bank, StyleBank) else load_bank(bank)
+        if self.bank is None and (sampler != "uniform" or weights is not None):
+            raise ConfigError(
+                'bank="batch" draws from the other images alike; leave out sampler and weights.'
+            )
         if generator is None:
             generator = WITHIN_BATCH_GENERATOR if self.bank is None else self.bank.provenance.generator
         self._home = (generator,)  # in a tuple, lest nn.Module adopt a network

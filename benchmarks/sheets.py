@@ -1,0 +1,71 @@
+"""Draw what the generators make of ten contents in ten styles; look at the result at full size.
+
+    STYLEAUG_DATA=DATA python benchmarks/sheets.py adain photo --out benchmarks/results
+
+Only images that the data's manifest marks free, none of which was trained on where the folder has
+enough of them: photographs (Caltech-101) and blood cells (PBC) as contents and a painting and a scroll
+among them; paintings (Art Institute of Chicago), scrolls (KaoKore) and procedural textures as styles.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision.transforms.functional import to_pil_image, to_tensor
+
+from styleaug.contact_sheet import contact_sheet
+from styleaug.files import image_files
+from styleaug.training.data import is_held_out, read_square
+from styleaug.training.textures import texture
+from styleaug.weights import load_generator
+
+CONTENTS = {"content/caltech101": 6, "wbc/pbc": 2, "style/artwall_cc0": 1, "style/kaokore": 1}
+STYLES = {"style/artwall_cc0": 6, "style/kaokore": 2}
+TEXTURES = (1, 2)
+
+
+def held_out(data: Path, counts: dict[str, int], size: int) -> list[Image.Image]:
+    """Take images of each folder that no training run may read."""
+    tiles = []
+    for folder, count in counts.items():
+        files = [path for path in image_files(data / folder) if is_held_out(path)]
+        step = max(1, len(files) // count)
+        tiles += [
+            Image.fromarray(read_square(path, size).transpose(1, 2, 0)) for path in files[::step][:count]
+        ]
+    return tiles
+
+
+@torch.inference_mode()
+def sheet(name: str, contents: list[Image.Image], styles: list[Image.Image]) -> Image.Image:
+    """Lay out styles above, contents at the left, and each content in each style."""
+    generator = load_generator(name)
+    codes = generator.encode_style(torch.stack([to_tensor(style) for style in styles]))
+    blank = Image.new("RGB", contents[0].size, "white")
+    rows = [[blank, *styles]]
+    for content in contents:
+        images = to_tensor(content).expand(len(styles), -1, -1, -1)
+        painted = generator(images, codes, torch.ones(len(styles)))
+        rows.append([content, *(to_pil_image(image) for image in painted)])
+    return contact_sheet(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("generators", nargs="*", default=["adain", "photo"])
+    parser.add_argument("--size", type=int, default=192)
+    parser.add_argument("--out", type=Path, default=Path("."))
+    args = parser.parse_args()
+    data = Path(os.environ["STYLEAUG_DATA"])
+    contents = held_out(data, CONTENTS, args.size)
+    styles = held_out(data, STYLES, args.size)
+    styles += [to_pil_image(texture(seed, args.size)) for seed in TEXTURES]
+    for name in args.generators:
+        picture = sheet(name, contents, styles)
+        picture.save(args.out / f"{Path(name).stem}.jpg", quality=85)
+
+
+if __name__ == "__main__":
+    main()
