@@ -132,6 +132,7 @@ class AdaIN(AbstractGenerator):
 
         `strength` moves the codes from the image's own to the given ones, at every level.
         """
+        images = images.contiguous()  # arithmetic with one number a channel is slow in other layouts
         colours = channel_stats(images)
         whitened = whiten(images, colours)
         levels = self.encoder(whitened)

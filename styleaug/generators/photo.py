@@ -117,6 +117,7 @@ class Photo(AbstractGenerator):
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
         """Read the statistics of the image's colours and of each encoder level."""
+        images = images.contiguous()  # arithmetic with one number a channel is slow in other layouts
         colours = channel_stats(images)
         levels = self.encoder(whiten(shrink(images), colours))
         return torch.cat([colours, *(channel_stats(level) for level in levels)], dim=1)
@@ -140,6 +141,7 @@ class Photo(AbstractGenerator):
 
         `strength` moves the code from the image's own to the given one.
         """
+        images = images.contiguous()  # arithmetic with one number a channel is slow in other layouts
         colours = channel_stats(images)
         levels = self.encoder(whiten(shrink(images), colours))
         own = torch.cat([colours, *(channel_stats(level) for level in levels)], dim=1)
@@ -181,7 +183,8 @@ class Photo(AbstractGenerator):
 
 def shrink(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 64 64"]:
     """Make the small copy that the network sees, whatever the shape."""
-    return F.interpolate(images, size=(SMALL, SMALL), mode="bilinear", antialias=True)
+    # In float32, as bfloat16 has no such kernel on a CPU.
+    return F.interpolate(images.float(), size=(SMALL, SMALL), mode="bilinear", antialias=True)
 
 
 def interpolation(size_out: int, size_in: int, like: Tensor) -> Float[Tensor, "O I"]:
