@@ -74,8 +74,8 @@ class Photo(AbstractGenerator):
 
         # For each block its modulation; one transform for each tone; weights and bias of the tone.
         self.parts = [4 * channels] * blocks + [12 * tones, 4]
-        last = nn.Linear(hidden, sum(self.parts))
-        self.read_codes = nn.Sequential(nn.Linear(2 * self.code_length, hidden), nn.ReLU(), last)
+        first, last = nn.Linear(2 * self.code_length, hidden), nn.Linear(hidden, sum(self.parts))
+        self.read_codes = nn.Sequential(first, nn.ReLU(), last)
         # Start as the plain colour swap.
         initialise(self, quiet=[self.to_grid, last])
         with torch.no_grad():  # the tone is luminance (BT.601), until the codes say otherwise
