@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from styleaug.errors import WeightsError
-from styleaug.generators.base import AbstractGenerator, per_row
+from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.layers import (
     ModulatedBlock,
     adain,
@@ -17,7 +17,7 @@ from styleaug.generators.layers import (
     initialise,
     modulate,
     pad_to_multiple,
-    split_stats,
+    recolour,
     whiten,
 )
 
@@ -143,11 +143,7 @@ class AdaIN(AbstractGenerator):
             adain(level, style, stats) for level, style, stats in zip(levels, styles, own, strict=True)
         ]
         painted = self.decode(whitened, swapped, codes)
-        mean, std = split_stats(wanted)
-        painted = torch.addcmul(mean.to(painted.dtype), painted, std.to(painted.dtype))
-        # The codes carry most of `strength`; this rises early and is exact at 0 and 1.
-        eased = (strength * (2 - strength)).to(images.dtype)
-        return torch.lerp(images, painted, per_row(eased))
+        return recolour(images, painted, wanted, strength)
 
     def decode(
         self, whitened: Float[Tensor, "B 3 H W"], levels: list[Tensor], codes: Float[Tensor, "B S"]

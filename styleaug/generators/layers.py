@@ -16,6 +16,7 @@ __all__ = [
     "initialise",
     "normalise",
     "pad_to_multiple",
+    "recolour",
     "split_stats",
     "whiten",
 ]
@@ -105,6 +106,27 @@ def whiten(images: Float[Tensor, "B 3 H W"], stats: Float[Tensor, "B 6"]) -> Flo
     mean, std = split_stats(stats)
     scale = 1 / std.clamp_min(FLAT)
     return torch.addcmul((-mean * scale).to(images.dtype), images, scale.to(images.dtype))
+
+
+def recolour(
+    images: Float[Tensor, "B 3 H W"],
+    painted: Float[Tensor, "B 3 H W"],
+    colours: Float[Tensor, "B 6"],
+    strength: Float[Tensor, " B"],
+) -> Float[Tensor, "B 3 H W"]:
+    """Undo `whiten` with the colours that are wanted, and mix with the images where strength is below 1.
+
+    Args:
+        images: what the generator was given.
+        painted: what it made of them, whitened.
+        colours: means and standard deviations to give them, already as far as `strength` moves them.
+        strength: `(B,)` in [0, 1].
+    """
+    mean, std = split_stats(colours)
+    painted = torch.addcmul(mean.to(painted.dtype), painted, std.to(painted.dtype))
+    # The codes carry most of `strength`; this rises early and is exact at 0 and 1.
+    eased = (strength * (2 - strength)).to(images.dtype)
+    return torch.lerp(images, painted, eased[:, None, None, None])
 
 
 def split_stats(stats: Float[Tensor, "B C2"]) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from styleaug.errors import WeightsError
-from styleaug.generators.base import AbstractGenerator, per_row
+from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.layers import (
     ModulatedBlock,
     channel_stats,
     conv3x3,
     initialise,
-    split_stats,
+    recolour,
     whiten,
 )
 
@@ -154,11 +154,7 @@ class Photo(AbstractGenerator):
         grid = self.to_grid(x) + everywhere[:, :, None, None]
         whitened = whiten(images, colours)
         painted = self.look_up(grid.to(images.dtype), whitened, tone.to(images.dtype))
-        mean, std = split_stats(codes[:, :6])
-        painted = torch.addcmul(mean.to(painted.dtype), painted, std.to(painted.dtype))
-        # The codes carry most of `strength`; this rises early and is exact at 0 and 1.
-        eased = (strength * (2 - strength)).to(images.dtype)
-        return torch.lerp(images, painted, per_row(eased))
+        return recolour(images, painted, codes[:, :6], strength)
 
     def look_up(
         self, grid: Float[Tensor, "B G 16 16"], whitened: Float[Tensor, "B 3 H W"], tone: Float[Tensor, "B 4"]
