@@ -23,8 +23,8 @@ import torch
 from machine import describe_card, machine_card
 from reference import ReferenceAdaIN
 
+from styleaug.generators.base import keep_freed_memory
 from styleaug.generators.color import COLOR_GENERATORS
-from styleaug.transforms.core import keep_freed_memory
 from styleaug.weights import generator_names, load_generator
 
 SIZE = 224

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         FileError,
         ImageError,
         StyleAugError,
+        TrainError,
         WeightsError,
     )
     from styleaug.folder import apply_folder
@@ -38,6 +39,7 @@ HOMES = {
     "StyleBank": "bank",
     "StyleCollate": "transforms.loader",
     "StyleLoader": "transforms.loader",
+    "TrainError": "errors",
     "WeightsError": "errors",
     "apply_folder": "folder",
     "bank_names": "weights",
@@ -62,6 +64,7 @@ __all__ = [
     "StyleBank",
     "StyleCollate",
     "StyleLoader",
+    "TrainError",
     "WeightsError",
     "apply_folder",
     "bank_names",

@@ -2,13 +2,13 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from styleaug.cli_training import fit_style, train
+from styleaug.console import finish, progress, say
 from styleaug.errors import StyleAugError
 
 __all__ = ["main"]
@@ -42,69 +42,19 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     say(f"What the classifiers saw: {out}")
 
 
-@cli.command("fit-style")
-@click.argument("folder", type=INPUT)
-@click.option("-o", "--out", type=OUTPUT, required=True, help="The bank to write (.safetensors).")
-@click.option("--generator", default="reinhard-rgb", show_default=True, help="Name, or path to weights.")
-@click.option(
-    "--max-styles", type=click.IntRange(1), default=256, show_default=True, help="Size of the bank."
-)
-@click.option(
-    "--patches", type=click.IntRange(1), default=1, show_default=True,
-    help="Styles read from each image: 1 reads it whole, N reads N random crops.",
-)  # fmt: skip
-@click.option(
-    "--choose", type=click.Choice(["random", "diverse"]), default="random", show_default=True,
-    help="Of more styles: any, as often as the folder has them, or those that cover the folder best.",
-)  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images and crops.")
-@click.option("--licence", default="", help="Of the images, written into the bank.")
-@click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
-def fit_style(
-    folder: Path,
-    out: Path,
-    generator: str,
-    max_styles: int,
-    patches: int,
-    choose: Any,
-    seed: int,
-    licence: str,
-    strict: bool,
-) -> None:
-    """Read the styles of the images in FOLDER into a bank of a few kilobytes.
-
-    No labels are needed. The bank holds statistics, no pixels and no file names.
-    """
-    from styleaug.training.fit import fit_style
-
-    with progress("reading styles") as report:
-        fit = fit_style(
-            folder,
-            generator=generator,
-            max_styles=max_styles,
-            patches=patches,
-            choose=choose,
-            seed=seed,
-            licence=licence,
-            report=report,
-        )
-    if not (strict and fit.failed):
-        fit.bank.save(out)
-        say(f"{out}: {fit.bank}, {out.stat().st_size / 1024:.1f} kB")
-    finish(fit.failed, strict)
-
-
 @cli.command()
 @click.argument("folder", type=INPUT)
 @click.option("-o", "--out", type=OUTPUT, required=True, help="Folder for the copies, outside FOLDER.")
-@click.option("--bank", default="art", show_default=True, help="Name or path of the bank.")
+@click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
+@click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
 @click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Of each image.")
 @click.option(
     "--strength", nargs=2, type=STRENGTH, default=(0.5, 1.0), show_default=True, help="Low and high."
 )
 @click.option(
-    "--sampler", type=click.Choice(["uniform", "mix", "gaussian"]), default="uniform", show_default=True
-)
+    "--sampler", type=click.Choice(["uniform", "mix", "slerp", "gaussian"]), default="uniform",
+    show_default=True,
+)  # fmt: skip
 @click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes.")
@@ -112,7 +62,8 @@ def fit_style(
 def apply(
     folder: Path,
     out: Path,
-    bank: str,
+    bank: str | None,
+    generator: str | None,
     copies: int,
     strength: tuple[float, float],
     sampler: Any,
@@ -133,6 +84,7 @@ def apply(
             folder,
             out,
             bank=bank,
+            generator=generator,
             copies=copies,
             strength=strength,
             sampler=sampler,
@@ -148,30 +100,45 @@ def apply(
 
 @cli.command()
 @click.argument("images", type=INPUT, nargs=-1)
-@click.option("--bank", default="art", show_default=True, help="Name or path of the bank.")
+@click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
+@click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
 @click.option("-o", "--out", type=OUTPUT, default=Path("preview.png"), show_default=True)
 @click.option("--styles", type=click.IntRange(1, 100), default=6, show_default=True, help="Columns.")
 @click.option("--strength", type=STRENGTH, default=1.0, show_default=True)
+@click.option("--splice", type=click.Choice(["halves", "fields"]), help="Join two styles in each image.")
 @click.option("--size", type=click.IntRange(16, 1024), default=192, show_default=True, help="Of a tile.")
 @click.option("--most", type=click.IntRange(1, 100), default=8, show_default=True, help="Rows.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of styles.")
 def preview(
     images: tuple[Path, ...],
-    bank: str,
+    bank: str | None,
+    generator: str | None,
     out: Path,
     styles: int,
     strength: float,
+    splice: Any,
     size: int,
     most: int,
     seed: int,
 ) -> None:
-    """Draw a contact sheet of IMAGES (files or folders) in styles of a bank.
+    """Draw a contact sheet of IMAGES (files or folders) in styles of a bank, or by a generator alone.
 
     Without IMAGES it shows the sample photos.
     """
     from styleaug.contact_sheet import preview
 
-    path = preview(images, out, bank=bank, styles=styles, strength=strength, size=size, most=most, seed=seed)
+    path = preview(
+        images,
+        out,
+        bank=bank,
+        generator=generator,
+        styles=styles,
+        strength=strength,
+        splice=splice,
+        size=size,
+        most=most,
+        seed=seed,
+    )
     say(f"{path} written")
 
 
@@ -229,113 +196,8 @@ def list_() -> None:
     click.echo("banks\n  " + "\n  ".join(bank_names()))
 
 
-@cli.group()
-def train() -> None:
-    """Train generators."""
-
-
-class TrainCommand(click.Command):
-    """Takes its options from a configuration, once they are asked for."""
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Add one option for each field but the generator's name, which is the command's."""
-        from dataclasses import fields
-
-        from styleaug.training.config import DEFAULTS
-
-        known, defaults = super().get_params(ctx), DEFAULTS[self.name or ""]
-        made = [
-            click.Option(
-                [f"--{field.name.replace('_', '-')}"],
-                type=type(field.default),
-                default=getattr(defaults, field.name),
-                show_default=True,
-                help=field.metadata["help"],
-            )
-            for field in fields(defaults)
-            if field.name != "generator"
-        ]
-        return known[:-1] + made + known[-1:]
-
-
-def train_command(name: str, text: str) -> None:
-    """Add `styleaug train NAME`."""
-
-    @train.command(name, cls=TrainCommand, help=text)
-    @click.option(
-        "--content", type=INPUT, multiple=True, required=True, help="Folder of contents; repeatable."
-    )
-    @click.option(
-        "--style", "styles", type=INPUT, multiple=True, required=True, help="Of styles; repeatable."
-    )
-    @click.option("-o", "--out", type=OUTPUT, required=True, help="Run folder; a run in it is taken up.")
-    @click.option("--loss-networks", type=INPUT, help="Folder of VGG-19's weights; else torchvision's.")
-    @click.option(
-        "--minutes", type=float, default=float("inf"), help="Stop after this long; call again to go on."
-    )
-    @click.option("--dry-run", is_flag=True, help="Print the configuration as JSON and stop.")
-    def command(
-        content: tuple[Path, ...],
-        styles: tuple[Path, ...],
-        out: Path,
-        loss_networks: Path | None,
-        minutes: float,
-        dry_run: bool,
-        **options: Any,
-    ) -> None:
-        from styleaug.training.config import PerceptualConfig
-
-        config = PerceptualConfig(generator=name, **options)
-        if dry_run:
-            click.echo(json.dumps(config.to_dict(), sort_keys=True))
-            return
-        from styleaug.training.data import pack_images
-        from styleaug.training.loop import train
-
-        say("reading the images ...")
-        contents, looks = (pack_images(folders, 2 * config.size) for folders in (content, styles))
-        with progress("training") as report:
-            weights = train(
-                contents,
-                looks,
-                out,
-                config=config,
-                loss_networks=loss_networks,
-                minutes=minutes,
-                report=lambda step, losses: report(step, config.steps),
-            )
-        say(f"{weights} written" if weights else f"time is up; call again to go on with {out}")
-
-
-train_command("adain", "Train the AdaIN generator: texture, stroke and colour of any style.")
-train_command("photo", "Train the photo generator: local colour, light and tone; no edge moves.")
-
-
-@contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on stderr; give the function that moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def say(text: str) -> None:
-    """Talk to the person, on stderr."""
-    click.echo(text, err=True)
-
-
-def finish(failed: list[tuple[Path, str]], strict: bool) -> None:
-    """Report the files that could not be used; exit with 1 if that was to be strict about."""
-    for _, reason in failed:
-        say(f"skipped: {reason}")
-    if failed:
-        say(f"{len(failed)} files skipped")
-        if strict:
-            sys.exit(1)
+cli.add_command(fit_style)
+cli.add_command(train)
 
 
 def main() -> None:

@@ -9,8 +9,10 @@ from PIL import Image, ImageDraw, ImageOps
 from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError
 from styleaug.files import image_files, open_image, save_image
-from styleaug.transforms.core import StyleParams, Stylizer
-from styleaug.weights import load_bank, pretrained_folder
+from styleaug.generators.base import AbstractGenerator
+from styleaug.transforms.core import WITHIN_BATCH, StyleParams, Stylizer
+from styleaug.transforms.splice import Splice
+from styleaug.weights import pretrained_folder
 
 __all__ = ["contact_sheet", "preview", "sample_photos"]
 
@@ -27,9 +29,11 @@ def preview(
     images: Sequence[str | Path] = (),
     out: str | Path = "preview.png",
     *,
-    bank: str | Path | StyleBank = "art",
+    bank: str | Path | StyleBank | None = None,
+    generator: str | Path | AbstractGenerator | None = None,
     styles: int = 6,
     strength: float = 1.0,
+    splice: Splice | None = None,
     size: int = 192,
     most: int = 8,
     seed: int = 0,
@@ -39,9 +43,11 @@ def preview(
     Args:
         images: files or folders; without any, the sample photos.
         out: the picture to write.
-        bank: a shipped name, a path, or a `StyleBank`.
-        styles: columns; drawn from the bank without repetition.
+        bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`.
+        generator: see `StyleAugment`.
+        styles: columns; drawn from the bank without repetition, or from the generator's prior.
         strength: in [0, 1].
+        splice: `"halves"` or `"fields"`: each column has two styles in one image.
         size: side of each tile in pixels.
         most: rows; of more images an evenly spaced part is shown.
         seed: of the choice of styles.
@@ -51,20 +57,20 @@ def preview(
     """
     if styles < 1 or most < 1 or size < 16:
         raise ConfigError(f"styles and most must be at least 1 and size 16, got {styles}, {most}, {size}.")
-    bank = bank if isinstance(bank, StyleBank) else load_bank(bank)
+    if bank == WITHIN_BATCH or splice == "mask":
+        raise ConfigError('a contact sheet has neither batches nor masks; leave out "batch" and "mask".')
+    stylizer = Stylizer(bank, generator=generator, p=1.0, strength=strength, splice=splice)
     paths: list[Path] = []
     for image in images or sample_photos():
         paths += image_files(Path(image)) if Path(image).is_dir() else [Path(image)]
     paths = [paths[i * len(paths) // min(most, len(paths))] for i in range(min(most, len(paths)))]
-    rng = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(bank), generator=rng)[:styles]
-    stylizer = Stylizer(bank, p=1.0)
+    columns = choose_styles(stylizer, styles, strength, torch.Generator().manual_seed(seed))
     rows = []
     for path in paths:
         tile = ImageOps.fit(open_rgb(path, size), (size, size), Image.Resampling.LANCZOS)
-        styled = [stylizer.apply(tile, one_style(bank, int(row), strength)) for row in chosen]
-        rows.append([tile, *styled])
-    captions = ["image", *(f"style {int(row)}" for row in chosen)]
+        rows.append([tile, *(stylizer.apply(tile, params) for params in columns)])
+    names = (" + ".join(map(str, params["sources"].flatten().tolist())) for params in columns)
+    captions = ["image", *(f"style {name}".strip() for name in names)]
     save_image(contact_sheet(rows, captions), Path(out))
     return Path(out)
 
@@ -80,6 +86,14 @@ def open_rgb(path: Path, size: int) -> Image.Image:
     return picture.convert("RGB")
 
 
+def choose_styles(stylizer: Stylizer, count: int, strength: float, rng: torch.Generator) -> list[StyleParams]:
+    """Draw each column's parameters."""
+    bank = stylizer.bank
+    if bank is None or stylizer.splice is not None:
+        return [stylizer.draw(1, rng) for _ in range(count if stylizer.code_length else 1)]
+    return [one_style(bank, int(row), strength) for row in torch.randperm(len(bank), generator=rng)[:count]]
+
+
 def one_style(bank: StyleBank, row: int, strength: float) -> StyleParams:
     """Give parameters that apply one style of the bank to one image."""
     return StyleParams(
@@ -88,6 +102,7 @@ def one_style(bank: StyleBank, row: int, strength: float) -> StyleParams:
         codes=bank.codes[row : row + 1],
         sources=torch.tensor([[row]]),
         shares=torch.ones(1, 1),
+        fields=None,
     )
 
 

@@ -6,6 +6,7 @@
     ├── BankError     (ValueError)    a style bank that is damaged, or made by another generator
     ├── WeightsError  (ValueError)    generator weights that are damaged, unknown or do not fit
     ├── ConfigError   (ValueError)    an argument outside its range
+    ├── TrainError    (RuntimeError)  a training run that diverged
     └── DeviceError   (RuntimeError)  a device that cannot be used where it was asked for
 
 Each is also the builtin in brackets, so that code which knows nothing of styleaug can catch it.
@@ -18,6 +19,7 @@ __all__ = [
     "FileError",
     "ImageError",
     "StyleAugError",
+    "TrainError",
     "WeightsError",
 ]
 
@@ -44,6 +46,10 @@ class WeightsError(StyleAugError, ValueError):
 
 class ConfigError(StyleAugError, ValueError):
     """An argument outside its range."""
+
+
+class TrainError(StyleAugError, RuntimeError):
+    """A training run that diverged."""
 
 
 class DeviceError(StyleAugError, RuntimeError):

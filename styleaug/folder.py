@@ -14,9 +14,9 @@ from styleaug.atomic import remove_parts
 from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError, FileError, StyleAugError
 from styleaug.files import image_files, open_image, save_image
+from styleaug.generators.base import AbstractGenerator
 from styleaug.samplers import Sampler
-from styleaug.transforms.core import Stylizer
-from styleaug.weights import load_bank
+from styleaug.transforms.core import WITHIN_BATCH, Stylizer
 
 __all__ = ["Applied", "apply_folder"]
 
@@ -51,7 +51,8 @@ def apply_folder(
     source: str | Path,
     out: str | Path,
     *,
-    bank: str | Path | StyleBank = "art",
+    bank: str | Path | StyleBank | None = None,
+    generator: str | Path | AbstractGenerator | None = None,
     copies: int = 1,
     strength: float | Sequence[float] = (0.5, 1.0),
     sampler: Sampler = "uniform",
@@ -70,7 +71,8 @@ def apply_folder(
     Args:
         source: searched with all folders below it; never written to.
         out: made if it is missing; must lie outside `source`.
-        bank: a shipped name, a path, or a `StyleBank`.
+        bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`.
+        generator: see `StyleAugment`.
         copies: for each image; `photo.jpg` becomes `photo.jpg`, or `photo-1.jpg`, `photo-2.jpg`, ...
         strength: see `StyleAugment`.
         sampler: see `StyleAugment`.
@@ -90,11 +92,16 @@ def apply_folder(
     if out.resolve().is_relative_to(source.resolve()):
         raise FileError(f"{out} lies in {source}; write the copies to a folder outside it.")
     files = image_files(source)
-    bank = bank if isinstance(bank, StyleBank) else load_bank(bank)
-    stylizer = Stylizer(bank, p=1.0, strength=strength, sampler=sampler, keep_luminance=keep_luminance)
+    if bank == WITHIN_BATCH:
+        raise ConfigError('bank="batch" takes styles from other images of a batch; here there is none.')
+    stylizer = Stylizer(
+        bank, generator=generator, p=1.0, strength=strength, sampler=sampler, keep_luminance=keep_luminance
+    )
+    known, home = stylizer.bank, stylizer.home
     settings = {
-        "bank": hashlib.sha256(bank.to_bytes()).hexdigest()[:16],
-        "generator": bank.provenance.generator,
+        # A bank carries its generator's fingerprint.
+        "bank": hashlib.sha256(known.to_bytes()).hexdigest()[:16] if known else home.fingerprint,
+        "generator": home.name,
         "copies": copies,
         "strength": list(stylizer.strength),
         "sampler": sampler,

@@ -10,9 +10,23 @@ from torch import Tensor
 
 from styleaug.errors import ConfigError
 
-__all__ = ["SAMPLERS", "Draw", "Sampler", "draw_others", "gaussian", "mix", "sample", "uniform", "weighted"]
+__all__ = [
+    "SAMPLERS",
+    "Draw",
+    "Sampler",
+    "draw_others",
+    "gaussian",
+    "lerp",
+    "mix",
+    "prior",
+    "sample",
+    "slerp",
+    "spherical",
+    "uniform",
+    "weighted",
+]
 
-Sampler = Literal["uniform", "weighted", "mix", "gaussian"]
+Sampler = Literal["uniform", "weighted", "mix", "gaussian", "slerp"]
 SAMPLERS = get_args(Sampler)
 
 
@@ -40,7 +54,7 @@ def sample(
     """Draw `count` codes with the sampler named `kind`.
 
     Args:
-        kind: `"uniform"`, `"weighted"`, `"mix"` or `"gaussian"`.
+        kind: `"uniform"`, `"weighted"`, `"mix"`, `"gaussian"` or `"slerp"`.
         codes: the bank's.
         count: B.
         rng: None draws from torch's global generator.
@@ -58,6 +72,8 @@ def sample(
             return mix(codes, count, rng, components=components)
         case "gaussian":
             return gaussian(codes, count, rng)
+        case "slerp":
+            return spherical(codes, count, rng)
     raise ConfigError(f"unknown sampler {kind!r}; choose from {', '.join(SAMPLERS)}.")
 
 
@@ -118,6 +134,56 @@ def gaussian(codes: Float[Tensor, "N S"], count: int, rng: torch.Generator | Non
     drawn = mean + noise @ (codes - mean) / math.sqrt(max(len(codes) - 1, 1))
     drawn = drawn.clamp(codes.amin(dim=0), codes.amax(dim=0))
     return Draw(drawn, torch.empty(count, 0, dtype=torch.long), torch.empty(count, 0))
+
+
+def spherical(codes: Float[Tensor, "N S"], count: int, rng: torch.Generator | None = None) -> Draw:
+    """Draw from the great circles between two styles, with a uniformly drawn share; see `slerp`.
+
+    Meant for codes that are normally distributed, as the latents of a VAE-GAN are: nearly all of them
+    have one norm, and their sums, unlike points on a great circle, a smaller one.
+    """
+    sources = torch.randint(len(codes), (count, 2), generator=rng)
+    share = torch.rand(count, generator=rng)
+    drawn = slerp(codes[sources[:, 0]], codes[sources[:, 1]], share)
+    return Draw(drawn, sources, torch.stack([1 - share, share], dim=1))
+
+
+def prior(length: int, count: int, rng: torch.Generator | None = None) -> Draw:
+    """Draw codes of `length` floats from the standard normal distribution, without a bank."""
+    none = torch.empty(count, 0)
+    return Draw(torch.randn(count, length, generator=rng), none.long(), none)
+
+
+def lerp(
+    one: Float[Tensor, "B S"], other: Float[Tensor, "B S"], share: Float[Tensor, " B"]
+) -> Float[Tensor, "B S"]:
+    """Go from `one` (share 0) to `other` (share 1) on a straight line; exact at both ends."""
+    return torch.lerp(one, other, share[:, None])
+
+
+def slerp(
+    one: Float[Tensor, "B S"], other: Float[Tensor, "B S"], share: Float[Tensor, " B"]
+) -> Float[Tensor, "B S"]:
+    """Go from `one` (share 0) to `other` (share 1) on a great circle (Shoemake 1985).
+
+    The direction turns at constant speed and the norm changes linearly. Where there is no single
+    great circle (codes that are zero, nearly parallel or nearly opposite) it is `lerp`.
+
+    Args:
+        one: `(B, S)`, given back exactly at share 0.
+        other: `(B, S)`, given back exactly at share 1.
+        share: `(B,)` in [0, 1].
+    """
+    straight, share = lerp(one, other, share), share[:, None]
+    norms = one.norm(dim=1, keepdim=True), other.norm(dim=1, keepdim=True)
+    start, end = (x / norm.clamp_min(1e-12) for x, norm in zip((one, other), norms, strict=True))
+    # Kahan's formula: unlike the arc cosine it is exact for small angles.
+    angle = 2 * torch.atan2((start - end).norm(dim=1, keepdim=True), (start + end).norm(dim=1, keepdim=True))
+    sine = angle.sin()
+    turned = (((1 - share) * angle).sin() * start + (share * angle).sin() * end) / sine.clamp_min(1e-12)
+    curved = torch.lerp(*norms, share) * turned
+    usable = (sine > 1e-3) & (norms[0] > 1e-12) & (norms[1] > 1e-12) & (share > 0) & (share < 1)
+    return torch.where(usable, curved, straight)
 
 
 def draw_others(rows: Int[Tensor, " K"], size: int, rng: torch.Generator | None = None) -> Int[Tensor, " K"]:

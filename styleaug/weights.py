@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,12 +19,17 @@ from styleaug.errors import BankError, WeightsError
 from styleaug.generators.adain import AdaIN
 from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.color import COLOR_GENERATORS
+from styleaug.generators.cyclegan import CycleGAN
+from styleaug.generators.patchswap import PatchSwap
 from styleaug.generators.photo import Photo
+from styleaug.generators.pix2pix import Pix2Pix
+from styleaug.generators.vaegan import VAEGAN
 
 __all__ = [
     "LEARNED_GENERATORS",
     "bank_names",
     "card",
+    "find_styles",
     "generator_names",
     "load_bank",
     "load_generator",
@@ -31,11 +38,23 @@ __all__ = [
 ]
 
 FORMAT = 1
+GENERATOR_FILE = "generator.safetensors"
+BANK_FILE = "bank.safetensors"
+DEFAULT_BANK = "art"
 MAX_BYTES = 512 * 2**20
 MAX_PARAMETERS = 128 * 2**20
 
-LEARNED_GENERATORS: dict[str, type[AbstractGenerator]] = {"adain": AdaIN, "photo": Photo}
+LEARNED_GENERATORS: dict[str, type[AbstractGenerator]] = {
+    "adain": AdaIN,
+    "photo": Photo,
+    "patchswap": PatchSwap,
+    "cyclegan": CycleGAN,
+    "pix2pix": Pix2Pix,
+    "vaegan": VAEGAN,
+}
 """Generators that read their weights from a file, by name."""
+DERIVED: dict[str, Callable[[], AbstractGenerator]] = {"patchswap": lambda: shipped_patchswap()}
+"""Generators made from the shipped weights of another, by name."""
 
 
 def pretrained_folder() -> Path:
@@ -61,7 +80,7 @@ def card(name: str) -> dict[str, Any]:
 
 def generator_names() -> list[str]:
     """List what `load_generator` knows by name."""
-    return sorted({*COLOR_GENERATORS, *cards()["generators"]})
+    return sorted({*COLOR_GENERATORS, *DERIVED, *cards()["generators"]})
 
 
 def bank_names() -> list[str]:
@@ -70,7 +89,7 @@ def bank_names() -> list[str]:
 
 
 def load_generator(source: str | Path) -> AbstractGenerator:
-    """Load a generator by name, or from a `.safetensors` file that training wrote.
+    """Load a generator by name, from a `.safetensors` file, or from the run folder that training wrote.
 
     It comes frozen and in evaluation mode, on the CPU. One that is asked for by name is made once
     and shared: copy it before you change it.
@@ -84,9 +103,9 @@ def load_generator(source: str | Path) -> AbstractGenerator:
     if not path.suffix and not path.exists():
         raise WeightsError(
             f"there is no generator {str(source)!r}. Known names: {', '.join(generator_names())}; "
-            "or give the path of a .safetensors file."
+            "or give the path of a .safetensors file or a run folder."
         )
-    return read_generator(path)
+    return read_generator(in_run(path, GENERATOR_FILE) if path.is_dir() else path)
 
 
 @cache
@@ -94,14 +113,24 @@ def named_generator(name: str) -> AbstractGenerator:
     """Make a shipped or training-free generator, once."""
     if name in COLOR_GENERATORS:
         return frozen(COLOR_GENERATORS[name]())
+    if name in DERIVED and name not in cards()["generators"]:
+        return frozen(DERIVED[name]())
     return read_generator(pretrained_folder() / cards()["generators"][name]["file"])
 
 
+def shipped_patchswap() -> PatchSwap:
+    """Give the shipped AdaIN a dictionary of patches; its weights are not shipped twice."""
+    network = deepcopy(named_generator("adain"))  # a copy, as each may be moved and cast on its own
+    assert isinstance(network, AdaIN)
+    return PatchSwap(network)
+
+
 def load_bank(source: str | Path) -> StyleBank:
-    """Load a bank by name, or from a `.safetensors` file that `fit-style` wrote.
+    """Load a bank by name, from a `.safetensors` file that `fit-style` wrote, or from a run folder.
 
     Raises:
         BankError: unknown name, or a file that is missing, damaged or no bank.
+        WeightsError: a run folder whose run is not finished.
     """
     if isinstance(source, str) and source in bank_names():
         return named_bank(source)
@@ -111,7 +140,87 @@ def load_bank(source: str | Path) -> StyleBank:
             f"there is no bank {str(source)!r}. Shipped: {', '.join(bank_names())}; or fit your own: "
             "styleaug fit-style FOLDER -o bank.safetensors"
         )
-    return StyleBank.load(path)
+    return StyleBank.load(in_run(path, BANK_FILE) if path.is_dir() else path)
+
+
+def in_run(folder: Path, name: str) -> Path:
+    """Find a file of a run folder.
+
+    Raises:
+        BankError: there is no bank, or this is no run folder and a bank was asked for.
+        WeightsError: the run is not finished, or this is no run folder and a generator was asked for.
+    """
+    if has_file(folder, name):
+        return folder / name
+    if has_file(folder, GENERATOR_FILE):
+        raise BankError(
+            f"{folder}: this run has no {BANK_FILE}. Fit one: styleaug fit-style FOLDER --generator {folder} "
+            f"-o {folder / BANK_FILE}"
+        )
+    if any((folder / part).exists() for part in ("checkpoints", "checkpoint.safetensors")):
+        raise WeightsError(f"{folder}: this run is not finished; go on with: styleaug train ... --resume")
+    if name == BANK_FILE:
+        raise BankError(
+            f"{folder}: is a folder without {BANK_FILE}; fit a bank from the images in one with: "
+            "styleaug fit-style FOLDER -o BANK.safetensors"
+        )
+    raise WeightsError(f"{folder}: is a folder without {name}; give a run folder, or a .safetensors file.")
+
+
+def find_styles(
+    bank: str | Path | StyleBank | None, generator: str | Path | AbstractGenerator | None
+) -> tuple[StyleBank | None, str | Path | AbstractGenerator]:
+    """Find the bank and the generator that belong together from either, or the default of both.
+
+    Args:
+        bank: a name, a path, a run folder, or a bank.
+        generator: a name, a path, a run folder, or a generator.
+
+    Returns:
+        The bank, or None where codes are drawn from the standard normal distribution; and the
+        generator, still by name or path where it was or can be given so.
+
+    Raises:
+        BankError: unknown or damaged, or the generator needs a bank and none is known for it.
+        WeightsError: the generator is unknown or damaged.
+    """
+    if bank is None and generator is None:
+        bank = DEFAULT_BANK
+    if bank is None:
+        assert generator is not None
+        return bank_of(generator), generator
+    if generator is None and is_run(bank):
+        bare = not has_file(bank, BANK_FILE) and has_file(bank, GENERATOR_FILE)
+        return None if bare and load_generator(bank).has_prior else load_bank(bank), bank
+    bank = bank if isinstance(bank, StyleBank) else load_bank(bank)
+    return bank, bank.provenance.generator if generator is None else generator
+
+
+def is_run(source: object) -> TypeGuard[str | Path]:
+    """Tell a folder from a shipped name, a file, or what is loaded."""
+    return isinstance(source, str | Path) and source not in bank_names() and Path(source).is_dir()
+
+
+def has_file(run: str | Path, name: str) -> bool:
+    """Tell whether a run folder holds this file."""
+    return (Path(run) / name).is_file()
+
+
+def bank_of(source: str | Path | AbstractGenerator) -> StyleBank | None:
+    """Find the bank of a generator: none if it has a prior, its run's, or a shipped one."""
+    generator = source if isinstance(source, AbstractGenerator) else load_generator(source)
+    if generator.has_prior:
+        return None
+    if isinstance(source, str | Path) and is_run(source) and has_file(source, BANK_FILE):
+        return load_bank(source)
+    for name in bank_names():
+        if cards()["banks"][name]["fingerprint"] == generator.fingerprint:
+            return load_bank(name)
+    named = generator.name if isinstance(source, AbstractGenerator) else source
+    raise BankError(
+        f"no bank is known for this generator {generator.name!r} (fingerprint {generator.fingerprint}). Fit "
+        f"one: styleaug fit-style FOLDER --generator {named} -o BANK.safetensors, and give it as bank."
+    )
 
 
 @cache

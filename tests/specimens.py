@@ -13,10 +13,21 @@ from styleaug.bank import Provenance, StyleBank
 from styleaug.generators.adain import AdaIN
 from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.color import COLOR_GENERATORS
+from styleaug.generators.cyclegan import CycleGAN
+from styleaug.generators.patchswap import PatchSwap
 from styleaug.generators.photo import Photo
+from styleaug.generators.pix2pix import Pix2Pix
+from styleaug.generators.vaegan import VAEGAN
 from styleaug.weights import load_generator
 
-TINY = {"tiny-adain": lambda: tiny_adain(), "tiny-photo": lambda: tiny_photo()}
+TINY = {
+    "tiny-adain": lambda: tiny_adain(),
+    "tiny-photo": lambda: tiny_photo(),
+    "tiny-patchswap": lambda: tiny_patchswap(),
+    "tiny-cyclegan": lambda: tiny_cyclegan(),
+    "tiny-pix2pix": lambda: tiny_pix2pix(),
+    "tiny-vaegan": lambda: tiny_vaegan(),
+}
 GENERATORS = [*COLOR_GENERATORS, *TINY]
 """What `generator` makes."""
 
@@ -39,6 +50,29 @@ def tiny_photo(seed: int = 0) -> Photo:
     return loud(network, network.to_grid, network.read_codes[2])
 
 
+def tiny_patchswap(seed: int = 0, *, patches: int = 4) -> PatchSwap:
+    """Make a network that paints, with random weights and a dictionary of few patches."""
+    return PatchSwap(tiny_adain(seed), patches=patches).eval().requires_grad_(False)
+
+
+def tiny_cyclegan(seed: int = 0) -> CycleGAN:
+    """Make a translator that folds and skips, with random weights."""
+    network = seeded(lambda: CycleGAN(4, blocks=2, fold=2, skip=True), seed)
+    return loud(network, network.tail.last)
+
+
+def tiny_pix2pix(seed: int = 0) -> Pix2Pix:
+    """Make a U-Net with random weights."""
+    network = seeded(lambda: Pix2Pix(4, depth=3), seed)
+    return loud(network, network.up[0])
+
+
+def tiny_vaegan(seed: int = 0) -> VAEGAN:
+    """Make a translator with a code of 3 numbers, with random weights."""
+    network = seeded(lambda: VAEGAN(4, blocks=1, latent=3, skip=True), seed)
+    return loud(network, network.tail.last)
+
+
 def seeded(make: Callable[[], Any], seed: int) -> Any:
     """Make something random without moving the global generator."""
     with torch.random.fork_rng(devices=[]):
@@ -49,7 +83,7 @@ def seeded(make: Callable[[], Any], seed: int) -> Any:
 def loud(network: Any, *layers: nn.Module) -> Any:
     """Give `layers` weights that are not close to zero."""
     for layer in layers:
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
         seeded(lambda weight=layer.weight: nn.init.normal_(weight, std=0.1), 0)
     return network.eval().requires_grad_(False)
 

@@ -27,7 +27,8 @@ LEVELS = [
     {"weights"},
     {"transforms", "training"},
     {"video", "evaluation", "export", "folder", "contact_sheet"},
-    {"demo"},
+    {"demo", "console"},
+    {"cli_training"},
     {"cli"},
     {"__main__"},
 ]
@@ -38,13 +39,14 @@ ALLOWED_BESIDE = {("atomic", "errors")}
 
 CORE = {"torch", "torchvision", "numpy", "PIL", "safetensors", "jaxtyping"}
 AT_HOME = {  # what is imported in some parts only
-    "click": {"cli"},
-    "rich": {"cli"},
+    "click": {"cli", "cli_training", "console"},
+    "rich": {"console"},
     "albumentations": {"transforms.albumentations"},
     "kornia": {"transforms.kornia"},
     "monai": {"transforms.monai"},
     "ray": {"transforms.ray"},
-    "lightning": {"training.lightning"},
+    "lightning_fabric": {"training.fabric"},
+    "tensorboard": {"training.monitor"},
     "pydicom": {"files"},
     "nibabel": {"files"},
     "tifffile": {"files"},

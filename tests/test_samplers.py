@@ -7,9 +7,22 @@ import torch
 from contract import SAMPLER_CHECKS, draw
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import seeds
 
 from styleaug import ConfigError
-from styleaug.samplers import SAMPLERS, draw_others, gaussian, mix, sample, uniform, weighted
+from styleaug.samplers import (
+    SAMPLERS,
+    draw_others,
+    gaussian,
+    lerp,
+    mix,
+    prior,
+    sample,
+    slerp,
+    spherical,
+    uniform,
+    weighted,
+)
 
 DRAWS = 20_000
 
@@ -95,6 +108,75 @@ def test_gaussian_stays_inside_the_bank():
     assert torch.equal(gaussian(codes[:1], 3, rng()).codes, codes[:1].expand(3, 2))
 
 
+@pytest.mark.parametrize("path", [lerp, slerp])
+@given(
+    count=st.integers(0, 4), length=st.integers(0, 5), scale=st.sampled_from([1e-20, 1.0, 1e6]), seed=seeds
+)
+def test_paths_start_and_end_exactly(path, count, length, scale, seed):
+    one, other = scale * torch.randn(2, count, length, generator=rng(seed))
+    assert torch.equal(path(one, other, torch.zeros(count)), one)
+    assert torch.equal(path(one, other, torch.ones(count)), other)
+    between = path(one, other, torch.rand(count, generator=rng(seed)))
+    assert between.shape == one.shape and between.isfinite().all()
+
+
+def test_lerp_is_straight():
+    one, other = torch.tensor([[0.0, 2.0]]), torch.tensor([[4.0, -2.0]])
+    torch.testing.assert_close(lerp(one, other, torch.tensor([0.25])), torch.tensor([[1.0, 1.0]]))
+
+
+def test_slerp_turns_at_constant_speed_while_the_norm_changes_linearly():
+    one, other = torch.tensor([[2.0, 0.0]]).expand(5, 2), torch.tensor([[0.0, 6.0]]).expand(5, 2)
+    share = torch.linspace(0, 1, 5)
+    angle, norm = share * math.pi / 2, 2 + 4 * share
+    wanted = torch.stack([norm * angle.cos(), norm * angle.sin()], dim=1)
+    torch.testing.assert_close(slerp(one, other, share), wanted)
+
+
+@given(seed=seeds, share=st.floats(0.01, 0.99))
+def test_slerp_keeps_the_norm_and_divides_the_angle(seed, share):
+    one, other = torch.nn.functional.normalize(torch.randn(2, 8, 16, generator=rng(seed)), dim=2)
+    middle = slerp(one, other, torch.full((8,), share))
+    torch.testing.assert_close(middle.norm(dim=1), torch.ones(8))
+    whole, part = ((one * x).sum(1).clamp(-1, 1).acos() for x in (other, middle))
+    torch.testing.assert_close(part, share * whole, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([1.0, 2.0], [1.0, 2.0]),
+        ([1.0, 2.0], [2.0, 4.0]),
+        ([1.0, 2.0], [1.0, 2.0000002]),
+        ([1.0, 2.0], [-1.0, -2.0]),
+        ([0.0, 0.0], [1.0, 2.0]),
+        ([0.0, 0.0], [0.0, 0.0]),
+    ],
+)
+def test_slerp_is_straight_where_there_is_no_single_great_circle(one, other):
+    share = torch.tensor([0.0, 0.3, 0.5, 1.0])
+    one, other = torch.tensor([one]).expand(4, 2), torch.tensor([other]).expand(4, 2)
+    assert torch.equal(slerp(one, other, share), lerp(one, other, share))
+
+
+def test_spherical_keeps_latents_on_their_shell():
+    codes = torch.randn(50, 256, generator=rng(1))
+    drawn = spherical(codes, 2000, rng())
+    low, high = codes.norm(dim=1).aminmax()
+    assert drawn.codes.norm(dim=1).min() > low - 1e-3 and drawn.codes.norm(dim=1).max() < high + 1e-3
+    assert mix(codes, 2000, rng()).codes.norm(dim=1).min() < 0.8 * low, "as sums do not"
+    assert_frequencies(drawn.sources, torch.full((50,), 1 / 50))
+    assert abs(drawn.shares[:, 1].mean() - 0.5) < 0.03 and abs(drawn.shares[:, 1].var() - 1 / 12) < 0.01
+
+
+def test_prior_is_standard_normal():
+    drawn = prior(3, DRAWS, rng())
+    torch.testing.assert_close(drawn.codes.mean(0), torch.zeros(3), atol=0.04, rtol=0)
+    torch.testing.assert_close(torch.cov(drawn.codes.T), torch.eye(3), atol=0.05, rtol=0)
+    assert drawn.sources.shape == drawn.shares.shape == (DRAWS, 0) and not drawn.sources.is_floating_point()
+    assert prior(0, 4).codes.shape == (4, 0)
+
+
 @given(size=st.integers(2, 12), seed=st.integers(0, 1000))
 def test_draw_others_never_gives_the_row_itself(size, seed):
     rows = torch.arange(size).repeat(20)
@@ -109,7 +191,7 @@ def test_draw_others_gives_all_others_equally_often():
 
 
 def test_unknown_samplers_are_refused():
-    with pytest.raises(ConfigError, match="choose from uniform, weighted, mix, gaussian"):
+    with pytest.raises(ConfigError, match="choose from uniform, weighted, mix, gaussian, slerp"):
         sample("median", torch.rand(3, 2), 1)  # pyright: ignore
     with pytest.raises(ConfigError, match="needs weights"):
         sample("weighted", torch.rand(3, 2), 1)

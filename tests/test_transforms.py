@@ -113,7 +113,7 @@ def test_pil_styling_is_that_of_tensors():
     image=tensors(axes=(4,), most_rows=6),
     p=shares,
     ends=st.tuples(shares, shares),
-    sampler=st.sampled_from(["uniform", "mix", "gaussian", "weighted", "batch"]),
+    sampler=st.sampled_from(["uniform", "mix", "gaussian", "weighted", "slerp", "batch"]),
     seed=seeds,
 )
 def test_replay_is_exact_and_other_rows_are_untouched(make, image, p, ends, sampler, seed):
@@ -315,6 +315,6 @@ def test_one_image_at_a_time_is_the_batch():
     params = augment.make_params(images)
     styled = augment.apply(images, params)
     for row in range(4):
-        one = {key: value[row : row + 1] for key, value in params.items() if key != "rows"}
-        alone = augment.apply(photo(seed=row), {**one, "rows": torch.tensor([0])})
+        one = {key: value[row : row + 1] for key, value in params.items() if key not in ("rows", "fields")}
+        alone = augment.apply(photo(seed=row), {**one, "rows": torch.tensor([0]), "fields": None})
         torch.testing.assert_close(alone, styled[row], atol=1e-5, rtol=0)

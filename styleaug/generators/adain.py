@@ -18,6 +18,7 @@ from styleaug.generators.layers import (
     modulate,
     pad_to_multiple,
     recolour,
+    smooth,
     whiten,
 )
 
@@ -162,10 +163,3 @@ class AdaIN(AbstractGenerator):
         painted = smooth(F.pixel_shuffle(self.to_pixels(x).contiguous(), 2).to(whitened.dtype))
         # The fourth channel says how much of the image's own detail stays.
         return torch.addcmul(painted[:, :3], whitened, 1 + painted[:, 3:])
-
-
-def smooth(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Average 2x2 pixels, which is blind to any pattern that alternates from pixel to pixel."""
-    padded = F.pad(images, (1, 0, 1, 0), mode="replicate")
-    pairs = padded[..., 1:] + padded[..., :-1]
-    return (pairs[:, :, 1:] + pairs[:, :, :-1]) * 0.25

@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import Any, Self
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from styleaug.errors import WeightsError
 
-__all__ = ["AbstractGenerator"]
+__all__ = ["AbstractGenerator", "keep_freed_memory"]
 
 
 class AbstractGenerator(nn.Module, ABC):
@@ -27,6 +28,8 @@ class AbstractGenerator(nn.Module, ABC):
     code_length: int
     code_size: int = 256
     """Short side in pixels to which style images are reduced before `encode_style`."""
+    has_prior: bool = False
+    """Whether codes may be drawn from the standard normal distribution; true of no code at all, too."""
     takes_bfloat16: bool = False
     """Whether the weights may be bfloat16 while images and codes stay float32."""
 
@@ -71,6 +74,10 @@ class AbstractGenerator(nn.Module, ABC):
             raise WeightsError(f"{cls.name!r} has no settings, got {settings}.")
         return cls()
 
+    def extra_repr(self) -> str:
+        """Name the settings, which are part of the fingerprint."""
+        return ", ".join(f"{key}={value}" for key, value in self.settings().items())
+
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change when the name, the code or any weight changes.
@@ -100,3 +107,32 @@ def mix(
     Strength 0 gives `images` back exactly; `torch.lerp` is exact at both ends.
     """
     return torch.lerp(images, styled, per_row(strength)).clamp_(0, 1)
+
+
+def checked_settings(
+    settings: dict[str, Any], **bounds: tuple[bool, bool] | tuple[int, int] | tuple[float, float]
+) -> dict[str, Any]:
+    """Give `settings` back if they are those in `bounds`, each of its bounds' type and within them.
+
+    Raises:
+        WeightsError: a setting too many, too few, of another type, or outside its bounds.
+    """
+    if settings.keys() != bounds.keys():
+        raise WeightsError(f"settings must be {', '.join(bounds)}, got {settings}.")
+    for name, (low, high) in bounds.items():
+        value = settings[name]
+        if type(value) is not type(low) or not low <= value <= high:  # written so that NaN fails too
+            kind = type(low).__name__
+            raise WeightsError(f"{name} must be of type {kind} and from {low} to {high}, got {value!r}.")
+    return settings
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Make glibc keep the memory that one call frees for the next.
+
+    Else it gives blocks back to the system and gets them page by page, which took up to half of a
+    call's time. Freeing one large block, never touched, raises the limit to twice its size: see
+    M_MMAP_THRESHOLD in mallopt(3).
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)

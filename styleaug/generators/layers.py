@@ -1,6 +1,6 @@
-"""Building blocks shared by the learned generators: channel statistics, AdaIN, padding, blocks."""
+"""Building blocks shared by the learned generators: channel statistics, AdaIN, padding, blocks, ends."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,15 +8,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from styleaug.errors import ConfigError
+
 __all__ = [
     "ModulatedBlock",
+    "ResidualBlock",
+    "Stem",
+    "Tail",
     "adain",
     "channel_stats",
     "conv3x3",
     "initialise",
+    "initialise_gan",
+    "modulate",
     "normalise",
+    "on_padded",
     "pad_to_multiple",
     "recolour",
+    "smooth",
     "split_stats",
     "whiten",
 ]
@@ -75,8 +84,40 @@ def normalise(
     features: Float[Tensor, "B C H W"], stats: Float[Tensor, "B C2"] | None = None
 ) -> Float[Tensor, "B C H W"]:
     """Bring each channel to mean 0 and standard deviation 1 (`stats` saves reading them again)."""
-    mean, std = split_stats(channel_stats(features) if stats is None else stats)
-    return ((features - mean) / std).to(features.dtype)
+    if stats is None and torch.is_grad_enabled() and features.requires_grad:
+        return Normalise.apply(features)
+    return standardise(features, read_stats(features) if stats is None else stats)
+
+
+def standardise(features: Tensor, stats: Tensor) -> Tensor:
+    """Take off the mean and divide by the deviation, in one multiply-add over the pixels."""
+    mean, std = split_stats(stats)
+    return torch.addcmul((-mean / std).to(features.dtype), features, (1 / std).to(features.dtype))
+
+
+class Normalise(torch.autograd.Function):
+    """`normalise` with its gradient in two sums and two multiply-adds, in the features' own type."""
+
+    @staticmethod
+    def forward(ctx, features: Tensor) -> Tensor:
+        stats = read_stats(features)
+        # The features and not the result, so that a ReLU may overwrite the result.
+        ctx.save_for_backward(features, stats)
+        return standardise(features, stats)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features, stats = ctx.saved_tensors
+        mean, std = split_stats(stats)
+        wide = torch.promote_types(features.dtype, torch.float32)
+        average = grad.mean(dim=(2, 3), keepdim=True, dtype=wide)
+        product = (grad * features).mean(dim=(2, 3), keepdim=True, dtype=wide)
+        # grad / std, less its mean and less its part along the features.
+        along = (product - mean * average) / std.pow(3)
+        shift = mean * along - average / std
+        to_features = torch.addcmul(shift.to(grad.dtype), grad, (1 / std).to(grad.dtype))
+        return to_features.addcmul_(features, -along.to(grad.dtype))
 
 
 def adain(
@@ -149,9 +190,17 @@ def pad_to_multiple(
     return F.pad(images, (0, right, 0, bottom), mode="replicate") if right or bottom else images
 
 
-def conv3x3(channels_in: int, channels_out: int, *, stride: int = 1) -> nn.Conv2d:
+def on_padded(
+    run: Callable[[Tensor], Tensor], images: Float[Tensor, "B C H W"], multiple: int, minimum: int
+) -> Float[Tensor, "B C H W"]:
+    """Let `run` see `images` as `pad_to_multiple` pads them, and crop what it gives."""
+    height, width = images.shape[-2:]
+    return run(pad_to_multiple(images, multiple, minimum))[..., :height, :width]
+
+
+def conv3x3(channels_in: int, channels_out: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
     """Make a 3x3 convolution with reflected borders, which leave no dark frame."""
-    return nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, padding_mode="reflect")
+    return nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=bias, padding_mode="reflect")
 
 
 def initialise(network: nn.Module, *, quiet: Sequence[nn.Module]) -> None:
@@ -163,6 +212,41 @@ def initialise(network: nn.Module, *, quiet: Sequence[nn.Module]) -> None:
     for layer in quiet:
         nn.init.normal_(layer.weight, std=1e-3)  # pyright: ignore[reportArgumentType]
         nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+
+
+def initialise_gan(network: nn.Module, *, quiet: Sequence[nn.Module] = ()) -> None:
+    """Draw weights from N(0, 0.02) and set biases to 0 (Isola et al. 2017; Zhu et al. 2017).
+
+    The `quiet` layers start close to zero.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.02)
+        else:
+            nn.init.zeros_(parameter)
+    for layer in quiet:
+        nn.init.normal_(layer.weight, std=1e-3)  # pyright: ignore[reportArgumentType]
+
+
+def smooth(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Average 2x2 pixels, which is blind to any pattern that alternates from pixel to pixel."""
+    padded = F.pad(images, (1, 0, 1, 0), mode="replicate")
+    pairs = padded[..., 1:] + padded[..., :-1]
+    return (pairs[:, :, 1:] + pairs[:, :, :-1]) * 0.25
+
+
+class ResidualBlock(nn.Module):
+    """Two instance-normalised convolutions whose result is added (Johnson et al. 2016)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = conv3x3(channels, channels, bias=False)
+        self.conv2 = conv3x3(channels, channels, bias=False)
+
+    def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Add to `features` what the convolutions make of them."""
+        hidden = F.relu(normalise(self.conv1(features)), inplace=True)
+        return features + normalise(self.conv2(hidden))
 
 
 class ModulatedBlock(nn.Module):
@@ -203,3 +287,89 @@ def modulate(
     """Normalise `features`, then scale by 1 + the second half of `modulation` and add the first."""
     shift, scale = modulation.chunk(2, dim=1)
     return adain(features, torch.cat([shift, 1 + scale], dim=1))
+
+
+class Stem(nn.Module):
+    """First half of the translator of Johnson et al. 2016: pixels to features at a quarter of the size.
+
+    Args:
+        width: channels after the first convolution; then `2 * width` and `4 * width`.
+        fold: 1, a 7x7 convolution sees the pixels; 2, four pixels become one with 12 channels, a 3x3
+            convolution sees them, and all that follows costs a quarter.
+    """
+
+    def __init__(self, width: int, fold: int):
+        super().__init__()
+        if fold not in (1, 2):
+            raise ConfigError(f"fold must be 1 or 2, got {fold!r}.")
+        self.fold = fold
+        self.channels = [width, 2 * width, 4 * width]
+        self.first = first_or_last(3 * fold**2, width, fold, bias=False)
+        self.halve = conv3x3(width, 2 * width, stride=2, bias=False)
+        self.quarter = conv3x3(2 * width, 4 * width, stride=2, bias=False)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """Compute the features after each convolution, in the weights' type."""
+        centred = (2 * images - 1).to(self.first.weight.dtype)
+        x = centred if self.fold == 1 else F.pixel_unshuffle(centred, self.fold)
+        levels = []
+        for conv in (self.first, self.halve, self.quarter):
+            x = F.relu(normalise(conv(x)), inplace=True)
+            levels.append(x)
+        return levels
+
+
+class Tail(nn.Module):
+    """Second half of the translator of Johnson et al. 2016: from a quarter of the size to pixels.
+
+    Pixels are repeated and then convolved, where the paper transposes a convolution: its kernel
+    covers neighbouring pixels unequally often, which shows as a checkerboard (Odena et al. 2016).
+
+    Args:
+        width: as `Stem` has it.
+        fold: as `Stem` has it. With 2, what alternates from pixel to pixel is averaged away.
+        skip: a fourth channel says for each pixel how much of the image's own value stays. All of it
+            in a fresh network, which so starts as the identity.
+    """
+
+    leak = 0.1
+    """Slope outside [0, 1] with `skip`: a white that is too white still hears from the losses."""
+
+    def __init__(self, width: int, fold: int, *, skip: bool):
+        super().__init__()
+        self.fold, self.skip = fold, skip
+        self.channels = [2 * width, width]
+        self.to_half = conv3x3(4 * width, 2 * width, bias=False)
+        self.to_full = conv3x3(2 * width, width, bias=False)
+        self.last = first_or_last(width, (4 if skip else 3) * fold**2, fold)
+
+    def forward(
+        self,
+        features: Float[Tensor, "B C H4 W4"],
+        images: Float[Tensor, "B 3 H W"],
+        modulations: Sequence[Tensor] | None = None,
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Paint, in about [0, 1].
+
+        Args:
+            features: `(B, 4 * width, H / (4 * fold), W / (4 * fold))`.
+            images: what the features were made from; only `skip` looks at them.
+            modulations: shift and scale offset for each of the two levels, if the style sets them.
+        """
+        x = features
+        for level, conv in enumerate((self.to_half, self.to_full)):
+            x = conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+            x = F.relu(normalise(x) if modulations is None else modulate(x, modulations[level]), inplace=True)
+        painted = self.last(x).to(images.dtype)
+        if self.fold > 1:
+            painted = smooth(F.pixel_shuffle(painted.contiguous(), self.fold))
+        if not self.skip:
+            return torch.tanh(painted) * 0.5 + 0.5
+        value = torch.addcmul(torch.tanh(painted[:, :3]), 2 * images - 1, 1 + painted[:, 3:]) * 0.5 + 0.5
+        return torch.lerp(value.clamp(0, 1), value, self.leak)
+
+
+def first_or_last(channels_in: int, channels_out: int, fold: int, *, bias: bool = True) -> nn.Conv2d:
+    """Make the convolution next to the pixels: 7x7, or 3x3 where pixels are folded."""
+    size = 7 if fold == 1 else 3
+    return nn.Conv2d(channels_in, channels_out, size, padding=size // 2, bias=bias, padding_mode="reflect")

@@ -103,10 +103,6 @@ class Photo(AbstractGenerator):
             raise WeightsError(f"tones must be at least 2, got {rest['tones']}.")
         return cls(tuple(widths), **rest)
 
-    def extra_repr(self) -> str:
-        """Name the sizes, which are part of the fingerprint."""
-        return ", ".join(f"{key}={value}" for key, value in self.settings().items())
-
     def encoder(self, small: Float[Tensor, "B 3 64 64"]) -> list[Tensor]:
         """Compute the features at 32 x 32 and 16 x 16.
 

@@ -1,76 +1,292 @@
 """What a training run can be told. `styleaug train` makes its options from these fields."""
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+import json
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Self, get_args, get_origin
 
 from styleaug.errors import ConfigError
 
-__all__ = ["DEFAULTS", "PerceptualConfig"]
+__all__ = [
+    "PRESETS",
+    "CUTConfig",
+    "CycleGANConfig",
+    "PatchGANConfig",
+    "PerceptualConfig",
+    "TrainConfig",
+    "VAEGANConfig",
+    "preset",
+    "read_config",
+]
+
+PATCHES = (16, 34, 70, 142, 286)
+"""Sides in pixels of what one output of a PatchGAN discriminator sees."""
+
+WITHOUT_EFFECT = ("device", "devices", "save_every", "keep")
+"""Options that do not change what is computed, so a resumed run may change them."""
 
 
-GENERATORS = ("adain", "photo")
-"""What a perceptual loss can train."""
+def option(default: Any, text: str, *, least: float | None = None, below: float | None = None) -> Any:
+    """Make a field whose help text and bounds are also those of the command line.
 
-
-def option(default: Any, text: str) -> Any:
-    """Make a field whose help text is also that of the command line."""
-    return field(default=default, metadata={"help": text})
+    Args:
+        default: its value unless told otherwise.
+        text: one line of help.
+        least: the smallest value.
+        below: a bound that is not reached.
+    """
+    return field(default=default, metadata={"help": text, "least": least, "below": below})
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerceptualConfig:
-    """How to train `AdaIN` or `Photo` with a perceptual loss."""
+class TrainConfig:
+    """What every recipe can be told. Final classes below add what is theirs."""
 
-    generator: str = option("adain", "adain or photo.")
-    steps: int = option(12_000, "Optimiser steps.")
-    batch: int = option(8, "Images per step.")
-    size: int = option(128, "Side of the training crops in pixels.")
-    learning_rate: float = option(2e-3, "Adam's, at the start of a cosine decay to a hundredth.")
-    style_size: int = option(192, "Side of the style crops in pixels.")
-    threads: int = option(1, "Threads of one CPU core each that share a batch; 1 leaves it to torch.")
-    style_weight: float = option(5.0, "Weight of the style statistics.")
-    content_weight: float = option(1.0, "Weight of the normalised content features.")
-    edge_weight: float = option(2.0, "Weight of 1 minus the correlation of edges with the content's.")
-    identity_weight: float = option(10.0, "Weight of L1 to the image when its style is its own.")
-    gamut_weight: float = option(10.0, "Weight of values outside [0, 1].")
-    ema: float = option(0.999, "Decay of the averaged weights, which are the result.")
-    style_crops: int = option(2, "Crops taken of each style image; their statistics are cached.")
-    precision: str = option("float32", "Of VGG-19: float32 or bfloat16.")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
-    seed: int = option(0, "Of the crops, the pairing and the weights.")
-    save_every: int = option(500, "Steps between checkpoints.")
+    recipe: str = ""
+    steps: int = option(2000, "Optimiser steps.", least=1)
+    batch: int = option(4, "Images per step, over all processes.", least=1)
+    size: int = option(128, "Side of the training crops in pixels.", least=32)
+    zoom: float = option(1.25, "Images are read this many times as large as a crop, at the most.", least=1)
+    flip: bool = option(True, "Mirror half of the crops.")
+    turn: bool = option(False, "Turn crops by quarters: for images that know no up.")
+    balance: bool = option(False, "Draw the classes of each side equally often.")
+    held_out: float = option(0.1, "Share of the images kept for scores.", least=0.01, below=0.9)
+    init: str = option("", "Start from this generator: a shipped name, a file or a finished run.")
+    optimiser: Literal["adam", "rmsprop", "sgd"] = option("adam", "Of all networks.")
+    learning_rate: float = option(2e-4, "Of the generator.", least=1e-8)
+    momentum: float = option(0.5, "Adam's first beta, or the momentum of the others.", least=0, below=1)
+    schedule: Literal["constant", "linear", "cosine"] = option(
+        "linear", "Of the learning rates: linear falls to 0 over the second half."
+    )
+    warm_up: int = option(0, "Steps over which the learning rates rise.", least=0)
+    clip: float = option(0.0, "Largest norm of a gradient; 0 leaves it.", least=0)
+    ema: float = option(0.999, "Decay of the averaged weights, which are the result.", least=0, below=1)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = option("32-true", "Of the arithmetic.")
+    device: str = option("auto", "auto, cpu or cuda.")
+    devices: int = option(1, "Processes that share a batch; on a CPU one core each.", least=1)
+    seed: int = option(0, "Of the weights, the crops and all else that is random.")
+    save_every: int = option(250, "Steps between checkpoints.", least=1)
+    keep: int = option(2, "Checkpoints kept besides the best.", least=1)
+    score_every: int = option(250, "Steps between scores and sample pictures.", least=1)
+    features: Literal["adain", "vgg19", "squeezenet"] = option(
+        "adain", "Network whose features the scores compare; adain needs no download."
+    )
 
     def __post_init__(self):
+        for item in fields(self):
+            self.check(item.name, getattr(self, item.name), item.type, item.metadata)
+        if self.batch % self.devices:
+            raise ConfigError(f"batch must be a multiple of devices, got {self.batch} and {self.devices}.")
+
+    def check(self, name: str, value: Any, kind: Any, limits: Any) -> None:
+        """Hold one value to its field's type, choices and bounds."""
+        if get_origin(kind) is Literal:
+            if value not in get_args(kind):
+                choices = ", ".join(map(str, get_args(kind)))
+                raise ConfigError(f"{name} must be one of {choices}, got {value!r}.")
+            return
+        wanted = (int, float) if kind is float else kind
+        if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+            raise ConfigError(f"{name} must be of type {kind.__name__}, got {value!r}.")
+        least, below = limits.get("least"), limits.get("below")
         # Comparisons are written so that NaN fails.
-        for name in ("steps", "batch", "size", "style_size", "style_crops", "threads", "save_every"):
-            if not getattr(self, name) >= 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.generator not in GENERATORS:
-            raise ConfigError(f"generator must be one of {', '.join(GENERATORS)}, got {self.generator!r}.")
-        if self.size < 32 or self.size % 8:
-            raise ConfigError(f"size must be a multiple of 8 from 32, got {self.size}.")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate must be above 0, got {self.learning_rate}.")
-        if not 0 <= self.ema < 1:
-            raise ConfigError(f"ema must lie in [0, 1), got {self.ema}.")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"precision must be float32 or bfloat16, got {self.precision!r}.")
+        if least is not None and not value >= least:
+            raise ConfigError(f"{name} must be at least {least}, got {value}.")
+        if below is not None and not value < below:
+            raise ConfigError(f"{name} must be below {below}, got {value}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON-ready values."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "PerceptualConfig":
-        """Build from `to_dict`'s values; an unknown key is an error."""
-        unknown = set(values) - {f.name for f in fields(cls)}
+    def differs_from(self, other: "TrainConfig") -> list[str]:
+        """Name the options in which a run of `other` would compute something else."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        names = mine.keys() | theirs.keys()
+        return sorted(n for n in names - set(WITHOUT_EFFECT) if mine.get(n) != theirs.get(n))
+
+    def with_options(self, options: dict[str, Any]) -> Self:
+        """Change some options; an unknown one is an error."""
+        unknown = set(options) - {item.name for item in fields(self)}
         if unknown:
-            raise ConfigError(f"unknown training options {sorted(unknown)}.")
-        return cls(**values)
+            known = ", ".join(item.name for item in fields(self))
+            raise ConfigError(f"unknown training options {sorted(unknown)}; known are {known}.")
+        return replace(self, **options)
 
 
-DEFAULTS = {
+@dataclass(frozen=True, kw_only=True)
+class PerceptualConfig(TrainConfig):
+    """How to train `AdaIN`, `Photo` or `PatchSwap` with a perceptual loss."""
+
+    recipe: Literal["adain", "photo", "patchswap"] = "adain"
+    steps: int = option(12_000, "Optimiser steps.", least=1)
+    batch: int = option(8, "Images per step, over all processes.", least=1)
+    zoom: float = option(2.0, "Images are read this many times as large as a crop, at the most.", least=1)
+    balance: bool = option(True, "Draw the classes of each side equally often.")
+    held_out: float = option(0.05, "Share of the images kept for scores.", least=0.01, below=0.9)
+    learning_rate: float = option(2e-3, "Of the generator.", least=1e-8)
+    momentum: float = option(0.9, "Adam's first beta, or the momentum of the others.", least=0, below=1)
+    schedule: Literal["constant", "linear", "cosine"] = option(
+        "cosine", "Of the learning rates: linear falls to 0 over the second half."
+    )
+    warm_up: int = option(50, "Steps over which the learning rates rise.", least=0)
+    clip: float = option(5.0, "Largest norm of a gradient; 0 leaves it.", least=0)
+    style_size: int = option(192, "Side of the style crops in pixels.", least=32)
+    style_crops: int = option(2, "Crops taken of each style; their statistics are cached.", least=1)
+    style_weight: float = option(5.0, "Weight of the style statistics.", least=0)
+    content_weight: float = option(1.0, "Weight of the normalised content features.", least=0)
+    edge_weight: float = option(2.0, "Weight of 1 minus the correlation of edges.", least=0)
+    identity_weight: float = option(10.0, "Weight of L1 where an image's style is its own.", least=0)
+    gamut_weight: float = option(10.0, "Weight of values outside [0, 1].", least=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.size % 8:
+            raise ConfigError(f"size must be a multiple of 8, got {self.size}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialConfig(TrainConfig):
+    """What every recipe with a PatchGAN discriminator can be told."""
+
+    width: int = option(24, "Channels of the generator's first layer.", least=4)
+    loss: Literal["lsgan", "hinge", "logistic"] = option("lsgan", "Of generator and discriminator.")
+    patch: Literal[16, 34, 70, 142, 286] = option(70, "Side of what the discriminator sees at a time.")
+    discriminator_width: int = option(32, "Channels of the discriminator's first layer.", least=4)
+    discriminator_rate: float = option(0.0, "Its learning rate; 0 takes the generator's.", least=0)
+    spectral: bool = option(False, "Spectral norm in the discriminator.")
+    r1: float = option(0.0, "Weight gamma of R1, the discriminator's gradient at real images.", least=0)
+    r1_every: int = option(16, "Steps between applications of R1 (lazy).", least=1)
+    diffaugment: Literal["off", "on", "auto"] = option(
+        "auto", "Augment what the discriminator sees; auto: as far as it overfits."
+    )
+    diffaugment_colour: bool = option(
+        False, "DiffAugment changes colours, too; for domains that differ in shape only."
+    )
+    edge_weight: float = option(0.0, "Weight of 1 minus the edges' correlation with the source.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchGANConfig(AdversarialConfig):
+    """How to train `Pix2Pix` on pairs."""
+
+    recipe: Literal["patchgan"] = "patchgan"
+    width: int = option(32, "Channels of the generator's first layer.", least=4)
+    depth: int = option(5, "Halvings of the U-Net.", least=2)
+    dropout: float = option(0.5, "Of the three innermost layers while training.", least=0, below=1)
+    conditional: bool = option(True, "The discriminator sees the source beside the image.")
+    l1_weight: float = option(100.0, "Weight of L1 to the target.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig(AdversarialConfig):
+    """What the recipes of translators with residual blocks can be told."""
+
+    blocks: int = option(6, "Residual blocks of the generator.", least=1)
+    fold: Literal[1, 2] = option(2, "2 folds pixels first: a quarter of the work.")
+    skip: bool = option(True, "Let the generator keep as much of the image as it likes.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CycleGANConfig(ResNetConfig):
+    """How to train two `CycleGAN` generators, there and back, without pairs."""
+
+    recipe: Literal["cyclegan"] = "cyclegan"
+    pool: int = option(50, "Earlier outputs that the discriminator is reminded of.", least=0)
+    cycle_weight: float = option(10.0, "Weight of L1 after there and back.", least=0)
+    identity_weight: float = option(5.0, "Weight of L1 where the source is of the target's domain.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CUTConfig(ResNetConfig):
+    """How to train one `CycleGAN` generator one way (Park 2020), at half the cost."""
+
+    recipe: Literal["cut"] = "cut"
+    nce_weight: float = option(1.0, "Weight of PatchNCE between source and output.", least=0)
+    identity_weight: float = option(1.0, "Weight of PatchNCE for images of the target's domain.", least=0)
+    patches: int = option(128, "Places compared in each level.", least=2)
+    temperature: float = option(0.07, "Of PatchNCE.", least=1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEGANConfig(ResNetConfig):
+    """How to train `VAEGAN`, a translator with many outputs, with pairs or without."""
+
+    recipe: Literal["vaegan"] = "vaegan"
+    blocks: int = option(4, "Residual blocks of the generator.", least=1)
+    paired: bool = option(False, "Images of the two sides belong together by name.")
+    latent: int = option(8, "Numbers in a code.", least=1)
+    l1_weight: float = option(10.0, "Weight of L1 of reconstructions.", least=0)
+    feature_weight: float = option(1.0, "Weight of L1 of the discriminator's features of them.", least=0)
+    kl_weight: float = option(0.01, "Weight of the codes' divergence from the prior.", least=0)
+    latent_weight: float = option(0.5, "Weight of L1 to a code read back from its image.", least=0)
+
+
+SMALL = {
     "adain": PerceptualConfig(),
-    "photo": PerceptualConfig(generator="photo", steps=1500, content_weight=25.0, edge_weight=10.0),
+    "photo": PerceptualConfig(recipe="photo", steps=1500, content_weight=25.0, edge_weight=10.0),
+    "patchswap": PerceptualConfig(recipe="patchswap", steps=2000, init="patchswap", learning_rate=5e-4),
+    "patchgan": PatchGANConfig(batch=4),
+    "cyclegan": CycleGANConfig(),
+    "cut": CUTConfig(),
+    "vaegan": VAEGANConfig(edge_weight=1.0),
 }
-"""How each generator is trained unless told otherwise: the runs that made the shipped weights."""
+
+LONG: dict[str, Any] = {
+    "steps": 200_000,
+    "batch": 1,
+    "size": 256,
+    "zoom": 1.12,
+    "width": 64,
+    "discriminator_width": 64,
+    "diffaugment": "off",
+    "save_every": 5000,
+    "score_every": 5000,
+}
+RESNET: dict[str, Any] = {**LONG, "blocks": 9, "fold": 1, "skip": False}
+
+PRESETS: dict[str, dict[str, TrainConfig]] = {
+    "small": dict(SMALL),
+    "paper": {
+        "adain": replace(SMALL["adain"], steps=160_000, size=256, style_size=256, learning_rate=1e-4),
+        "photo": replace(SMALL["photo"], steps=160_000, size=256, style_size=256, learning_rate=1e-4),
+        "patchswap": replace(SMALL["patchswap"], steps=80_000, size=256, style_size=256),
+        "patchgan": PatchGANConfig(**LONG, depth=8),
+        "cyclegan": CycleGANConfig(**RESNET),
+        "cut": CUTConfig(**RESNET, patches=256),
+        "vaegan": VAEGANConfig(**{**RESNET, "blocks": 6}, paired=True),
+    },
+}
+"""`small` trains in minutes on two cores; `paper` has the sizes and schedule of the publication."""
+
+
+def preset(recipe: str, size: str = "small") -> TrainConfig:
+    """Look up how `recipe` is trained unless told otherwise.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if size not in PRESETS:
+        raise ConfigError(f"unknown preset {size!r}; choose from {', '.join(PRESETS)}.")
+    if recipe not in PRESETS[size]:
+        raise ConfigError(f"unknown recipe {recipe!r}; choose from {', '.join(PRESETS[size])}.")
+    return PRESETS[size][recipe]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read options from a JSON or TOML file, such as a run's `config.json`.
+
+    Raises:
+        ConfigError: the file is missing, of another type, or damaged.
+    """
+    try:
+        text = Path(path).read_text()
+        values = tomllib.loads(text) if Path(path).suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read the options in {path}: {error}. Give a .json or .toml file."
+        ) from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold one table of options, got {type(values).__name__}.")
+    return values

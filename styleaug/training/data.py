@@ -1,106 +1,367 @@
-"""Images packed once into arrays of equal squares, and random crops drawn from them."""
+"""The two sides of a training run: lists of images, the crops of each step, those held out."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from styleaug.errors import FileError, ImageError
 from styleaug.files import image_files, open_image
-from styleaug.images import check_range, from_float, to_float, to_pixels
+from styleaug.images import check_range, to_float, to_pixels
+from styleaug.training.config import TrainConfig
 
-__all__ = ["ImagePack", "is_held_out", "pack_images", "random_crops"]
+__all__ = ["Crop", "ImageList", "TrainingData", "is_held_out", "list_images", "read_image", "square"]
+
+CACHE_BYTES = 4 * 2**30
+"""Images kept in memory once read; more are read again when they are drawn."""
+MOST_JUDGED = 128
+"""Held-out images of a side that the scores use."""
+LISTS = {".csv": ",", ".tsv": "\t"}
+CLASS_GAP = 0.1
+"""Share of images by which the classes of two sides may differ without a warning."""
 
 
 @dataclass(frozen=True)
-class ImagePack:
-    """Equal squares of many images, uint8 `(N, 3, E, E)`, and the folder each came from."""
+class ImageList:
+    """Paths of images, the class of each, and the key by which it finds its pair."""
 
-    pixels: UInt8[Tensor, "N 3 E E"]
-    groups: Tensor
-    """`(N,)` index of the folder; folders are drawn from equally often, whatever their size."""
+    paths: tuple[Path, ...]
+    classes: tuple[str, ...]
+    keys: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.paths)
 
-    def draw(self, count: int, rng: torch.Generator) -> Tensor:
-        """Draw `count` indices: first a folder, then one of its images."""
-        sizes = torch.bincount(self.groups)
-        folders = torch.randint(len(sizes), (count,), generator=rng)
-        within = (torch.rand(count, generator=rng) * sizes[folders]).long()
-        return torch.cumsum(sizes, 0)[folders] - sizes[folders] + within
-
-
-def is_held_out(path: Path) -> bool:
-    """Tell whether an image belongs to the twentieth that no training run may read."""
-    import hashlib
-
-    return hashlib.sha256(path.name.encode()).digest()[0] < 13
+    def at(self, rows: list[int]) -> "ImageList":
+        """Keep some rows, in that order."""
+        return ImageList(
+            tuple(self.paths[row] for row in rows),
+            tuple(self.classes[row] for row in rows),
+            tuple(self.keys[row] for row in rows),
+        )
 
 
-def pack_images(folders: Sequence[Path], edge: int, *, held_out: bool = False) -> ImagePack:
-    """Read folders of images as squares: short side to `edge`, centre crop.
+def list_images(source: str | Path) -> ImageList:
+    """List the images of a folder, or those that a CSV or TSV file names.
 
-    Args:
-        folders: each is one group, drawn from as often as any other.
-        edge: side of the squares in pixels.
-        held_out: read only the images that `is_held_out` names, else only the others.
+    In a folder, the first folder below it is an image's class, and its path without suffix its key. A
+    list has a header with the column `path` (relative to the list), and may have `class` and `key`.
 
     Raises:
-        FileError: a folder is missing or has no readable image, or no image is held out.
+        FileError: nothing there, or a list that cannot be used.
     """
-    squares, groups = [], []
-    for group, folder in enumerate(folders):
-        before = len(squares)
-        for path in image_files(folder):
-            if is_held_out(path) != held_out:
-                continue
-            try:
-                squares.append(read_square(path, edge))
-            except (FileError, ImageError):
-                continue
-            groups.append(group)
-        if len(squares) == before and not held_out:
-            raise FileError(f"no readable image in {folder}.")
-    if not squares:
-        raise FileError(f"none of the images in {', '.join(map(str, folders))} is held out.")
-    return ImagePack(torch.from_numpy(np.stack(squares)), torch.tensor(groups))
+    source = Path(source)
+    if source.suffix.lower() in LISTS and source.is_file():
+        return read_list(source)
+    paths = image_files(source)
+    inside = [path.relative_to(source) for path in paths]
+    classes = tuple(path.parts[0] if len(path.parts) > 1 else "" for path in inside)
+    return ImageList(tuple(paths), classes, tuple(str(path.with_suffix("")) for path in inside))
 
 
-def read_square(path: Path, edge: int) -> np.ndarray:
-    """Read an image of any kind as uint8 `(3, E, E)`."""
-    pixels, _ = to_pixels(open_image(path, short_side=edge))
-    check_range(pixels)
-    colour = from_float(to_float(pixels), torch.uint8).expand(-1, 3, -1, -1)[0]
-    image = Image.fromarray(colour.permute(1, 2, 0).contiguous().numpy())
-    square = ImageOps.fit(image, (edge, edge), Image.Resampling.BICUBIC)
-    return np.asarray(square).transpose(2, 0, 1)
+def read_list(path: Path) -> ImageList:
+    """Read a CSV or TSV list of images."""
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file, delimiter=LISTS[path.suffix.lower()]))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FileError(f"cannot read the list {path}: {error}.") from None
+    if not rows or not all(row.get("path") for row in rows):
+        raise FileError(f"{path} must have a header with the column 'path' and an entry in each row.")
+    paths = tuple(path.parent / row["path"] for row in rows)
+    missing = [str(entry) for entry in paths if not entry.is_file()]
+    if missing:
+        raise FileError(f"{path} names {len(missing)} files that are not there; the first: {missing[0]}")
+    keys = tuple(row.get("key") or Path(row["path"]).stem for row in rows)
+    return ImageList(paths, tuple(row.get("class") or "" for row in rows), keys)
 
 
-def random_crops(
-    pixels: UInt8[Tensor, "B 3 E E"], size: int, rng: torch.Generator
-) -> Float[Tensor, "B 3 S S"]:
-    """Cut a square of random place and side (half to whole) from each, mirror half of them.
+def match_pairs(source: ImageList, target: ImageList) -> tuple[ImageList, ImageList]:
+    """Keep the images that have a partner of the same key, side by side.
 
-    Returns:
-        `(B, 3, size, size)` in [0, 1].
+    Where no key is shared, the last part of the keys is compared: the folders may differ.
+
+    Raises:
+        FileError: two images with one key, or no pair at all.
     """
-    edge = pixels.shape[-1]
-    least = min(max(size, edge // 2), edge)
-    crops = []
-    for row in pixels:
-        side = int(torch.randint(least, edge + 1, (), generator=rng))
-        top, left = torch.randint(edge - side + 1, (2,), generator=rng).tolist()
-        crop = row[:, top : top + side, left : left + side]
-        crop = crop.flip(-1) if torch.rand((), generator=rng) < 0.5 else crop
-        crop = crop[None].float() / 255
+    places = []
+    if not set(source.keys) & set(target.keys):
+        source, target = by_last_part(source), by_last_part(target)
+    for images in (source, target):
+        place = {key: row for row, key in enumerate(images.keys)}
+        if len(place) < len(images):
+            twice = next(key for key, count in Counter(images.keys).items() if count > 1)
+            raise FileError(f"two images are called {twice!r}, so pairs by name are not unique.")
+        places.append(place)
+    shared = [key for key in source.keys if key in places[1]]
+    if not shared:
+        raise FileError(
+            f"no image of the source has a partner of the same name in the target: {source.paths[0].name}, "
+            f"... against {target.paths[0].name}, ... Give pairs the same names, or a 'key' column."
+        )
+    return source.at([places[0][key] for key in shared]), target.at([places[1][key] for key in shared])
+
+
+def by_last_part(images: ImageList) -> ImageList:
+    """Leave the folders out of the keys."""
+    return replace(images, keys=tuple(Path(key).name for key in images.keys))
+
+
+def is_held_out(name: str, share: float = 0.05) -> bool:
+    """Tell by its name whether an image belongs to the `share` that no training run may read."""
+    return hashlib.sha256(name.encode()).digest()[0] < 256 * share
+
+
+def split(images: ImageList, names: list[str], share: float) -> tuple[list[int], list[int]]:
+    """Part the rows to train on from those held out; each part has at least one if there are two."""
+    held = [row for row, name in enumerate(names) if is_held_out(name, share)]
+    if not held and len(images) > 1:
+        held = [len(images) - 1]
+    kept = sorted(set(range(len(images))) - set(held)) or held[:1]
+    return kept, held or kept
+
+
+def class_warning(source: ImageList, target: ImageList, *, balance: bool) -> str | None:
+    """Say where the classes of two sides differ so much that a GAN would invent or erase findings."""
+    shares = [{k: n / len(side) for k, n in Counter(side.classes).items()} for side in (source, target)]
+    names = sorted(shares[0].keys() | shares[1].keys())
+    if min(map(len, shares)) < 2 or not shares[0].keys() & shares[1].keys():
+        return None
+    gap = 0.5 * sum(abs(shares[0].get(name, 0) - shares[1].get(name, 0)) for name in names)
+    lacking = [name for name in names if not all(name in side for side in shares)]
+    if gap <= CLASS_GAP or (balance and not lacking):
+        return None
+    worst = max(names, key=lambda name: abs(shares[0].get(name, 0) - shares[1].get(name, 0)))
+    told = ", ".join(f"{side.get(worst, 0):.0%}" for side in shares)
+    advice = f"leave out {', '.join(lacking)}" if lacking else "set balance"
+    return (
+        f"the classes are not as frequent on both sides (most apart: {worst!r}, {told} of the images); a "
+        f"generator trained without pairs will turn one class into another to make up for it: {advice}."
+    )
+
+
+def read_image(path: Path, short_side: int) -> Shaped[Tensor, "3 H W"]:
+    """Read an image as colour, reduced or enlarged to `short_side`; uint8, float16 if it had more bits.
+
+    Raises:
+        FileError, ImageError: it cannot be read, naming the file.
+    """
+    try:
+        pixels, _ = to_pixels(open_image(path, short_side=short_side))
+        check_range(pixels)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+    deep, images = pixels.dtype != torch.uint8, to_float(pixels).float()
+    height, width = images.shape[-2:]
+    scale = short_side / min(height, width)
+    size = (max(short_side, round(height * scale)), max(short_side, round(width * scale)))
+    if size != (height, width):
+        images = F.interpolate(images, size=size, mode="bilinear", antialias=True).clamp_(0, 1)
+    images = images.expand(-1, 3, -1, -1)[0]
+    return images.half() if deep else (images * 255).round().byte()
+
+
+def as_floats(image: Shaped[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
+    """Give what `read_image` reads as floats in [0, 1]."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+
+def square(image: Shaped[Tensor, "3 H W"], size: int) -> Float[Tensor, "1 3 S S"]:
+    """Cut the square in the middle and bring it to `size`."""
+    return Crop(1.0, 0.5, 0.5).cut(image, size)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where to cut an image, as shares of what its size leaves free, and how to turn it."""
+
+    side: float
+    """0 is the crop's own size, 1 the whole short side."""
+    top: float
+    left: float
+    mirror: bool = False
+    quarters: int = 0
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, config: TrainConfig) -> "Crop":
+        """Draw place and side; mirrored and turned if the configuration says so."""
+        side, top, left, mirror, turn = torch.rand(5, generator=rng, dtype=torch.float64).tolist()
+        return cls(side, top, left, config.flip and mirror < 0.5, int(4 * turn) if config.turn else 0)
+
+    def cut(self, image: Shaped[Tensor, "3 H W"], size: int) -> Float[Tensor, "1 3 S S"]:
+        """Cut a square and bring it to `size`."""
+        height, width = image.shape[-2:]
+        short = min(height, width)
+        side = min(short, size + round(self.side * max(0, short - size)))
+        top, left = round(self.top * (height - side)), round(self.left * (width - side))
+        crop = as_floats(image[:, top : top + side, left : left + side])[None]
         if side != size:
-            crop = F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True)
-        crops.append(crop)
-    return torch.cat(crops).clamp_(0, 1)
+            crop = F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True).clamp_(0, 1)
+        crop = crop.flip(-1) if self.mirror else crop
+        return torch.rot90(crop, self.quarters, (2, 3)) if self.quarters else crop
+
+
+class Side:
+    """The images of one side: drawn by number, read when they are needed, kept while there is room."""
+
+    def __init__(self, images: ImageList, short_side: int, *, balance: bool):
+        self.images, self.short_side = images, short_side
+        self.failed: dict[Path, str] = {}
+        self.cache: dict[Path, Tensor] = {}
+        self.room = CACHE_BYTES
+        groups: dict[str, list[int]] = {}
+        for row, name in enumerate(images.classes if balance else [""] * len(images)):
+            groups.setdefault(name, []).append(row)
+        self.groups = [groups[name] for name in sorted(groups)]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def draw(self, rng: torch.Generator) -> int:
+        """Draw a row: first a class, then one of its images."""
+        one, two = torch.rand(2, generator=rng, dtype=torch.float64).tolist()
+        rows = self.groups[int(one * len(self.groups))]
+        return rows[int(two * len(rows))]
+
+    def read(self, row: int) -> Tensor | None:
+        """Read an image; None if it cannot be read, which `failed` then tells of."""
+        path = self.images.paths[row]
+        if path in self.failed:
+            return None
+        if path in self.cache:
+            return self.cache[path]
+        try:
+            image = read_image(path, self.short_side)
+        except (FileError, ImageError) as error:
+            self.failed[path] = str(error)
+            return None
+        if image.nbytes <= self.room:
+            self.room -= image.nbytes
+            self.cache[path] = image
+        return image
+
+    def readable(self, limit: int) -> Iterator[tuple[int, Tensor]]:
+        """Give the first images that can be read, in the list's order, and their rows."""
+        found = ((row, self.read(row)) for row in range(len(self)))
+        return islice(((row, image) for row, image in found if image is not None), limit)
+
+
+class TrainingData:
+    """Crops of two sides, paired by name or not, each step's from the step's own number.
+
+    Args:
+        source: a folder or list of images that are to be changed.
+        target: of images that have the wanted look.
+        config: of the run.
+        paired: images of the same name belong together and are cut alike.
+
+    Raises:
+        FileError: nothing there, no pairs, or not one image that can be read.
+    """
+
+    def __init__(self, source: str | Path, target: str | Path, config: TrainConfig, *, paired: bool = False):
+        self.config, self.paired = config, paired
+        lists = [list_images(source), list_images(target)]
+        self.warning = None if paired else class_warning(*lists, balance=config.balance)
+        if paired:
+            lists = [*match_pairs(*lists)]
+        short_side = round(config.zoom * config.size)
+        self.train: list[Side] = []
+        self.held: list[Side] = []
+        for index, images in enumerate(lists):
+            # Both images of a pair fall on the same side of the split.
+            names = [path.name for path in (lists[0] if paired else images).paths]
+            rows = split(images, names, config.held_out)
+            for sides, kept in zip((self.train, self.held), rows, strict=True):
+                balance = config.balance and (not paired or index == 0)
+                sides.append(Side(images.at(kept), short_side, balance=balance))
+        self.target_images = lists[1]
+
+    def describe(self) -> dict[str, int]:
+        """Count the images on each side."""
+        names = ("source", "target")
+        told = {name: len(side) for name, side in zip(names, self.train, strict=True)}
+        return told | {f"{name} held out": len(side) for name, side in zip(names, self.held, strict=True)}
+
+    @property
+    def failed(self) -> dict[Path, str]:
+        """Which files could not be read so far, and why."""
+        return {path: why for side in (*self.train, *self.held) for path, why in side.failed.items()}
+
+    def batch(self, step: int, rows: range, *, target: bool = True) -> list[Float[Tensor, "B 3 S S"]]:
+        """Cut the crops of some rows of a step's batch.
+
+        Args:
+            step: number of the step; with the seed it decides all that is drawn.
+            rows: which of the batch; processes that share a batch take some each.
+            target: whether the target's crops are wanted, too.
+
+        Returns:
+            Source and target crops, `(B, 3, size, size)` in [0, 1].
+        """
+        crops = [self.row(step, row, target=target) for row in rows]
+        return [torch.cat(column) for column in zip(*crops, strict=True)]
+
+    def row(self, step: int, row: int, *, target: bool) -> list[Tensor]:
+        """Cut the source and target crop of one row, with a random state of its own."""
+        config = self.config
+        rng = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 4099 + row)
+        if self.paired:
+            images, crop = self.pair(rng), Crop.draw(rng, config)
+            return [crop.cut(image, config.size) for image in images]
+        sides = self.train if target else self.train[:1]
+        return [Crop.cut(*self.draw(side, rng), config.size) for side in sides]
+
+    def draw(self, side: Side, rng: torch.Generator) -> tuple[Crop, Tensor]:
+        """Draw a crop and an image that can be read."""
+        for _ in range(1000):
+            image = side.read(side.draw(rng))
+            if image is not None:
+                return Crop.draw(rng, self.config), image
+        raise unreadable(side)
+
+    def pair(self, rng: torch.Generator) -> list[Tensor]:
+        """Draw two images that belong together; the second is brought to the size of the first."""
+        source, target = self.train
+        for _ in range(1000):
+            row = source.draw(rng)
+            images = [source.read(row), target.read(row)]
+            if images[0] is not None and images[1] is not None:
+                return [images[0], like(images[1], images[0])]
+        raise unreadable(source)
+
+    def judged(self) -> list[Float[Tensor, "N 3 S S"]]:
+        """Give the held-out images of both sides as squares of the crops' size, pairs side by side."""
+        columns = [list(side.readable(MOST_JUDGED)) for side in self.held]
+        if self.paired:
+            source, target = map(dict, columns)
+            rows = sorted(source.keys() & target.keys())
+            columns = [[(r, source[r]) for r in rows], [(r, like(target[r], source[r])) for r in rows]]
+        for side, column in zip(self.held, columns, strict=True):
+            if not column:
+                raise unreadable(side)
+        size = self.config.size
+        return [torch.cat([square(image, size) for _, image in column]) for column in columns]
+
+
+def like(image: Tensor, other: Tensor) -> Tensor:
+    """Bring an image to the height and width of another."""
+    if image.shape == other.shape:
+        return image
+    size = tuple(other.shape[-2:])
+    resized = F.interpolate(as_floats(image)[None], size=size, mode="bilinear", antialias=True)
+    return resized[0].clamp_(0, 1).half()
+
+
+def unreadable(side: Side) -> FileError:
+    """Make the error for a side without a readable image."""
+    path, why = next(iter(side.failed.items()), (side.images.paths[0], "it has no partner"))
+    return FileError(f"too few of the {len(side)} images can be read; the first: {path}: {why}")

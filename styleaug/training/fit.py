@@ -1,6 +1,6 @@
 """Build a style bank from a folder of images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from styleaug.bank import Provenance, StyleBank
 from styleaug.errors import ConfigError, FileError, ImageError, StyleAugError
-from styleaug.files import image_files, open_image
+from styleaug.files import open_image
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import check_range, to_float, to_pixels
+from styleaug.training.data import list_images
 from styleaug.weights import load_generator
 
 __all__ = ["Choice", "Fit", "cover", "fit_style"]
@@ -36,7 +37,7 @@ class Fit:
 
 
 def fit_style(
-    folder: str | Path,
+    source: str | Path | Sequence[Path],
     *,
     generator: str | Path | AbstractGenerator = "reinhard-rgb",
     max_styles: int = 256,
@@ -46,12 +47,13 @@ def fit_style(
     licence: str = "",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Fit:
-    """Read the styles of the images below `folder` into a bank.
+    """Read the styles of images into a bank.
 
     No labels are needed, and no pixels or names are kept.
 
     Args:
-        folder: searched with all folders below it.
+        source: a folder, searched with all folders below it; a CSV or TSV list with the column
+            `path`; or the paths themselves.
         generator: whose `encode_style` reads the images.
         max_styles: the most codes in the bank.
         patches: 1 reads each image whole; N reads N random crops of half to whole its sides, each a
@@ -73,7 +75,7 @@ def fit_style(
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}.")
     network = generator if isinstance(generator, AbstractGenerator) else load_generator(generator)
-    files = image_files(Path(folder))
+    files = list_images(source).paths if isinstance(source, (str, Path)) else source
     rng = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(files), generator=rng).tolist()
     limit = max_styles if choose == "random" else MAX_STYLES
@@ -97,7 +99,7 @@ def fit_style(
         report(len(codes), expected)
     if not codes:
         reason = failed[0][1]
-        raise FileError(f"none of the {len(failed)} images in {folder} can be read; the first: {reason}")
+        raise FileError(f"none of the {len(failed)} images can be read; the first: {reason}")
     provenance = Provenance(network.name, network.fingerprint, images, licence=licence)
     bank = StyleBank(torch.stack(codes), provenance)
     if len(bank) > max_styles:

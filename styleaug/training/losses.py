@@ -1,120 +1,30 @@
-"""Perceptual networks and the losses of style transfer, as pure functions of their features."""
+"""The losses of style transfer and of adversarial training, as pure functions of tensors."""
 
-from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from styleaug.errors import WeightsError
 from styleaug.generators.layers import channel_stats, normalise
 from styleaug.images import luminance
 
 __all__ = [
-    "VGG19",
+    "Adversarial",
     "content_loss",
+    "discriminator_loss",
     "edge_correlation",
+    "edge_loss",
+    "fool_loss",
     "gamut_loss",
-    "load_vgg19",
+    "kl_loss",
+    "patch_nce",
+    "r1_penalty",
     "style_loss",
 ]
 
-
-class VGG19(nn.Module):
-    """VGG-19 up to relu4_1 (Simonyan & Zisserman 2015), reflected borders, frozen.
-
-    Gives relu1_1, relu2_1, relu3_1 and relu4_1, the levels of Huang & Belongie 2017.
-    """
-
-    layout = ((1, 2), (2, 2), (3, 4), (4, 1))  # (block, convolutions)
-    widths = (64, 128, 256, 512)
-    means: Tensor
-
-    def __init__(self):
-        super().__init__()
-        channels = 3
-        self.convs = nn.ModuleDict()
-        for (block, count), width in zip(self.layout, self.widths, strict=True):
-            for index in range(1, count + 1):
-                self.convs[f"{block}_{index}"] = nn.Conv2d(channels, width, 3)
-                channels = width
-        # BGR 0..255 minus the ImageNet means, as the Caffe weights want it.
-        self.register_buffer("means", torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1))
-        self.requires_grad_(False)
-
-    def forward(self, images: Float[Tensor, "B 3 H W"], *, depth: int = 4) -> list[Tensor]:
-        """Compute the first `depth` levels for RGB `images` in [0, 1], in the weights' dtype."""
-        x = (images.flip(1) * 255 - self.means).to(next(self.parameters()).dtype)
-        levels = []
-        for block, count in self.layout[:depth]:
-            x = F.max_pool2d(x, 2) if block > 1 else x
-            # The convolutions behind a level's tap belong to the next level.
-            for index in range(1, count + 1 if block < depth else 2):
-                x = F.relu(
-                    self.convs[f"{block}_{index}"](F.pad(x, (1, 1, 1, 1), mode="reflect")), inplace=True
-                )
-                if index == 1:
-                    levels.append(x)
-        return levels
-
-    @classmethod
-    def from_file(cls, path: Path) -> "VGG19":
-        """Load the normalised weights (Huang & Belongie's `vgg_normalised`) from safetensors."""
-        saved = read_weights(path)
-        net, state = cls(), {}
-        for name in net.convs:
-            block, index = name.split("_")
-            key = "output" if name == "4_1" else f"block{block}_conv{index}"
-            for part in ("weight", "bias"):
-                if f"{key}.{part}" not in saved:
-                    raise WeightsError(f"{path} holds no {key}.{part}; this is not a normalised VGG-19.")
-                state[f"convs.{name}.{part}"] = saved[f"{key}.{part}"]
-        net.load_state_dict(state | {"means": net.means})
-        return net
-
-    @classmethod
-    def from_torchvision(cls) -> "VGG19":
-        """Download torchvision's ImageNet weights (not normalised; losses come out larger)."""
-        from torchvision.models import VGG19_Weights, vgg19
-
-        net = cls()
-        source = [
-            m
-            for m in vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features.children()
-            if isinstance(m, nn.Conv2d)
-        ]
-        for ours, theirs in zip(net.convs.values(), source, strict=False):
-            ours.load_state_dict(theirs.state_dict())
-        # torchvision's take RGB divided by the ImageNet deviations; fold both into the first layer.
-        scale = 1 / (255 * torch.tensor([0.229, 0.224, 0.225])).view(1, 3, 1, 1)
-        first = net.convs["1_1"]
-        first.weight.data = (first.weight.data * scale).flip(1)  # pyright: ignore
-        return net
-
-
-def load_vgg19(folder: Path | None = None) -> VGG19:
-    """Load the loss network from `folder`, or through torchvision's download when None.
-
-    Args:
-        folder: holds `vgg19_normalised_relu4_1.safetensors`.
-
-    Raises:
-        WeightsError: the file is missing, damaged, or another network.
-    """
-    if folder is None:
-        return VGG19.from_torchvision()
-    return VGG19.from_file(Path(folder) / "vgg19_normalised_relu4_1.safetensors")
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, with our errors."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot read the weights {path}: {error}") from None
+Adversarial = Literal["lsgan", "hinge", "logistic"]
 
 
 def style_loss(levels: list[Tensor], stats: list[Tensor], *, rows: bool = False) -> Tensor:
@@ -152,3 +62,74 @@ def edge_correlation(one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H 
 def gamut_loss(images: Float[Tensor, "B C H W"]) -> Tensor:
     """Penalise values outside [0, 1], in proportion."""
     return (images - images.clamp(0, 1)).abs().mean()
+
+
+def edge_loss(one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"]) -> Tensor:
+    """Give 1 minus the mean correlation of the edges of two batches."""
+    return (1 - edge_correlation(one, other)).mean()
+
+
+def fool_loss(logits: Tensor, kind: Adversarial) -> Tensor:
+    """Tell the generator how far a discriminator is from taking its images for real.
+
+    Args:
+        logits: what the discriminator says of generated images, any shape.
+        kind: `"lsgan"` (Mao 2017, eq. 2 with b = c = 1), `"hinge"` (Lim & Ye 2017) or `"logistic"`
+            (Goodfellow 2014, the non-saturating form).
+    """
+    match kind:
+        case "lsgan":
+            return (logits - 1).square().mean()
+        case "hinge":
+            return -logits.mean()
+        case "logistic":
+            return F.softplus(-logits).mean()
+
+
+def discriminator_loss(real: Tensor, fake: Tensor, kind: Adversarial) -> Tensor:
+    """Tell the discriminator how well it parts real from generated images; see `fool_loss`.
+
+    Args:
+        real: its logits for real images.
+        fake: for generated ones.
+        kind: as for `fool_loss`; the two terms are averaged.
+    """
+    match kind:
+        case "lsgan":
+            return 0.5 * ((real - 1).square().mean() + fake.square().mean())
+        case "hinge":
+            return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+        case "logistic":
+            return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
+
+
+def r1_penalty(images: Float[Tensor, "B C H W"], logits: Tensor) -> Tensor:
+    """Square the discriminator's gradient at real images (Mescheder 2018, eq. 9, without gamma / 2).
+
+    Args:
+        images: real ones, which require a gradient.
+        logits: what the discriminator said of them; summed over places.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().flatten(1).sum(dim=1).mean()
+
+
+def patch_nce(
+    query: Float[Tensor, "B P C"], key: Float[Tensor, "B P C"], temperature: float = 0.07
+) -> Float[Tensor, " B"]:
+    """Ask that each place of the output is most like the same place of the input (Park 2020, eq. 3).
+
+    Args:
+        query: unit vectors of the output's places.
+        key: of the input's, which are not moved; the other places of the same image are the negatives.
+        temperature: tau.
+    """
+    scores = query @ key.detach().mT / temperature
+    same = torch.arange(query.shape[1], device=query.device).expand(len(query), -1)
+    losses = F.cross_entropy(scores.flatten(0, 1), same.flatten(), reduction="none")
+    return losses.view(same.shape).mean(dim=1)
+
+
+def kl_loss(mean: Float[Tensor, "B Z"], log_variance: Float[Tensor, "B Z"]) -> Tensor:
+    """Measure how far codes are from the standard normal distribution (Kingma 2014, appendix B)."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()

@@ -1,170 +1,228 @@
-"""One class per generator: what a training step does, readable beside the paper."""
-
-import hashlib
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+"""One class per adversarial recipe: what a training step does, readable beside the paper."""
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
-from styleaug.atomic import atomic
-from styleaug.generators.adain import AdaIN
-from styleaug.generators.layers import channel_stats
-from styleaug.generators.photo import Photo
-from styleaug.training.config import PerceptualConfig
-from styleaug.training.data import ImagePack, random_crops
-from styleaug.training.losses import VGG19, content_loss, edge_correlation, gamut_loss, load_vgg19, style_loss
+from styleaug.generators.cyclegan import CycleGAN
+from styleaug.generators.layers import adain
+from styleaug.generators.pix2pix import Pix2Pix
+from styleaug.generators.vaegan import VAEGAN
+from styleaug.training.base import AbstractAdversarial, AbstractRecipe, Images, Losses, fixed, start
+from styleaug.training.config import (
+    CUTConfig,
+    CycleGANConfig,
+    PatchGANConfig,
+    PerceptualConfig,
+    TrainConfig,
+    VAEGANConfig,
+)
+from styleaug.training.discriminators import PatchEmbedding, Pool
+from styleaug.training.losses import kl_loss, patch_nce
+from styleaug.training.perceptual import PerceptualRecipe
 
-__all__ = ["PerceptualRecipe"]
-
-KINDS: dict[str, type[AdaIN] | type[Photo]] = {"adain": AdaIN, "photo": Photo}
-"""What a perceptual loss can train; `config.GENERATORS` are their names."""
+__all__ = ["CUTRecipe", "CycleGANRecipe", "PatchGANRecipe", "VAEGANRecipe", "make_recipe"]
 
 
-class PerceptualRecipe:
-    """Train `AdaIN` or `Photo` with the losses of Huang & Belongie 2017, eqs. 11 to 13.
+class PatchGANRecipe(AbstractAdversarial[PatchGANConfig]):
+    """Image to image with pairs (Isola 2017, eqs. 3 and 4).
 
-    The content term compares normalised features, which does not pull against the style; edges are
-    held by a term of their own. A quarter of the rows get their own style, and must come out as they
-    went in, or a strength below 1, and must reach statistics as far between the content's and the
-    style's.
+    Names -> paper: `generator` G, `discriminator` D, `source` x, `target` y; the noise z is dropout.
     """
 
-    content_depth = 3  # relu3_1 holds contours, and costs half of relu4_1
-    special_every = 4
+    paired = True
 
-    def __init__(self, config: PerceptualConfig, content: ImagePack, styles: ImagePack):
-        torch.manual_seed(config.seed)
-        self.config, self.content, self.styles = config, content, styles
-        self.generator = KINDS[config.generator]()
-        self.optimiser = torch.optim.Adam(self.generator.parameters(), lr=config.learning_rate)
-        rng = torch.Generator().manual_seed(config.seed)
-        crops = [random_crops(styles.pixels, config.style_size, rng) for _ in range(config.style_crops)]
-        self.style_crops = torch.cat([to_bytes(crop) for crop in crops])
-        self.pool = ThreadPoolExecutor(config.threads, initializer=torch.set_num_threads, initargs=(1,))
+    def __init__(self, config: PatchGANConfig):
+        super().__init__(config)
+        fresh = Pix2Pix(config.width, depth=config.depth, dropout=config.dropout)
+        self.generator = start(fresh, config)
+        self.add("generator", {"generator": self.generator}, rate=config.learning_rate)
+        self.discriminator = self.add_discriminator("discriminator", 6 if config.conditional else 3)
+        self.products = {"generator": self.generator}
 
-    @property
-    def device(self) -> torch.device:
-        """Where the generator is."""
-        return next(self.generator.parameters()).device
+    def seen(self, source: Images, image: Images) -> Tensor:
+        """Put together what the discriminator is shown: the image, with its source if conditional."""
+        return torch.cat([source, image], dim=1) if self.config.conditional else image
 
-    @torch.no_grad()
-    def prepare(self, networks: Path | None, cache: Path) -> None:
-        """Load VGG-19 and read its statistics of all styles, or take them from `cache`."""
-        self.contents = self.content.pixels.to(self.device)
-        self.network: VGG19 = load_vgg19(networks).to(self.device).eval()
-        self.network.to(memory_format=torch.channels_last)
-        if self.config.precision == "bfloat16":
-            self.network.to(torch.bfloat16)
-
-        def stats() -> list[Tensor]:
-            chunks = self.map(
-                lambda crops: [channel_stats(level).cpu() for level in self.network(self.to_device(crops))],
-                self.style_crops.split(8),
-            )
-            return [torch.cat(level) for level in zip(*chunks, strict=True)]
-
-        self.style_stats = cached(cache, [self.style_crops], stats)
-
-    def step(self, rng: torch.Generator) -> dict[str, Tensor]:
-        """Draw a batch and take one step down the losses."""
-        count = self.config.batch
-        content = random_crops(self.contents[self.content.draw(count, rng)], self.config.size, rng)
-        picked = self.draw_styles(count, rng)
-        special = torch.arange(count) % self.special_every == 0
-        own = special & (torch.rand(count, generator=rng) < 0.5)
-        strength = torch.where(special & ~own, torch.rand(count, generator=rng), 1.0).to(self.device)
-        style = self.to_device(self.style_crops[picked])
-        wanted = [stats[picked].to(self.device) for stats in self.style_stats]
-        own, special = own.to(self.device), special.to(self.device)
-        return self.update(self.losses, content, style, strength, own, special, *wanted)
-
-    def losses(
-        self, content: Tensor, style: Tensor, strength: Tensor, own: Tensor, special: Tensor, *wanted: Tensor
-    ) -> dict[str, Tensor]:
-        """Compare what the generator paints with the style's statistics and the content's shapes.
-
-        Rows that are `own` have the content's own style; `special` rows are those and the ones
-        whose `strength` is below 1, for which the content's own statistics are needed as well.
-        """
-        config = self.config
-        codes = self.generator.encode_style(style)
-        if own.any():
-            codes[own] = self.generator.encode_style(content[own])
-        painted = self.generator.paint(content, codes, strength)
-        levels = self.network(painted)
-        with torch.no_grad():
-            shapes = self.network(content, depth=self.content_depth)[-1]
-            if special.any():
-                amount = torch.where(own, 0.0, strength)[special, None]
-                for stats, level in zip(wanted, self.network(content[special]), strict=True):
-                    stats[special] = torch.lerp(channel_stats(level), stats[special], amount)
-        return {
-            "style": config.style_weight * style_loss(levels, list(wanted)),
-            "content": config.content_weight * content_loss(levels[self.content_depth - 1], shapes),
-            "edges": config.edge_weight * (1 - edge_correlation(painted, content)).mean(),
-            "identity": config.identity_weight * ((painted - content).abs().mean(dim=(1, 2, 3)) * own).mean(),
-            "gamut": config.gamut_weight * gamut_loss(painted),
+    def step(self, source: Images, target: Images) -> Losses:
+        """Step D, then G, on one batch of pairs."""
+        fake = self.generator.translate(source)
+        taught = self.teach("discriminator", self.seen(source, target), self.seen(source, fake))
+        losses = {
+            "adversarial": self.fool(self.discriminator, self.seen(source, fake)),
+            "l1": self.config.l1_weight * F.l1_loss(fake, target),
         }
-
-    def map(self, work: Callable[[Any], Any], shares: Iterable[Any]) -> list[Any]:
-        """Do `work` on each share, at once on `config.threads` threads of one core each.
-
-        On two cores this took half the time of one thread with two cores: small tensors leave
-        the second core waiting.
-        """
-        if self.config.threads == 1:
-            return [work(share) for share in shares]
-        return list(self.pool.map(work, shares))
-
-    def update(self, loss: Callable[..., dict[str, Tensor]], *batch: Tensor) -> dict[str, Tensor]:
-        """Take one optimiser step down the sum of the losses, the rows shared among threads."""
-        parameters = list(self.generator.parameters())
-
-        def backward(rows: tuple[Tensor, ...]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-            losses = loss(*rows)
-            total = torch.stack(list(losses.values())).sum()
-            return losses, torch.autograd.grad(total, parameters)
-
-        shares = zip(*(tensor.chunk(self.config.threads) for tensor in batch), strict=True)
-        results = self.map(backward, shares)
-        for parameter, *grads in zip(parameters, *(grads for _, grads in results), strict=True):
-            parameter.grad = torch.stack(grads).mean(dim=0)
-        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
-        self.optimiser.step()
-        values = [losses for losses, _ in results]
-        return {name: torch.stack([share[name].detach() for share in values]).mean() for name in values[0]}
-
-    def draw_styles(self, count: int, rng: torch.Generator) -> Tensor:
-        """Draw rows of `style_crops`: first a folder, then an image, then one of its crops."""
-        crop = torch.randint(self.config.style_crops, (count,), generator=rng)
-        return self.styles.draw(count, rng) + len(self.styles) * crop
-
-    def to_device(self, pixels: Tensor) -> Tensor:
-        """Give uint8 pixels as floats in [0, 1] in the layout that convolutions prefer."""
-        return (pixels.to(self.device) / 255).contiguous(memory_format=torch.channels_last)
+        return self.update("generator", losses | self.edges(fake, target)) | taught
 
 
-def cached(path: Path, sources: list[Tensor], make: Callable[[], list[Tensor]]) -> list[Tensor]:
-    """Take tensors from `path` if they were made from these `sources`; else make and write them."""
-    digest = hashlib.blake2b(digest_size=16)
-    for source in sources:
-        digest.update(source.numpy().data)
-    made_from = {"styleaug": digest.hexdigest()}
-    if path.exists():
-        with safe_open(path, "pt") as file:
-            if file.metadata() == made_from:
-                return [file.get_tensor(key) for key in sorted(file.keys())]
-    made = make()
-    with atomic(path) as part:
-        save_file({str(index): tensor.contiguous() for index, tensor in enumerate(made)}, part, made_from)
-    return made
+class CycleGANRecipe(AbstractAdversarial[CycleGANConfig]):
+    """There and back without pairs (Zhu 2017, eq. 3, and the identity term of sec. 5.2).
+
+    Names -> paper: `a2b` G, `b2a` F, `discriminator_b` D_Y, `discriminator_a` D_X.
+    """
+
+    def __init__(self, config: CycleGANConfig):
+        super().__init__(config)
+        self.a2b = start(resnet(config), config)
+        self.b2a = resnet(config)
+        self.add("generator", {"a2b": self.a2b, "b2a": self.b2a}, rate=config.learning_rate)
+        self.discriminator_a = self.add_discriminator("discriminator_a")
+        self.discriminator_b = self.add_discriminator("discriminator_b")
+        self.products = {"generator": self.a2b, "reverse": self.b2a}
+        self.pools = {name: Pool(config.pool) for name in ("a", "b")}
+
+    def step(self, source: Images, target: Images) -> Losses:
+        """Step both generators, then both discriminators on outputs old and new."""
+        config, real_a, real_b = self.config, source, target
+        fake_b, fake_a = self.a2b.translate(real_a), self.b2a.translate(real_b)
+        back_a, back_b = self.b2a.translate(fake_b), self.a2b.translate(fake_a)
+        losses = {
+            "adversarial_b": self.fool(self.discriminator_b, fake_b),
+            "adversarial_a": self.fool(self.discriminator_a, fake_a),
+            "cycle": config.cycle_weight * (F.l1_loss(back_a, real_a) + F.l1_loss(back_b, real_b)),
+        }
+        if config.identity_weight:
+            same_b, same_a = self.a2b.translate(real_b), self.b2a.translate(real_a)
+            identity = F.l1_loss(same_b, real_b) + F.l1_loss(same_a, real_a)
+            losses["identity"] = config.identity_weight * identity
+        losses |= self.edges(fake_b, real_a)
+        taken = self.update("generator", losses)
+        taken |= self.teach("discriminator_a", real_a, self.pools["a"].exchange(fake_a))
+        return taken | self.teach("discriminator_b", real_b, self.pools["b"].exchange(fake_b))
+
+    def state(self) -> dict[str, Tensor]:
+        """Give the pools as well."""
+        pools = {f"pool_{name}": pool.images for name, pool in self.pools.items() if len(pool.images)}
+        return super().state() | pools
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back the pools as well."""
+        super().load_state(state)
+        for name, pool in self.pools.items():
+            pool.images = state.get(f"pool_{name}", torch.empty(0)).to(self.fabric.device)
 
 
-def to_bytes(images: Tensor) -> Tensor:
-    """Give images in [0, 1] as uint8."""
-    return (images * 255).round().clamp(0, 255).byte()
+class CUTRecipe(AbstractAdversarial[CUTConfig]):
+    """One way without pairs, held to the source by PatchNCE (Park 2020, eq. 5).
+
+    Names -> paper: `generator` G = (G_enc, G_dec), `embedding` H, `discriminator` D.
+    """
+
+    def __init__(self, config: CUTConfig):
+        super().__init__(config)
+        self.generator = start(resnet(config), config)
+        self.embedding = PatchEmbedding(self.generator.encoder_channels, width=128)
+        networks = {"generator": self.generator, "embedding": self.embedding}
+        self.add("generator", networks, rate=config.learning_rate)
+        self.discriminator = self.add_discriminator("discriminator")
+        self.products = {"generator": self.generator}
+
+    def step(self, source: Images, target: Images) -> Losses:
+        """Step D, then G with H."""
+        config = self.config
+        # One pass for both; with the identity term the target is translated, too.
+        content = torch.cat([source, target]) if config.identity_weight else source
+        levels = self.generator.encode(content)
+        output = self.generator.decode(levels, content)
+        fake = output[: len(source)]
+        taught = self.teach("discriminator", target, fake)
+        nce = self.compare(levels, self.generator.encode(output))
+        losses = {
+            "adversarial": self.fool(self.discriminator, fake),
+            "nce": config.nce_weight * nce[: len(source)].mean(),
+        }
+        if config.identity_weight:
+            losses["identity"] = config.identity_weight * nce[len(source) :].mean()
+        return self.update("generator", losses | self.edges(fake, source)) | taught
+
+    def compare(self, keys: list[Tensor], queries: list[Tensor]) -> Float[Tensor, " B"]:
+        """Compute PatchNCE of each row at random places of every level."""
+        count = self.config.patches
+        places = [torch.randperm(x.shape[2] * x.shape[3])[:count].to(x.device) for x in keys]
+        with torch.no_grad():
+            wanted = self.embedding([level.detach() for level in keys], places)
+        found = self.embedding(queries, places)
+        losses = [patch_nce(q, k, self.config.temperature) for q, k in zip(found, wanted, strict=True)]
+        return torch.stack(losses).mean(dim=0)
+
+
+class VAEGANRecipe(AbstractAdversarial[VAEGANConfig]):
+    """A translator with many outputs: VAE and GAN share the generator (Larsen 2016; Zhu 2017b).
+
+    With pairs it is BicycleGAN: cVAE-GAN (eq. 5) reconstructs the target from its own code and the
+    source, cLR-GAN (eq. 7) reads a random code back from the output. Without pairs the shared content
+    is an image whose colours were changed at random: from it and the code of the image as it was, that
+    image is reconstructed, so that the code must tell what was changed; sources are translated with
+    random codes.
+
+    Names -> papers: `generator.encode_latent` E, `generator.translate` G (Dec), `discriminator` D
+    (Dis), its `levels` Dis_l (Larsen 2016, eq. 7).
+    """
+
+    def __init__(self, config: VAEGANConfig):
+        super().__init__(config)
+        self.paired = config.paired
+        fresh = VAEGAN(
+            config.width, blocks=config.blocks, latent=config.latent, fold=config.fold, skip=config.skip
+        )
+        self.generator = start(fresh, config)
+        self.add("generator", {"generator": self.generator}, rate=config.learning_rate)
+        self.discriminator = self.add_discriminator("discriminator")
+        self.products = {"generator": self.generator}
+
+    def step(self, source: Images, target: Images) -> Losses:
+        """Step D on both outputs, then E and G."""
+        config, generator = self.config, self.generator
+        mean, log_variance = generator.encode_latent(target)
+        encoded = mean + self.noise(*mean.shape) * (0.5 * log_variance).exp()
+        drawn = self.noise(*mean.shape)
+        content = source if config.paired else recoloured(target, self.noise(len(target), 6))
+        rebuilt, fake = generator.translate(content, encoded), generator.translate(source, drawn)
+        both = torch.cat([rebuilt, fake])
+        taught = self.teach("discriminator", target, both)
+        with fixed(generator.encoder, generator.to_latent):  # E must not help to hide it (sec. 3.4)
+            read, _ = generator.encode_latent(fake)
+        losses = {
+            "adversarial": self.fool(self.discriminator, both),
+            "l1": config.l1_weight * F.l1_loss(rebuilt, target),
+            "feature": config.feature_weight * self.feature_loss(rebuilt, target),
+            "kl": config.kl_weight * kl_loss(mean.float(), log_variance.float()),
+            "latent": config.latent_weight * F.l1_loss(read, drawn),
+        }
+        return self.update("generator", losses | self.edges(fake, source)) | taught
+
+    def feature_loss(self, image: Images, wanted: Images) -> Tensor:
+        """Compare what the discriminator makes of two images, before its verdict (Larsen 2016, eq. 7)."""
+        with torch.no_grad():
+            *targets, _ = self.discriminator.levels(wanted)
+        *found, _ = self.discriminator.levels(image)
+        return torch.stack([F.l1_loss(x, y) for x, y in zip(found, targets, strict=True)]).mean()
+
+
+def resnet(config: CUTConfig | CycleGANConfig) -> CycleGAN:
+    """Make the translator with residual blocks."""
+    return CycleGAN(config.width, blocks=config.blocks, fold=config.fold, skip=config.skip)
+
+
+def recoloured(images: Images, noise: Float[Tensor, "B 6"]) -> Images:
+    """Give each channel a mean about 0.5 and a deviation about 0.15, as normal `noise` says."""
+    mean, deviation = (0.5 + 0.125 * noise[:, :3]).clamp(0.1, 0.9), 0.15 * (0.5 * noise[:, 3:]).exp()
+    return adain(images, torch.cat([mean, deviation], dim=1)).clamp(0, 1)
+
+
+def make_recipe(config: TrainConfig) -> AbstractRecipe:
+    """Make the recipe that a configuration is for; its weights follow from the seed."""
+    torch.manual_seed(config.seed)
+    match config:
+        case PerceptualConfig():
+            return PerceptualRecipe(config)
+        case PatchGANConfig():
+            return PatchGANRecipe(config)
+        case CycleGANConfig():
+            return CycleGANRecipe(config)
+        case CUTConfig():
+            return CUTRecipe(config)
+        case VAEGANConfig():
+            return VAEGANRecipe(config)
+    raise TypeError(f"no recipe for {type(config).__name__}")

@@ -2,7 +2,6 @@
 
 import multiprocessing
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
@@ -16,7 +15,18 @@ from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError, DeviceError, ImageError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import check_range, from_float, luminance, to_float, to_pixels, with_luminance
-from styleaug.weights import load_bank, load_generator
+from styleaug.transforms.placement import fast_bfloat16, place, put, take, to_device
+from styleaug.transforms.splice import (
+    Splice,
+    check_splice,
+    composite,
+    draw_fields,
+    mask_weights,
+    part_weights,
+    read_masks,
+    unspliced,
+)
+from styleaug.weights import find_styles, load_generator
 
 __all__ = ["Precision", "StyleParams", "Stylizer"]
 
@@ -34,7 +44,10 @@ class StyleParams(TypedDict):
     """All that is random about one call. The same parameters on the same images replay it."""
 
     rows: Int[Tensor, " K"]
-    """Which rows of the batch are stylised; the others are not touched."""
+    """Which rows of the batch are stylised; the others are not touched.
+
+    A row that is spliced stands here once for each of its parts, in succession.
+    """
 
     strength: Float[Tensor, " K"]
     codes: Float[Tensor, "K S"] | None
@@ -46,16 +59,20 @@ class StyleParams(TypedDict):
     shares: Float[Tensor, "K M"]
     """How much of each source is in it."""
 
+    fields: Float[Tensor, "K G G"] | None
+    """Where in the image each part is: logits on a small grid. None if no row is spliced, or by masks."""
+
 
 class Stylizer(nn.Module):
     """Stylise picked rows of a batch, each with its own style and strength.
 
     The arguments and errors are those of `styleaug.StyleAugment`, which hosts this in torchvision.
+    With `splice="mask"` the masks are an argument of the call: `stylizer(images, masks)`.
     """
 
     def __init__(
         self,
-        bank: str | Path | StyleBank = "art",
+        bank: str | Path | StyleBank | None = None,
         *,
         generator: str | Path | AbstractGenerator | None = None,
         p: float = 0.5,
@@ -64,6 +81,9 @@ class Stylizer(nn.Module):
         weights: Sequence[float] | Tensor | None = None,
         components: int = 2,
         keep_luminance: bool = False,
+        splice: Splice | None = None,
+        parts: int = 2,
+        keep: bool = False,
         precision: Precision = "auto",
         compiled: bool = False,
     ):
@@ -75,26 +95,31 @@ class Stylizer(nn.Module):
         self.sampler: samplers.Sampler = sampler
         self.components = components
         self.keep_luminance = keep_luminance
-        self.bank = None if bank == WITHIN_BATCH else bank if isinstance(bank, StyleBank) else load_bank(bank)
-        if self.bank is None and (sampler != "uniform" or weights is not None):
-            raise ConfigError(
-                'bank="batch" draws from the other images alike; leave out sampler and weights.'
-            )
-        if generator is None:
-            generator = WITHIN_BATCH_GENERATOR if self.bank is None else self.bank.provenance.generator
-        self._home = (generator,)  # in a tuple, lest nn.Module adopt a network
+        self.splice: Splice | None = splice
+        self.parts, self.keep = check_splice(splice, parts, keep=keep), keep
+        self.within_batch = bank == WITHIN_BATCH
+        if self.within_batch:
+            self.bank, source = None, WITHIN_BATCH_GENERATOR if generator is None else generator
+        else:
+            self.bank, source = find_styles(bank, generator)
+        self._home = (source,)  # in a tuple, lest nn.Module adopt a network
         self._placed: dict[torch.device, AbstractGenerator] = {}
         self._compiled: dict[torch.device, Callable[..., Tensor]] = {}
         if precision not in PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
         self.precision, self.compiled = precision, compiled
-        if self.bank is not None:
-            self.bank.check(self.home)
         self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
-        if self.bank is not None:
-            samplers.sample(
-                sampler, self.bank.codes, 0, torch.Generator(), weights=self.weights, components=components
-            )
+        home = self.home
+        self.code_length = home.code_length
+        if self.bank is None:
+            if sampler != "uniform" or weights is not None:
+                origin = 'bank="batch" draws' if self.within_batch else f"{home.name!r} without a bank draws"
+                raise ConfigError(f"{origin} from all styles alike; leave out sampler and weights.")
+            return
+        self.bank.check(home)
+        samplers.sample(
+            sampler, self.bank.codes, 0, torch.Generator(), weights=self.weights, components=components
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies of the network are made again where the transform arrives: other process, other device.
@@ -102,8 +127,10 @@ class Stylizer(nn.Module):
 
     def extra_repr(self) -> str:
         """Say what is drawn from what."""
-        styles = "other images of the batch" if self.bank is None else repr(self.bank)
-        return f"{styles}, p={self.p}, strength={self.strength}, sampler={self.sampler!r}"
+        prior = "other images of the batch" if self.within_batch else "standard normal codes"
+        styles = prior if self.bank is None else repr(self.bank)
+        spliced = f", splice={self.splice!r}, parts={self.parts}" if self.splice else ""
+        return f"{styles}, p={self.p}, strength={self.strength}, sampler={self.sampler!r}{spliced}"
 
     @property
     def home(self) -> AbstractGenerator:
@@ -121,9 +148,9 @@ class Stylizer(nn.Module):
             self._placed[device] = place(self.home, device, bfloat16=short)
         return self._placed[device]
 
-    def forward(self, images: Any) -> Any:
+    def forward(self, images: Any, masks: Any = None) -> Any:
         """Stylise an image or a batch, drawing from torch's global generator."""
-        return self.apply(images, self.make_params(images))
+        return self.apply(images, self.make_params(images), masks=masks)
 
     def make_params(self, images: Any, *, rng: torch.Generator | None = None) -> StyleParams:
         """Draw all that is random about stylising `images`, on the CPU.
@@ -136,28 +163,39 @@ class Stylizer(nn.Module):
 
     def draw(self, count: int, rng: torch.Generator | None = None) -> StyleParams:
         """Draw parameters for a batch of `count` rows. Gates come first, so unpicked rows cost nothing."""
-        rows = (torch.rand(count, generator=rng) < self.p).nonzero()[:, 0]
+        rows = (torch.rand(count, generator=rng) < self.p).nonzero()[:, 0].repeat_interleave(self.parts)
         low, high = self.strength
         strength = low + (high - low) * torch.rand(len(rows), generator=rng)
-        if self.bank is None:
-            sources = samplers.draw_others(rows, count, rng)[:, None]
-            return StyleParams(
-                rows=rows, strength=strength, codes=None, sources=sources, shares=torch.ones(sources.shape)
-            )
-        drawn = samplers.sample(
-            self.sampler,
-            self.bank.codes,
-            len(rows),
-            rng,
-            weights=self.weights,
-            components=self.components,
-        )
+        if self.keep:
+            strength[:: self.parts] = 0
+        codes, sources, shares = self.draw_styles(rows, count, rng)
+        fields = self.splice and draw_fields(self.splice, len(rows) // self.parts, self.parts, rng)
         return StyleParams(
-            rows=rows, strength=strength, codes=drawn.codes, sources=drawn.sources, shares=drawn.shares
+            rows=rows, strength=strength, codes=codes, sources=sources, shares=shares, fields=fields
         )
 
+    def draw_styles(
+        self, rows: Int[Tensor, " K"], count: int, rng: torch.Generator | None
+    ) -> tuple[Float[Tensor, "K S"] | None, Int[Tensor, "K M"], Float[Tensor, "K M"]]:
+        """Draw the codes, sources and shares of `StyleParams`."""
+        if self.within_batch:
+            sources = samplers.draw_others(rows, count, rng)[:, None]
+            return None, sources, torch.ones(sources.shape)
+        if self.bank is None:
+            drawn = samplers.prior(self.code_length, len(rows), rng)
+        else:
+            drawn = samplers.sample(
+                self.sampler,
+                self.bank.codes,
+                len(rows),
+                rng,
+                weights=self.weights,
+                components=self.components,
+            )
+        return drawn.codes, drawn.sources, drawn.shares
+
     def apply(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, images: Any, params: StyleParams | None = None
+        self, images: Any, params: StyleParams | None = None, *, masks: Any = None
     ) -> Any:
         """Stylise `images` as `params` say, with nothing random.
 
@@ -168,12 +206,15 @@ class Stylizer(nn.Module):
                 of dtype uint8, uint16 or float in [0, 1]. Axes between B and C are frames: they share
                 their row's style.
             params: from `make_params` for the same number of rows.
+            masks: for `splice="mask"`, a tensor or array `(H, W)`, `(B, H, W)` or `(B, 1, H, W)` of
+                booleans, integer labels, or floats in [0, 1].
 
         Returns:
             The same kind, shape, dtype, device and memory format; `images` itself if no row is picked.
 
         Raises:
-            ImageError: images that are no images, or parameters for a larger batch.
+            ImageError: images that are no images, parameters for a larger batch, or masks that are
+                missing or do not fit.
         """
         if params is None:
             return super().apply(images)
@@ -185,27 +226,69 @@ class Stylizer(nn.Module):
         if int(params["rows"].max()) >= count:
             raise ImageError(f"these parameters are for a larger batch than the {count} rows given.")
         frames = len(pixels) // count
+        by_mask = params["fields"] is None and unspliced(params["rows"])[1] > 1
+        if by_mask != (masks is not None):
+            raise ImageError(
+                "these parameters splice by a mask; give masks=..."
+                if by_mask
+                else 'masks are given, but nothing is spliced by them; use splice="mask".'
+            )
+        if by_mask:
+            masks = read_masks(masks, count, frames, (pixels.shape[-2], pixels.shape[-1])).to(pixels.device)
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
-            return restore(self.stylise(pixels, params, frames))
+            return restore(self.stylise(pixels, params, frames, masks))
 
-    def stylise(self, pixels: Shaped[Tensor, "N C H W"], params: StyleParams, frames: int) -> Tensor:
+    def stylise(
+        self,
+        pixels: Shaped[Tensor, "N C H W"],
+        params: StyleParams,
+        frames: int,
+        masks: Shaped[Tensor, "M H W"] | None = None,
+    ) -> Tensor:
         """Replace the picked rows in a copy of `pixels`, a chunk at a time."""
-        check_worker(pixels.device)
-        generator = self.generator_on(pixels.device)
+        device = pixels.device
+        check_worker(device)
+        generator = self.generator_on(device)
         codes = self.read_codes(pixels, params, frames, generator)
-        expand = torch.arange(frames)
-        picked = (params["rows"][:, None] * frames + expand).flatten()
-        owner = torch.arange(len(params["rows"])).repeat_interleave(frames)
-        strength = to_device(params["strength"].float(), pixels.device)
+        rows, parts = unspliced(params["rows"])
+        picked = (rows[:, None] * frames + torch.arange(frames)).flatten()
+        owner = torch.arange(len(rows)).repeat_interleave(frames)
         result = pixels.clone()
-        chunk = max(1, chunk_pixels(pixels.device) // (pixels.shape[-1] * pixels.shape[-2]))
-        for part in torch.arange(len(picked)).split(chunk):
-            target, row = to_device(picked[part], pixels.device), to_device(owner[part], pixels.device)
+        for chunk in torch.arange(len(picked)).split(max(1, chunk_images(pixels) // parts)):
+            target = to_device(picked[chunk], device)
             images = to_float(take(pixels, target))
+            entries = (owner[chunk, None] * parts + torch.arange(parts)).flatten()
+            strength = params["strength"][entries].float()
             with torch.inference_mode(not self.compiled):
-                styled = self.paint(generator, images, codes[row], strength[row])
-            put(result, target, from_float(styled, pixels.dtype))
+                styled = self.paint_parts(generator, images, codes[to_device(entries, device)], strength)
+                if masks is not None:
+                    shown = picked[chunk] // (len(pixels) // len(masks))
+                    styled = composite(styled, mask_weights(masks[to_device(shown, device)], parts))
+                elif params["fields"] is not None:
+                    fields = to_device(params["fields"][entries], device)
+                    styled = composite(
+                        styled, part_weights(fields, parts, images.shape[-2], images.shape[-1])
+                    )
+            put(result, target, from_float(styled.flatten(0, -4), pixels.dtype))
         return result
+
+    def paint_parts(
+        self,
+        generator: AbstractGenerator,
+        images: Float[Tensor, "K C H W"],
+        codes: Float[Tensor, "E S"],
+        strength: Float[Tensor, " E"],
+    ) -> Float[Tensor, "K P C H W"]:
+        """Give each image the looks of its parts; of a spliced image those of strength 0 cost nothing."""
+        device, parts = images.device, len(codes) // len(images)
+        if parts == 1:
+            return self.paint(generator, images, codes, to_device(strength, device))[:, None]
+        looks = images.repeat_interleave(parts, dim=0)
+        loud = strength.nonzero()[:, 0]
+        if len(loud):
+            place, strength = to_device(loud, device), to_device(strength[loud], device)
+            looks.index_copy_(0, place, self.paint(generator, looks[place], codes[place], strength))
+        return looks.unflatten(0, (-1, parts))
 
     def paint(
         self,
@@ -254,12 +337,11 @@ class Stylizer(nn.Module):
         if params["codes"] is not None:
             return to_device(params["codes"].float(), pixels.device)
         sources, place_of = params["sources"][:, 0].unique(return_inverse=True)
-        chunk = max(1, chunk_pixels(pixels.device) // (pixels.shape[-1] * pixels.shape[-2]))
         codes = [
             generator.encode_style(
                 to_float(take(pixels, to_device(part * frames, pixels.device))).expand(-1, 3, -1, -1)
             )
-            for part in sources.split(chunk)
+            for part in sources.split(chunk_images(pixels))
         ]
         return torch.cat(codes)[to_device(place_of, pixels.device)]
 
@@ -271,70 +353,10 @@ def count_rows(images: Any) -> int:
     return images.shape[0] if getattr(images, "ndim", 0) == 4 else 1
 
 
-def take(pixels: Tensor, rows: Tensor) -> Tensor:
-    """Index rows of any dtype (torch cannot index uint16 everywhere)."""
-    if pixels.dtype == torch.uint16:
-        return pixels.view(torch.int16)[rows].view(torch.uint16)
-    return pixels[rows]
-
-
-def put(pixels: Tensor, rows: Tensor, values: Tensor) -> None:
-    """Write rows of any dtype in place."""
-    if pixels.dtype == torch.uint16:
-        pixels, values = pixels.view(torch.int16), values.view(torch.int16)
-    pixels.index_copy_(0, rows, values)
-
-
-def chunk_pixels(device: torch.device) -> int:
-    """Tell how many pixels to stylise at a time."""
-    return CPU_CHUNK_PIXELS if device.type == "cpu" else CUDA_CHUNK_PIXELS
-
-
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Move small CPU tensors without waiting for the device."""
-    if device.type != "cuda":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
-
-
-def place(generator: AbstractGenerator, device: torch.device, *, bfloat16: bool) -> AbstractGenerator:
-    """Put a generator on a device, frozen; a copy unless it can be used as it is."""
-    from copy import deepcopy
-
-    if device.type == "cpu":
-        keep_freed_memory()
-    dtype = torch.bfloat16 if bfloat16 and generator.takes_bfloat16 else None
-    if device.type == "cpu" and dtype is None:
-        return generator
-    return deepcopy(generator).to(device, dtype).to(memory_format=torch.channels_last)
-
-
-@cache
-def fast_bfloat16(device: torch.device) -> bool:
-    """Tell whether networks run faster in bfloat16 on this device: Ampere or AVX512-BF16 and later."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and "avx512_bf16" in cpu_flags()
-
-
-def cpu_flags() -> set[str]:
-    """Read what the processor can do; empty where the system does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Make glibc keep the memory that one call frees for the next.
-
-    Else it gives blocks back to the system and gets them page by page, which took up to half of a
-    call's time. Freeing one large block, never touched, raises the limit to twice its size: see
-    M_MMAP_THRESHOLD in mallopt(3).
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+def chunk_images(pixels: Shaped[Tensor, "N C H W"]) -> int:
+    """Tell how many of these images to stylise at a time."""
+    most = CPU_CHUNK_PIXELS if pixels.device.type == "cpu" else CUDA_CHUNK_PIXELS
+    return max(1, most // (pixels.shape[-1] * pixels.shape[-2]))
 
 
 def check_worker(device: torch.device) -> None:

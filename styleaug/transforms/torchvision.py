@@ -1,6 +1,7 @@
 """`StyleAugment` for `torchvision.transforms.Compose` and `torchvision.transforms.v2`."""
 
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from styleaug.errors import ImageError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.samplers import Sampler
 from styleaug.transforms.core import Precision, StyleParams, Stylizer, count_rows
+from styleaug.transforms.splice import Splice
 
 __all__ = ["StyleAugment"]
 
@@ -48,17 +50,27 @@ class StyleAugment(v2.Transform):
     and a strength of its own; the frames of a `Video` share one.
 
     Args:
-        bank: a shipped name, a path, a `StyleBank`, or `"batch"`: the styles of a batch are those
-            of its other images.
-        generator: a name, a path to weights, or a generator. None takes the one that made the
-            bank, or `"reinhard-lab"` for `"batch"`.
+        bank: a shipped name, a path, a `StyleBank`, the run folder of `styleaug train`, or `"batch"`:
+            the styles of a batch are those of its other images. None takes the generator's own: codes
+            drawn from the standard normal distribution if it was trained for that, the bank in its
+            run folder, or a shipped bank; and `"art"` without a generator.
+        generator: a name, a path to weights, a run folder, or a generator. None takes the one that
+            made the bank or lies in its run folder, or `"reinhard-lab"` for `"batch"`.
         p: chance of each row to be stylised.
         strength: `(low, high)` of the uniform distribution it is drawn from, or one number; in
             [0, 1], where 1 is the whole style.
-        sampler: `"uniform"`, `"weighted"`, `"mix"` or `"gaussian"`.
+        sampler: `"uniform"`, `"weighted"`, `"mix"`, `"gaussian"` or `"slerp"`.
         weights: of the bank's styles, for `"weighted"`.
         components: how many styles `"mix"` joins.
         keep_luminance: keep each pixel's brightness, take over the colour only.
+        splice: give parts of one image different styles and strengths, with soft borders: `"halves"`
+            are bands of random direction, `"fields"` random smooth patches, and `"mask"` follows the
+            first `tv_tensors.Mask` of the sample, which itself is passed on. Label 1 is the first part,
+            2 the second, 0 (the background) the last; labels from `parts` on start again with
+            the first, so of two parts the first is all that is not 0. Several masks of one image
+            are its objects and are joined; floats are the first part's share.
+        parts: how many styles an image gets; for `splice`.
+        keep: leave the first part as it is; for `splice`.
         precision: of a network's weights: `"float32"`, `"bfloat16"`, or `"auto"`, which takes
             bfloat16 where the device is faster with it; images differ by less than 2/255 on average.
         compiled: run the generator through `torch.compile`, on CUDA as graphs, with rows padded to
@@ -71,7 +83,8 @@ class StyleAugment(v2.Transform):
         BankError: the bank is damaged, unknown, or made by another generator.
         WeightsError: the generator is damaged or unknown.
         ConfigError: an argument outside its range.
-        ImageError: when called with NaN, values outside [0, 1], or other than 1 or 3 channels.
+        ImageError: when called with NaN, values outside [0, 1], other than 1 or 3 channels, or
+            without the mask that `splice="mask"` needs.
 
     Example:
         >>> from torchvision import transforms
@@ -83,7 +96,7 @@ class StyleAugment(v2.Transform):
 
     def __init__(
         self,
-        bank: str | Path | StyleBank = "art",
+        bank: str | Path | StyleBank | None = None,
         *,
         generator: str | Path | AbstractGenerator | None = None,
         p: float = 0.5,
@@ -92,6 +105,9 @@ class StyleAugment(v2.Transform):
         weights: Sequence[float] | Tensor | None = None,
         components: int = 2,
         keep_luminance: bool = False,
+        splice: Splice | None = None,
+        parts: int = 2,
+        keep: bool = False,
         precision: Precision = "auto",
         compiled: bool = False,
     ):
@@ -105,21 +121,33 @@ class StyleAugment(v2.Transform):
             weights=weights,
             components=components,
             keep_luminance=keep_luminance,
+            splice=splice,
+            parts=parts,
+            keep=keep,
             precision=precision,
             compiled=compiled,
         )
+        if splice == "mask":
+            self._transformed_types = (*type(self)._transformed_types, tv_tensors.Mask)
 
     def extra_repr(self) -> str:
         """Say what is drawn from what."""
         return self.stylizer.extra_repr()
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """Refuse samples without any image, which would otherwise pass in silence."""
-        if not any(self._needs_transform_list(flat_inputs)):
+        """Refuse samples without any image, which would otherwise pass in silence, or without a mask."""
+        needed = compress(flat_inputs, self._needs_transform_list(flat_inputs))
+        if all(isinstance(value, tv_tensors.Mask) for value in needed):
             kinds = ", ".join(sorted({describe(value) for value in flat_inputs})) or "nothing"
             raise ImageError(
                 f"no image in the sample: got {kinds}. Give a PIL image, a tv_tensors.Image, or a uint8, "
                 "uint16 or float tensor (C, H, W) or (B, C, H, W)."
+            )
+        if self.stylizer.splice == "mask" and not any(
+            isinstance(value, tv_tensors.Mask) for value in flat_inputs
+        ):
+            raise ImageError(
+                'splice="mask" needs a mask in the sample, and there is none. Wrap it: tv_tensors.Mask(mask).'
             )
 
     def make_params(self, flat_inputs: Any, *, rng: torch.Generator | None = None) -> dict[str, Any]:
@@ -130,44 +158,53 @@ class StyleAugment(v2.Transform):
             rng: None draws from torch's global generator, which DataLoader seeds in each worker.
 
         Returns:
-            A `StyleParams`: give it to `apply` with the same images to replay the call.
+            A `StyleParams`: give it to `apply` with the same images to replay the call. With
+            `splice="mask"` the mask is in it, too.
         """
-        images = flat_inputs if isinstance(flat_inputs, (list, tuple)) else [flat_inputs]
+        inputs = flat_inputs if isinstance(flat_inputs, (list, tuple)) else [flat_inputs]
+        images = [value for value in inputs if not isinstance(value, tv_tensors.Mask)]
+        masks = [value for value in inputs if isinstance(value, tv_tensors.Mask)]
         counts = {rows_of(image) for image in images}
         if len(counts) > 1:
             raise ImageError(
                 f"the images of one sample must have equally many rows, got {sorted(counts)}. "
                 "Stylise them in calls of their own."
             )
-        return {**self.stylizer.draw(counts.pop(), rng)}
+        return {**self.stylizer.draw(counts.pop(), rng), **({"masks": masks[0]} if masks else {})}
 
     def apply(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, images: Any, params: dict[str, Any] | None = None
+        self, images: Any, params: dict[str, Any] | None = None, *, masks: Any = None
     ) -> Any:
         """Stylise `images` as `params` say, with nothing random; see `make_params`.
 
         Called with a function alone it is `nn.Module.apply`, as in `model.apply(initialise)`.
 
+        Args:
+            images: one of the images that the parameters were made for.
+            params: from `make_params`.
+            masks: instead of the mask in `params`; see `Stylizer.apply`.
+
         Raises:
-            ImageError: no image, or parameters for a larger batch.
+            ImageError: no image, parameters for a larger batch, or masks that are missing or do not fit.
         """
         if params is None:
             return super().apply(images)
         style: StyleParams = params  # pyright: ignore[reportAssignmentType]
+        masks = params.get("masks") if masks is None else masks
         if not isinstance(images, tv_tensors.TVTensor):
-            return self.stylizer.apply(images, style)
+            return self.stylizer.apply(images, style, masks=masks)
         plain = images.as_subclass(Tensor)
         if isinstance(images, tv_tensors.Video):
             # Frames are an axis of their own; (T, C, H, W) is one row.
             plain = plain[None] if plain.ndim == 4 else plain
-        styled = self.stylizer.apply(plain, style)
+        styled = self.stylizer.apply(plain, style, masks=masks)
         if styled is plain:
             return images
         return tv_tensors.wrap(styled.reshape(images.shape), like=images)  # pyright: ignore[reportCallIssue]
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply to one image of a sample, as torchvision asks."""
-        return self.apply(inpt, params)
+        """Apply to one image of a sample, as torchvision asks; a mask is passed on."""
+        return inpt if isinstance(inpt, tv_tensors.Mask) else self.apply(inpt, params)
 
 
 def rows_of(image: Any) -> int:

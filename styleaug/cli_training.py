@@ -1,0 +1,230 @@
+"""`styleaug fit-style` and `styleaug train`: options come from the training configurations."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+from styleaug.console import finish, progress, say, training_progress
+
+__all__ = ["fit_style", "train"]
+
+INPUT = click.Path(path_type=Path)
+OUTPUT = click.Path(path_type=Path)
+
+OWN = ("resume", "config", "preset_name", "networks", "minutes", "dry_run")
+"""Options of `train` that are not part of the configuration."""
+
+RECIPES = {
+    "adain": "Texture, stroke and colour of any style, by a perceptual loss.",
+    "photo": "Local colour, light and tone of any style; no edge moves.",
+    "patchswap": "Patches of a style's features; fine-tuned from adain.",
+    "patchgan": "Pairs of images of the same name, as pix2pix does it.",
+    "cyclegan": "There and back between two folders, without pairs.",
+    "cut": "One way between two folders, without pairs, at half the cost.",
+    "vaegan": "One way with many outputs, with or without pairs.",
+}
+
+
+@click.command("fit-style")
+@click.argument("folders", type=INPUT, nargs=-1, required=True, metavar="[SOURCE] TARGET")
+@click.option(
+    "-o", "--out", type=OUTPUT, required=True, help="The bank to write (.safetensors), or a run folder."
+)
+@click.option("--generator", default="reinhard-rgb", show_default=True, help="Name, or path to weights.")
+@click.option(
+    "--max-styles", type=click.IntRange(1), default=256, show_default=True, help="Size of the bank."
+)
+@click.option(
+    "--patches", type=click.IntRange(1), default=1, show_default=True,
+    help="Styles read from each image: 1 reads it whole, N reads N random crops.",
+)  # fmt: skip
+@click.option(
+    "--choose", type=click.Choice(["random", "diverse"]), default="random", show_default=True,
+    help="Of more styles: any, as often as the folder has them, or those that cover the folder best.",
+)  # fmt: skip
+@click.option(
+    "--method", type=click.Choice(RECIPES), help="Train this generator from SOURCE to TARGET first."
+)
+@click.option(
+    "--finetune", type=click.IntRange(1), metavar="STEPS",
+    help="Train --generator further on SOURCE in the styles of TARGET for STEPS steps first.",
+)  # fmt: skip
+@click.option("--config", type=INPUT, help="Of the training: options in a .json or .toml file.")
+@click.option("--networks", type=INPUT, help="Of the training: folder of loss networks.")
+@click.option("--resume", is_flag=True, help="Go on with the training that OUT holds.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images and crops.")
+@click.option("--licence", default="", help="Of the images, written into the bank.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
+def fit_style(
+    folders: tuple[Path, ...],
+    out: Path,
+    generator: str,
+    max_styles: int,
+    patches: int,
+    choose: Any,
+    method: str | None,
+    finetune: int | None,
+    config: Path | None,
+    networks: Path | None,
+    resume: bool,
+    seed: int,
+    licence: str,
+    strict: bool,
+) -> None:
+    """Read the styles of the images in TARGET into a bank of a few kilobytes.
+
+    No labels are needed. The bank holds statistics, no pixels and no file names. With --method or
+    --finetune a generator is trained first, on SOURCE and TARGET, and OUT is a run folder that
+    StyleAugment takes like a bank; see `styleaug train`.
+    """
+    if method or finetune:
+        if len(folders) != 2:
+            raise click.UsageError("training needs two folders: SOURCE TARGET.")
+        options: dict[str, Any] = {"seed": seed}
+        name = method or generator
+        if finetune:
+            options |= {"init": generator, "steps": finetune, "learning_rate": 5e-4}
+            name = load_name(generator)
+        run_training(name, *folders, out, options, config=config, networks=networks, resume=resume)
+        return
+    if len(folders) != 1:
+        raise click.UsageError("give one folder; two are for --method and --finetune.")
+    from styleaug.training.fit import fit_style
+
+    with progress("reading styles") as report:
+        fit = fit_style(
+            folders[0],
+            generator=generator,
+            max_styles=max_styles,
+            patches=patches,
+            choose=choose,
+            seed=seed,
+            licence=licence,
+            report=report,
+        )
+    if not (strict and fit.failed):
+        fit.bank.save(out)
+        say(f"{out}: {fit.bank}, {out.stat().st_size / 1024:.1f} kB")
+    finish(fit.failed, strict)
+
+
+@click.group()
+def train() -> None:
+    """Train a generator from SOURCE to TARGET: two folders, or CSV/TSV lists with a column `path`.
+
+    OUT becomes a run folder with log, samples, report.html and checkpoints, and in the end with the
+    generator of the best held-out score: StyleAugment(generator="OUT").
+    """
+
+
+class TrainCommand(click.Command):
+    """Takes its options from a configuration, once they are asked for."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Add one option for each field of the configuration."""
+        from dataclasses import fields
+
+        from styleaug.training.config import preset
+
+        known, defaults = super().get_params(ctx), preset(self.name or "")
+        made = [option_for(item, getattr(defaults, item.name)) for item in fields(defaults)]
+        return known[:-1] + [option for option in made if option.name != "recipe"] + known[-1:]
+
+
+def option_for(item: Any, default: Any) -> click.Option:
+    """Make the option for a field; left out, it is None, and the preset or file decides."""
+    flag = item.name.replace("_", "-")
+    kind, text = item.type, item.metadata.get("help")
+    shown = default
+    if kind is bool:
+        flags, kind, shown = f"--{flag}/--no-{flag}", None, flag if default else f"no-{flag}"
+    else:
+        flags = f"--{flag}"
+    text = f"{text}  [default: {shown}]" if shown != "" else text
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        return click.Option(
+            [flags], type=click.Choice([str(choice) for choice in choices]), help=text,
+            callback=lambda c, p, v: v if v is None else type(choices[0])(v),
+        )  # fmt: skip
+    return click.Option([flags], type=kind, default=None, help=text)
+
+
+def train_command(name: str, text: str) -> None:
+    """Add `styleaug train NAME`."""
+
+    @train.command(name, cls=TrainCommand, help=f"{text}\n\nSOURCE and TARGET are folders or CSV/TSV lists.")
+    @click.argument("source", type=INPUT)
+    @click.argument("target", type=INPUT)
+    @click.option("-o", "--out", type=OUTPUT, required=True, help="Run folder.")
+    @click.option("--resume", is_flag=True, help="Go on with the run in OUT, with its options.")
+    @click.option("--config", type=INPUT, help="Options in a .json or .toml file; those given here win.")
+    @click.option("--preset", "preset_name", default="small", show_default=True, help="small or paper.")
+    @click.option("--networks", type=INPUT, help="Folder of loss networks; else torchvision's downloads.")
+    @click.option("--minutes", type=float, default=float("inf"), help="Stop after this long.")
+    @click.option("--dry-run", is_flag=True, help="Print the configuration as JSON and stop.")
+    def command(source: Path, target: Path, out: Path, **options: Any) -> None:
+        told = {name: options.pop(name) for name in OWN}
+        given = {key: value for key, value in options.items() if value is not None}
+        run_training(name, source, target, out, given, **told)
+
+
+def run_training(
+    name: str,
+    source: Path,
+    target: Path,
+    out: Path,
+    options: dict[str, Any],
+    *,
+    config: Path | None = None,
+    preset_name: str = "small",
+    networks: Path | None = None,
+    resume: bool = False,
+    minutes: float = float("inf"),
+    dry_run: bool = False,
+) -> None:
+    """Resolve the configuration, train, and say how it ended."""
+    from styleaug.training.config import preset, read_config
+
+    wanted = preset(name, preset_name)
+    for file in (out / "config.json" if resume else None, config):
+        if file is not None and (file == config or file.exists()):
+            wanted = wanted.with_options(read_config(file))
+    wanted = wanted.with_options(options)
+    if dry_run:
+        click.echo(json.dumps(wanted.to_dict(), sort_keys=True))
+        return
+    from styleaug.training.data import TrainingData
+    from styleaug.training.loop import train
+    from styleaug.training.recipes import make_recipe
+
+    recipe = make_recipe(wanted)
+    data = TrainingData(source, target, wanted, paired=recipe.paired)
+    if data.warning:
+        say(f"warning: {data.warning}")
+    with training_progress(wanted.batch) as report:
+        outcome = train(recipe, data, out, networks=networks, resume=resume, minutes=minutes, report=report)
+    for reason in data.failed.values():
+        say(f"skipped: {reason}")
+    if outcome.finished and outcome.why:
+        say(f"{out}: {outcome.why}\nlook at {out / 'report.html'}")
+        say(f"use it as StyleAugment(generator={str(out)!r})")
+    elif outcome.why:
+        words = [word for word in sys.argv[1:] if word != "--resume"]
+        say(f"stopped at step {outcome.step}: {outcome.why}. Go on with:")
+        say(shlex.join(["styleaug", *words, "--resume"]))
+
+
+def load_name(generator: str) -> str:
+    """Tell what kind of generator a name or path means."""
+    from styleaug.weights import load_generator
+
+    return load_generator(generator).name
+
+
+for recipe, text in RECIPES.items():
+    train_command(recipe, text)

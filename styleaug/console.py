@@ -1,0 +1,66 @@
+"""What the commands say to the person at the terminal: on stderr, with a bar for anything long."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["finish", "progress", "say", "training_progress"]
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on stderr; give the function that moves it."""
+    with bar("{task.description}") as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+@contextmanager
+def training_progress(batch: int) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+    """Show steps, time left, images per second and losses; give the function that `train` reports to.
+
+    The bar starts with the first report, so that of several processes only one has one.
+    """
+    with bar("training", "{task.fields[told]}") as shown:
+        began: list[tuple[float, int]] = []
+
+        def report(step: int, steps: int, losses: dict[str, float]) -> None:
+            if not began:
+                began.append((time.monotonic(), step))
+                shown.add_task("", total=steps, completed=step, told="")
+            elapsed, first = time.monotonic() - began[0][0], began[0][1]
+            speed = f"{batch * (step - first) / elapsed:.1f} images/s  " if step > first else ""
+            told = speed + "  ".join(f"{name} {value:.3g}" for name, value in losses.items())
+            shown.update(shown.task_ids[0], completed=step, told=told)
+
+        yield report
+
+
+def bar(*texts: str) -> Any:
+    """Make a bar with the first text before it and the others behind."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    first, *others = (TextColumn(text) for text in texts)
+    columns = [first, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), *others]
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def say(text: str) -> None:
+    """Talk to the person, on stderr."""
+    click.echo(text, err=True)
+
+
+def finish(failed: list[tuple[Path, str]], strict: bool) -> None:
+    """Report the files that could not be used; exit with 1 if that was to be strict about."""
+    for _, reason in failed:
+        say(f"skipped: {reason}")
+    if failed:
+        say(f"{len(failed)} files skipped")
+        if strict:
+            sys.exit(1)

@@ -1,0 +1,241 @@
+"""Patch-based style transfer: each patch of the content takes the style's patch that is most like it."""
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from styleaug.errors import WeightsError
+from styleaug.generators.adain import AdaIN
+from styleaug.generators.base import AbstractGenerator, per_row
+from styleaug.generators.layers import (
+    adain,
+    channel_stats,
+    normalise,
+    pad_to_multiple,
+    recolour,
+    whiten,
+)
+
+__all__ = ["PatchSwap"]
+
+SIDE = 3
+"""Side of a patch in features, each of which stands for 8 x 8 pixels."""
+ROUNDS = 10
+"""Rounds of k-means."""
+MAX_PATCHES = 256
+SAME = 1e-4
+"""Patches whose correlation is nearer to 1 than this count as equal."""
+
+
+class PatchSwap(AbstractGenerator):
+    """Style swap in the features of an `AdaIN` network, whose decoder paints.
+
+    After Chen & Schmidt 2016, sec. 3: each 3 x 3 patch of the content's features is replaced by the
+    patch of the style with the largest normalised cross-correlation (eqs. 2 and 3), overlaps are
+    averaged. Three things differ. Patches come from a dictionary of bounded size: the centres of
+    k-means over the style's patches. A patch holds the network's features at 1/8 of the size, and
+    the colours there as three more channels: the network paints colours from the image rather than
+    from features, so they are swapped in the image, where they vary slowly. Features are normalised
+    per channel before they are matched, and get the style's statistics after the swap, as the
+    decoder needs them. Details at 1/4 and 1/2 of the size are AdaIN's.
+
+    Code: AdaIN's, then the dictionary, `patches * 9 * (channels + 3)` floats. No pixels: a centre
+    is the mean of patches, and its colours are means over 8 x 8 pixels. An image with fewer patches
+    than the dictionary has room for keeps all of them, though, and so its colours at 1/8 of the size.
+
+    Names -> paper: `field` Phi(C) and Phi(S), `read_patches` phi_j(S), `nearest` NN(i) (eq. 2), `swap`
+    eq. 3 and the averaging after it.
+
+    Args:
+        network: encodes and paints; its weights are this generator's.
+        patches: size of the dictionary.
+    """
+
+    name = "patchswap"
+    takes_bfloat16 = True
+    multiple = AdaIN.multiple
+    minimum = 5 * AdaIN.multiple
+    """Nine places for a patch: with one, some channels hardly vary, and rounding errors grow."""
+
+    def __init__(self, network: AdaIN, *, patches: int = 32):
+        super().__init__()
+        self.network, self.patches = network, patches
+        self.channels = network.widths[-1] + 3
+        self.dictionary_length = patches * self.channels * SIDE**2
+        self.code_length = network.code_length + self.dictionary_length
+
+    def settings(self) -> dict[str, Any]:
+        """Give the network's sizes and the dictionary's."""
+        return {**self.network.settings(), "patches": self.patches}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """Build from the sizes, within bounds."""
+        patches = settings["patches"]
+        if type(patches) is not int or not 1 <= patches <= MAX_PATCHES:
+            raise WeightsError(f"patches must be a whole number from 1 to {MAX_PATCHES}, got {patches!r}.")
+        sizes = {key: value for key, value in settings.items() if key != "patches"}
+        return cls(AdaIN.from_settings(sizes), patches=patches)
+
+    def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
+        """Read AdaIN's code and the dictionary of patches."""
+        padded = pad_to_multiple(images, self.multiple, self.minimum)
+        colours = channel_stats(padded)
+        whitened = whiten(padded, colours)
+        levels = self.network.encoder(whitened)
+        with torch.no_grad():
+            patches = read_patches(field(levels[-1], whitened))
+            dictionary = cluster(patches, self.patches)
+        statistics = [colours, *(channel_stats(level) for level in levels)]
+        return torch.cat([*statistics, dictionary.flatten(1)], dim=1)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        codes: Float[Tensor, "B S"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Paint each image in the style of its code."""
+        height, width = images.shape[-2:]
+        styled = self.paint(pad_to_multiple(images, self.multiple, self.minimum), codes, strength)
+        return styled[..., :height, :width].clamp(0, 1)
+
+    def paint(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        codes: Float[Tensor, "B S"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Run the network itself, unclamped; H and W are multiples of 8 and at least 24.
+
+        `strength` moves AdaIN's code as in `AdaIN.paint`, and features and colours as far towards
+        the swapped ones. Which patch is nearest does not depend on it, and has no gradient.
+        """
+        network, amount = self.network, per_row(strength.float())
+        images = images.contiguous()  # arithmetic with one number a channel is slow in other layouts
+        colours = channel_stats(images)
+        whitened = whiten(images, colours)
+        levels = network.encoder(whitened)
+        own = torch.cat([colours, *(channel_stats(level) for level in levels)], dim=1)
+        code, dictionary = codes.float().split([network.code_length, self.dictionary_length], dim=1)
+        code = torch.lerp(own, code, amount.flatten(1))
+        wanted, *styles = code.split([6, *(2 * width for width in network.widths)], dim=1)
+
+        before = field(levels[-1], whitened)
+        swapped = swap(before, dictionary.unflatten(1, (self.patches, -1)))
+        features, tints = torch.lerp(before, swapped, amount).split([self.channels - 3, 3], dim=1)
+        moved = retint(whitened, tints)
+        half, quarter, _ = network.encoder(moved)
+        eighth = features.to(half.dtype)
+        swapped = [adain(level, style) for level, style in zip((half, quarter, eighth), styles, strict=True)]
+        painted = network.decode(moved, swapped, code)
+        return recolour(images, painted, wanted, strength)
+
+
+def field(features: Float[Tensor, "B C H8 W8"], whitened: Float[Tensor, "B 3 H W"]) -> Tensor:
+    """Put the colours of each cell beside its features, and normalise each channel.
+
+    Returns:
+        `(B, C + 3, H8, W8)` in the image's type, so that weights of another choose like patches.
+    """
+    return normalise(torch.cat([features.to(whitened.dtype), F.avg_pool2d(whitened, AdaIN.multiple)], dim=1))
+
+
+def retint(whitened: Float[Tensor, "B 3 H W"], tints: Float[Tensor, "B 3 H8 W8"]) -> Float[Tensor, "B 3 H W"]:
+    """Replace what varies slowly in an image, its detail and its channel statistics kept.
+
+    Args:
+        whitened: the image.
+        tints: colours of its cells; they take the mean and deviation of the image's own.
+    """
+    own = F.avg_pool2d(whitened, AdaIN.multiple)
+    change = adain(tints, channel_stats(own)) - own
+    change = F.interpolate(change, scale_factor=AdaIN.multiple, mode="bilinear")
+    return adain(whitened + change, channel_stats(whitened))
+
+
+def swap(features: Float[Tensor, "B C H W"], dictionary: Float[Tensor, "B K D"]) -> Float[Tensor, "B C H W"]:
+    """Replace each patch by the nearest of the dictionary, and average where patches overlap.
+
+    Chen & Schmidt 2016, eqs. 2 and 3, one of a patch's nine cells after the other: no patch is laid
+    out, which took a fifth longer and nine times the memory.
+    """
+    chosen = nearest(features, dictionary)
+    index = chosen.flatten(1)[:, None].expand(-1, features.shape[1], -1)
+    total, count = torch.zeros_like(features), torch.zeros_like(features[:1, :1])
+    for cell, place, number in zip(cells(dictionary), shifts(total), shifts(count), strict=True):
+        place += cell.mT.gather(2, index).view_as(place)
+        number += 1
+    return total / count
+
+
+def nearest(features: Float[Tensor, "B C H W"], dictionary: Float[Tensor, "B K D"]) -> Int[Tensor, "B H2 W2"]:
+    """Find for each patch the row of the dictionary with the largest normalised cross-correlation (eq. 2).
+
+    The norm of the patch itself is left out, as it is the same for all rows.
+    """
+    parts = zip(cells(F.normalize(dictionary, dim=2)), shifts(features.detach()), strict=True)
+    match = torch.stack([cell @ shifted.flatten(2) for cell, shifted in parts]).sum(dim=0)
+    return match.argmax(dim=1).unflatten(1, (features.shape[2] - SIDE + 1, -1))
+
+
+def shifts(features: Float[Tensor, "B C H W"]) -> Iterator[Tensor]:
+    """View where each of a patch's cells may lie, `(B, C, H - 2, W - 2)` each, in rows."""
+    height, width = (size - SIDE + 1 for size in features.shape[-2:])
+    for y in range(SIDE):
+        for x in range(SIDE):
+            yield features[:, :, y : y + height, x : x + width]
+
+
+def cells(dictionary: Float[Tensor, "B K D"]) -> tuple[Tensor, ...]:
+    """View the dictionary's patches cell by cell, `(B, K, C)` each, in the order of `shifts`."""
+    return dictionary.unflatten(2, (-1, SIDE**2)).unbind(dim=3)
+
+
+def read_patches(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P D"]:
+    """Lay out all patches, `(B, (H - 2) * (W - 2), C * 9)`."""
+    return F.unfold(features, SIDE).mT.contiguous()
+
+
+def cluster(patches: Float[Tensor, "B N D"], count: int) -> Float[Tensor, "B K D"]:
+    """Find `count` centres by spherical k-means (Dhillon & Modha 2001), the same ones in every call.
+
+    A fixed number of rounds from a start of patches far from each other. Of fewer than `count`
+    different patches some are repeated.
+
+    Returns:
+        `(B, count, D)`, each the mean of its patches, from dark to bright: codes that are mixed mix
+        like with like.
+    """
+    unit = F.normalize(patches, dim=2)
+    centres = take(patches, farthest_first(unit, count))
+    names = torch.arange(count, device=patches.device)
+    for _ in range(ROUNDS):
+        owner = (unit @ F.normalize(centres, dim=2).mT).argmax(dim=2)
+        member = (owner[:, :, None] == names).to(patches.dtype)  # for a product: sums by index vary on a GPU
+        size = member.sum(dim=1)[:, :, None]
+        centres = torch.where(size > 0, member.mT @ patches / size.clamp_min(1), centres)
+    brightness = centres[..., -3 * SIDE**2 :].mean(dim=2)
+    return take(centres, brightness.argsort(dim=1, stable=True))
+
+
+def farthest_first(unit: Float[Tensor, "B N D"], count: int) -> Int[Tensor, "B K"]:
+    """Choose patches far from each other, the first far from the mean (Gonzalez 1985)."""
+    similar = (unit * unit.mean(dim=1, keepdim=True)).sum(dim=2)
+    rows = [similar.argmin(dim=1, keepdim=True)]
+    similar = torch.full_like(similar, -torch.inf)
+    while len(rows) < count:
+        similar = torch.maximum(similar, (unit @ take(unit, rows[-1]).mT)[:, :, 0])
+        # Where all are chosen or equal, rounding must not decide which of them are repeated.
+        similar = torch.where(similar > 1 - SAME, 1, similar)
+        rows.append(similar.argmin(dim=1, keepdim=True))
+    return torch.cat(rows, dim=1)
+
+
+def take(patches: Float[Tensor, "B N D"], rows: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
+    """Pick for each image its own rows."""
+    return patches.gather(1, rows[:, :, None].expand(-1, -1, patches.shape[2]))

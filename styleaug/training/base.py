@@ -1,0 +1,238 @@
+"""What all recipes share: optimisers, gradients over several processes, discriminators held in check."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from styleaug.errors import ConfigError
+from styleaug.generators.base import AbstractGenerator
+from styleaug.training.config import AdversarialConfig, TrainConfig
+from styleaug.training.data import TrainingData
+from styleaug.training.diffaugment import diff_augment
+from styleaug.training.discriminators import PatchDiscriminator
+from styleaug.training.losses import discriminator_loss, edge_loss, fool_loss, r1_penalty
+from styleaug.weights import load_generator
+
+__all__ = ["AbstractAdversarial", "AbstractRecipe", "Images", "Losses", "fixed", "start"]
+
+Images = Float[Tensor, "B 3 H W"]
+Losses = dict[str, Tensor]
+
+
+Config = TypeVar("Config", bound=TrainConfig, covariant=True)
+Adversarial = TypeVar("Adversarial", bound=AdversarialConfig, covariant=True)
+
+
+class AbstractRecipe(ABC, Generic[Config]):
+    """Networks, their optimisers and the step that trains them.
+
+    Final classes set `paired` and `needs_target` where they differ, call `add` for each optimiser, and
+    implement `step`.
+
+    Attributes:
+        networks: all that is trained, by name.
+        products: the generators among them that a run is for; `"generator"` comes first.
+        optimisers: by the name of what they train.
+    """
+
+    paired = False
+    needs_target = True
+
+    def __init__(self, config: Config):  # pyright: ignore[reportGeneralTypeIssues]
+        self.config = config
+        self.networks: dict[str, nn.Module] = {}
+        self.products: dict[str, AbstractGenerator] = {}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        self.rates: dict[str, float] = {}
+        self.fabric: Any = None
+        self.steps_taken = 0
+
+    def add(self, name: str, networks: dict[str, nn.Module], *, rate: float) -> None:
+        """Give `networks` an optimiser of their own, called `name`."""
+        self.networks |= networks
+        weights = list(chain.from_iterable(network.parameters() for network in networks.values()))
+        self.optimisers[name], self.rates[name] = make_optimiser(weights, self.config, rate), rate
+
+    def setup(self, fabric: Any) -> None:
+        """Move all to the devices of a `lightning_fabric.Fabric`."""
+        self.fabric = fabric
+        for network in self.networks.values():
+            network.to(fabric.device).to(memory_format=torch.channels_last).train()
+        for name, optimiser in self.optimisers.items():
+            self.optimisers[name] = fabric.setup_optimizers(optimiser)
+
+    def prepare(self, data: TrainingData, run: Path, networks: Path | None) -> None:
+        """Do what is done once before the first step of a call; `networks` holds loss networks."""
+
+    @abstractmethod
+    def step(self, source: Images, target: Images) -> Losses:
+        """Take one step of every optimiser; give the losses as scalars, by name."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what a checkpoint must hold besides weights and optimisers."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+
+    def update(self, name: str, losses: Losses) -> Losses:
+        """Take one step of an optimiser down the sum of `losses`, averaged over all processes."""
+        optimiser = self.optimisers[name]
+        weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+        optimiser.zero_grad(set_to_none=True)
+        total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        self.fabric.backward(total, inputs=weights)
+        self.average(weights)
+        if self.config.clip:
+            self.fabric.strategy.precision.unscale_gradients(getattr(optimiser, "optimizer", optimiser))
+            nn.utils.clip_grad_norm_(weights, self.config.clip)
+        optimiser.step()
+        return {key: loss.detach() for key, loss in losses.items()}
+
+    def average(self, weights: Sequence[nn.Parameter]) -> None:
+        """Give every process the mean of all processes' gradients, in one message.
+
+        Rather than wrapping networks for it: a step calls each network several times and in other
+        ways than by `forward`, and small networks' gradients fit one message.
+        """
+        if self.fabric.world_size == 1:
+            return
+        with_gradient = [weight for weight in weights if weight.grad is not None]
+        flat = torch.cat([weight.grad.flatten() for weight in with_gradient])  # pyright: ignore
+        parts = self.fabric.all_reduce(flat, reduce_op="mean").split([w.numel() for w in with_gradient])
+        for weight, part in zip(with_gradient, parts, strict=True):
+            weight.grad = part.view_as(weight)
+
+    def noise(self, rows: int, length: int) -> Float[Tensor, "B Z"]:
+        """Draw normal numbers: this process's rows of what the whole batch gets."""
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        return torch.randn(rows * world, length)[rank * rows :][:rows].to(self.fabric.device)
+
+
+@contextmanager
+def fixed(*networks: nn.Module) -> Iterator[None]:
+    """Let gradients pass through `networks` in this block without reaching their weights."""
+    weights = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
+def make_optimiser(weights: list[nn.Parameter], config: TrainConfig, rate: float) -> torch.optim.Optimizer:
+    """Make the optimiser that the configuration names."""
+    match config.optimiser:
+        case "adam":
+            return torch.optim.Adam(weights, lr=rate, betas=(config.momentum, 0.999))
+        case "rmsprop":
+            return torch.optim.RMSprop(weights, lr=rate, momentum=config.momentum)
+        case "sgd":
+            return torch.optim.SGD(weights, lr=rate, momentum=config.momentum)
+
+
+Kind = TypeVar("Kind", bound=AbstractGenerator)
+
+
+def start(fresh: Kind, config: TrainConfig) -> Kind:
+    """Give the generator that `init` names, trainable; else `fresh`.
+
+    Raises:
+        ConfigError: the named one is of another kind or size.
+    """
+    if not config.init:
+        return fresh
+    loaded = load_generator(config.init)
+    if type(loaded) is not type(fresh) or loaded.settings() != fresh.settings():
+        raise ConfigError(
+            f"init {config.init!r} is {loaded.name} {loaded.settings()}, but this run trains {fresh.name} "
+            f"{fresh.settings()}. Give the options that made it."
+        )
+    fresh.load_state_dict(loaded.state_dict())
+    return fresh
+
+
+class AbstractAdversarial(AbstractRecipe[Adversarial]):
+    """What recipes with discriminators share: how one is fooled, taught and kept from overfitting.
+
+    Attributes:
+        augment: share of the images that DiffAugment changes before a discriminator sees them.
+        sureness: running mean of how many real images the discriminators take for real.
+    """
+
+    sure = 0.8
+    """Share of real patches taken for real above which a discriminator is held to overfit."""
+
+    def __init__(self, config: Adversarial):  # pyright: ignore[reportGeneralTypeIssues]
+        super().__init__(config)
+        self.augment = torch.tensor(1.0 if config.diffaugment == "on" else 0.0)
+        self.sureness = torch.tensor(0.5)
+
+    def state(self) -> dict[str, Tensor]:
+        """Give how strongly discriminators are held back."""
+        return {"augment": self.augment, "sureness": self.sureness}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take it back."""
+        self.augment, self.sureness = state["augment"], state["sureness"]
+
+    def add_discriminator(self, name: str, channels: int = 3) -> PatchDiscriminator:
+        """Make a discriminator with an optimiser of the same name."""
+        config = self.config
+        network = PatchDiscriminator(
+            channels,
+            patch=config.patch,
+            width=config.discriminator_width,
+            spectral=config.spectral,
+            twice=config.r1 > 0,
+        )
+        self.add(name, {name: network}, rate=config.discriminator_rate or config.learning_rate)
+        return network
+
+    def fool(self, discriminator: nn.Module, fake: Tensor) -> Tensor:
+        """Tell the generator how far it is from fooling a discriminator."""
+        return fool_loss(discriminator(self.disguise(fake)), self.config.loss)
+
+    def disguise(self, images: Tensor) -> Tensor:
+        """Augment what a discriminator is shown, as far as it overfits."""
+        return diff_augment(images, float(self.augment), colour=self.config.diffaugment_colour)
+
+    def teach(self, name: str, real: Tensor, fake: Tensor) -> Losses:
+        """Let a discriminator learn to part `real` from `fake`; with lazy R1 every so many steps."""
+        config, discriminator = self.config, self.networks[name]
+        on_real, on_fake = discriminator(self.disguise(real)), discriminator(self.disguise(fake.detach()))
+        losses = {name: discriminator_loss(on_real, on_fake, config.loss)}
+        if config.r1 and self.steps_taken % config.r1_every == 0:
+            with torch.autocast(real.device.type, enabled=False):
+                shown = real.detach().float().requires_grad_()
+                penalty = r1_penalty(shown, discriminator(shown))
+            losses[f"r1_{name}"] = 0.5 * config.r1 * config.r1_every * penalty
+        self.hold_back(on_real)
+        return self.update(name, losses)
+
+    def hold_back(self, on_real: Tensor) -> None:
+        """Augment more while a discriminator is too sure of real images, less otherwise.
+
+        After Karras 2020 (ADA), who watch the sign of its logits; 0.5 parts the classes of LSGAN.
+        """
+        if self.config.diffaugment != "auto":
+            return
+        middle = 0.5 if self.config.loss == "lsgan" else 0.0
+        taken = self.fabric.all_reduce((on_real > middle).float().mean(), reduce_op="mean")
+        self.sureness = torch.lerp(self.sureness, taken.detach().cpu(), 0.02)
+        change = 0.002 if self.sureness > self.sure else -0.002
+        self.augment = (self.augment + change).clamp(0, 0.8)
+
+    def edges(self, fake: Images, source: Images) -> Losses:
+        """Hold the edges of the source, where the configuration asks for it."""
+        weight = self.config.edge_weight
+        return {"edges": weight * edge_loss(fake, source)} if weight else {}

@@ -1,0 +1,171 @@
+"""The networks that a GAN loss trains against a generator, and the heads of a contrastive loss."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from styleaug.errors import ConfigError
+from styleaug.generators.layers import initialise_gan, normalise
+
+__all__ = ["PatchDiscriminator", "PatchEmbedding", "Pool"]
+
+HALVINGS = {16: 1, 34: 2, 70: 3, 142: 4, 286: 5}
+"""How many convolutions of stride 2 make a discriminator see patches of this side."""
+
+
+class PatchDiscriminator(nn.Module):
+    """Tell real images from painted ones, patch by patch.
+
+    The PatchGAN of Isola et al. 2017 (secs. 3.3 and 6.1.2): 4x4 convolutions, `patch` 70 with three
+    of stride 2, leaky ReLUs, and instance normalisation, as Zhu et al. 2017 have it, except on the
+    first and the last layer.
+
+    Args:
+        channels: of the images; 6 for a pair stacked along the channels.
+        patch: side in pixels of what a logit sees: 16, 34, 70, 142 or 286.
+        width: channels of the first layer; they double up to `8 * width`. 64 in the papers.
+        norm: normalise at all; without, a logit sees its patch and nothing else.
+        twice: be differentiable twice, as R1 asks; normalisation then takes twice as long.
+        spectral: hold every layer's largest singular value at 1 (Miyato et al. 2018). Its estimate
+            takes a step in every forward pass in training mode.
+
+    Raises:
+        ConfigError: another patch.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        *,
+        patch: int = 70,
+        width: int = 64,
+        norm: bool = True,
+        spectral: bool = False,
+        twice: bool = False,
+    ):
+        super().__init__()
+        if patch not in HALVINGS:
+            raise ConfigError(f"patch must be one of {', '.join(map(str, HALVINGS))}, got {patch!r}.")
+        halvings = HALVINGS[patch]
+        self.channels, self.norm = channels, norm
+        self.normalise = F.instance_norm if twice else normalise
+        self.minimum = 3 * 2**halvings  # the two layers of stride 1 take a pixel each, and leave one
+        widths = [width * min(2**layer, 8) for layer in range(halvings + 1)]
+        sizes = [channels, *widths, 1]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(
+                sizes[layer],
+                sizes[layer + 1],
+                kernel_size=4,
+                stride=2 if layer < halvings else 1,
+                padding=1,
+                bias=not self.normalised(layer, halvings + 2),
+            )
+            for layer in range(halvings + 2)
+        )
+        initialise_gan(self)
+        if spectral:
+            for conv in self.convs:
+                spectral_norm(conv)
+        self.to(memory_format=torch.channels_last)
+
+    def normalised(self, layer: int, layers: int) -> bool:
+        """Whether a layer's output is normalised."""
+        return self.norm and 0 < layer < layers - 1
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 h w"]:
+        """Give a logit for each patch, above 0 where it looks real.
+
+        Args:
+            images: `(B, C, H, W)` in [0, 1].
+        """
+        return self.levels(images)[-1]
+
+    def levels(self, images: Float[Tensor, "B C H W"]) -> list[Tensor]:
+        """Give what comes out of each layer, after its activation; the last are the logits.
+
+        Raises:
+            ConfigError: images too small for a logit, or with other channels.
+        """
+        channels, height, width = images.shape[1:]
+        if channels != self.channels or min(height, width) < self.minimum:
+            raise ConfigError(
+                f"this discriminator takes {self.channels} channels from {self.minimum} x {self.minimum} "
+                f"pixels, got {channels} channels of {height} x {width}. Train on larger crops, or choose "
+                "a smaller patch."
+            )
+        x, found = 2 * images - 1, []
+        for layer, conv in enumerate(self.convs):
+            x = conv(x)
+            if self.normalised(layer, len(self.convs)):
+                x = self.normalise(x)
+            if layer < len(self.convs) - 1:
+                x = F.leaky_relu(x, 0.2, inplace=True)
+            found.append(x)
+        return found
+
+
+class PatchEmbedding(nn.Module):
+    """The heads H_l of PatchNCE (Park et al. 2020, sec. 3): features at some places to unit vectors.
+
+    Args:
+        channels: of each level, as a generator's `encoder_channels` gives them.
+        width: length of the vectors.
+    """
+
+    def __init__(self, channels: Sequence[int], *, width: int = 256):
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(count, width), nn.ReLU(), nn.Linear(width, width)) for count in channels
+        )
+        initialise_gan(self)
+
+    def forward(self, levels: list[Tensor], positions: list[Tensor]) -> list[Tensor]:
+        """Embed each level at its positions.
+
+        Args:
+            levels: features `(B, C_l, H_l, W_l)`.
+            positions: int64 `(P_l,)` from 0 to `H_l * W_l - 1`, row after row; the same for every row
+                of the batch.
+
+        Returns:
+            For each level `(B, P_l, width)`, of length 1.
+        """
+        return [
+            F.normalize(head(gathered(level, places)), dim=-1)
+            for head, level, places in zip(self.heads, levels, positions, strict=True)
+        ]
+
+
+def gathered(level: Float[Tensor, "B C H W"], positions: Int[Tensor, " P"]) -> Float[Tensor, "B P C"]:
+    """Pick the features at flattened positions."""
+    return level.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, positions).float()
+
+
+class Pool:
+    """Earlier outputs of a generator, of which a discriminator is reminded (Shrivastava 2017; Zhu 2017).
+
+    Args:
+        size: how many are kept; 0 gives every batch back as it is.
+    """
+
+    def __init__(self, size: int):
+        self.size, self.images = size, torch.empty(0)
+
+    def exchange(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Keep `images`; give for half of them, once the pool is full, others kept earlier."""
+        images, given = images.detach(), []
+        for image in images.split(1):
+            if len(self.images) < self.size:
+                self.images = torch.cat([self.images, image]) if len(self.images) else image.clone()
+            elif self.size and torch.rand(()) < 0.5:
+                place = int(torch.randint(self.size, ()))
+                given.append(self.images[place : place + 1].clone())
+                self.images[place] = image[0]
+                continue
+            given.append(image)
+        return torch.cat(given)

@@ -1,0 +1,62 @@
+"""Lightning Fabric: devices, precision, and processes that share a batch."""
+
+import os
+import warnings
+from typing import Any
+
+import torch
+
+from styleaug.errors import ConfigError
+from styleaug.generators.base import keep_freed_memory
+from styleaug.training.config import TrainConfig
+
+__all__ = ["make_fabric", "share_of"]
+
+
+def make_fabric(config: TrainConfig) -> Any:
+    """Start Fabric; in a process that torchrun or `fabric run` started, as a part of theirs.
+
+    Raises:
+        ConfigError: `lightning-fabric` is not installed, or a device that is not there.
+    """
+    try:
+        from lightning_fabric import Fabric
+    except ImportError:
+        raise ConfigError("training needs lightning-fabric: pip install 'styleaug[train]'.") from None
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device must be auto, cpu or cuda, got {config.device!r}.")
+    cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise ConfigError("device 'cuda' was asked for, but torch finds no GPU. Use device='cpu'.")
+    accelerator = "cuda" if cuda and config.device != "cpu" else "cpu"
+    if accelerator == "cpu":
+        keep_freed_memory()
+    # As torchrun has it, where it started us.
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(config.devices)))
+    nodes = int(os.environ.get("WORLD_SIZE", str(local))) // local if "LOCAL_WORLD_SIZE" in os.environ else 1
+    several = local * nodes > 1
+    if several and accelerator == "cpu":
+        torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of workers and precisions that a CPU lacks
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=local,
+            num_nodes=nodes,
+            strategy="ddp" if several else "auto",
+            precision=config.precision,
+        )
+        if several and "LT_CLI_USED" not in os.environ:
+            fabric.launch()
+    return fabric
+
+
+def share_of(batch: int, rank: int, world: int) -> range:
+    """Tell which rows of a batch a process takes.
+
+    Raises:
+        ConfigError: the batch cannot be shared equally.
+    """
+    if batch % world:
+        raise ConfigError(f"batch must be a multiple of the {world} processes, got {batch}.")
+    return range(rank * batch // world, (rank + 1) * batch // world)

@@ -1,0 +1,219 @@
+"""Write down what a training run does, so that it can be watched and understood afterwards."""
+
+import json
+import math
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from styleaug.atomic import atomic
+from styleaug.errors import FileError
+from styleaug.files import save_image
+from styleaug.training.report import NOT_VALUES, flat, printable, render
+
+__all__ = ["Monitor"]
+
+GAP = 2
+"""White pixels between the tiles of a grid."""
+PICTURE = re.compile(r"step-(\d{8,})\.png")
+
+
+class Monitor:
+    """Write down what a run does: log.jsonl, TensorBoard, sample grids, report.html.
+
+    TensorBoard's files are written where `tensorboard` is installed. Where several processes train, one
+    of them has a monitor.
+
+    Args:
+        run: folder for `log.jsonl`, `samples/`, `tensorboard/` and `report.html`; made if missing.
+        title: of the report.
+        facts: the configuration, as the report shows it.
+        step: where the run is taken up; what a killed process wrote beyond it is dropped, and at 0 all
+            that was written.
+
+    Raises:
+        FileError: `run` cannot be written to.
+    """
+
+    def __init__(self, run: Path, *, title: str, facts: dict[str, Any], step: int = 0):
+        self.run, self.title, self.facts = Path(run), title, facts
+        self.log = self.run / "log.jsonl"
+        try:
+            (self.run / "samples").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"cannot write to {self.run}: {error.strerror}.") from None
+        take_up(self.log, step)
+        for beyond, path in self.pictures():
+            if beyond > step or step == 0:
+                path.unlink(missing_ok=True)
+        self.board = open_board(self.run / "tensorboard", step)
+        if self.board:
+            self.board.add_text("configuration", markdown_table(facts), step)
+
+    def losses(self, step: int, values: dict[str, float], *, images_per_second: float) -> None:
+        """Write the losses of a step."""
+        self.write({"event": "losses", "step": step, "images_per_second": images_per_second}, values)
+        self.scalars(step, {f"losses/{name}": value for name, value in values.items()})
+        self.scalars(step, {"speed/images per second": images_per_second})
+
+    def scores(self, step: int, values: dict[str, float]) -> None:
+        """Write the scores of a step, as `Judge.score` gives them."""
+        self.write({"event": "scores", "step": step}, values)
+        self.scalars(step, {f"scores/{name}": value for name, value in values.items()})
+
+    def alarm(self, step: int, text: str) -> None:
+        """Write an alarm."""
+        self.write({"event": "alarm", "step": step}, {"text": text})
+        if self.board:
+            self.board.add_text("alarms", printable(text), step)
+            self.board.flush()
+
+    def samples(self, step: int, rows: Sequence[Float[Tensor, "K 3 H W"]]) -> Path:
+        """Write a grid of images.
+
+        Args:
+            step: names the file.
+            rows: one batch a row, for example contents, outputs and targets, in [0, 1]; those of
+                another size than the first are resized.
+
+        Returns:
+            The path of `samples/step-00000500.png`.
+        """
+        pixels = grid(rows)
+        path = self.run / "samples" / f"step-{step:08d}.png"
+        save_image(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()), path)
+        if self.board:
+            self.board.add_image("samples", pixels, step)
+            self.board.flush()
+        return path
+
+    def report(self, outcome: dict[str, Any] | None = None) -> Path:
+        """Write `report.html` from what is in the run's folder; at any time."""
+        page = render(self.title, self.facts, read_log(self.log), self.pictures(), outcome)
+        path = self.run / "report.html"
+        with atomic(path) as part:
+            part.write_text(page, encoding="utf-8")
+        return path
+
+    def close(self, outcome: dict[str, Any]) -> Path:
+        """Write the last report and end TensorBoard's file.
+
+        Args:
+            outcome: what was chosen and why, for example `{"chosen step": 1500, "why": "...",
+                "scores": {...}}`.
+
+        Returns:
+            The path of `report.html`.
+        """
+        if self.board:
+            self.board.close()
+            self.board = None
+        return self.report(outcome)
+
+    def pictures(self) -> list[tuple[int, Path]]:
+        """List the sample grids and their steps, in order."""
+        files = (self.run / "samples").glob("step-*.png")
+        named = [(PICTURE.fullmatch(path.name), path) for path in files]
+        return sorted((int(match[1]), path) for match, path in named if match)
+
+    def write(self, head: dict[str, Any], values: dict[str, Any]) -> None:
+        """Append a row to the log; what is not finite is written as null, which JSON knows."""
+        assert not set(values) & NOT_VALUES, f"reserved names among {sorted(values)}"
+        row = {**head, "time": round(time.time(), 1), **values}
+        row = {name: value if is_finite(value) else None for name, value in row.items()}
+        try:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+        except OSError as error:
+            raise FileError(f"cannot write {self.log}: {error.strerror}.") from None
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Give TensorBoard some numbers."""
+        if self.board:
+            for name, value in values.items():
+                self.board.add_scalar(printable(name), value, step)
+
+
+def is_finite(value: Any) -> bool:
+    """Tell whether JSON can hold the value."""
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def open_board(folder: Path, step: int) -> Any:
+    """Open TensorBoard's writer, or give None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    # TensorBoard hides what it has at this step and beyond; the step itself was finished.
+    return SummaryWriter(folder, purge_step=step + 1 if step else 0, flush_secs=30)
+
+
+def markdown_table(facts: dict[str, Any]) -> str:
+    """Write the facts as TensorBoard's text plugin shows them."""
+    cells = [
+        [printable(cell).replace("|", "\\|").replace("\n", " ") for cell in pair] for pair in flat(facts)
+    ]
+    return "\n".join(
+        ["| name | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)]
+    )
+
+
+def take_up(log: Path, step: int) -> None:
+    """Drop the rows of a log that lie beyond `step`, all of them at 0, and torn lines.
+
+    Raises:
+        FileError: the log cannot be read or written.
+    """
+    try:
+        old = log.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise FileError(f"cannot read {log}: {error.strerror}.") from None
+    rows = [(line, parse(line)) for line in old.splitlines() if step]
+    kept = b"".join(line + b"\n" for line, row in rows if row and row["step"] <= step)
+    if kept != old:
+        with atomic(log) as part:
+            part.write_bytes(kept)
+
+
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """Read the rows of a log; torn lines are left out."""
+    try:
+        lines = log.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    return [row for row in map(parse, lines) if row]
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """Read one row, or give None if it is not one."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def grid(rows: Sequence[Float[Tensor, "K 3 H W"]]) -> UInt8[Tensor, "3 Y X"]:
+    """Lay batches out as rows of tiles on white; all rows have as many tiles as the shortest."""
+    columns = min(len(row) for row in rows)
+    size = rows[0].shape[-2:]
+    lines = []
+    for row in rows:
+        tiles = row[:columns].detach().cpu().float()
+        if tiles.shape[-2:] != size:
+            tiles = F.interpolate(tiles, size=size, mode="bilinear", antialias=True)
+        tiles = F.pad(tiles.nan_to_num(0).clamp(0, 1), (0, GAP, 0, GAP), value=1)
+        lines.append(torch.cat(list(tiles), dim=2))
+    page = F.pad(torch.cat(lines, dim=1), (GAP, 0, GAP, 0), value=1)
+    return (page * 255).round().byte()

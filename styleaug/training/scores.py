@@ -1,0 +1,366 @@
+"""What makes one checkpoint better than another: scores on held-out images, and alarms."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from styleaug.errors import ConfigError, WeightsError
+from styleaug.generators.adain import AdaIN
+from styleaug.generators.layers import channel_stats
+from styleaug.training.losses import edge_correlation
+from styleaug.training.vgg import load_vgg19, read_weights
+from styleaug.weights import load_generator
+
+__all__ = ["Features", "Judge", "alarms", "frechet_distance", "kernel_distance", "load_features"]
+
+STRUCTURE_WEIGHT = 0.5
+"""Of lost structure in the score: a translator that keeps no edge pays for half the way to the targets."""
+L1_WEIGHT = 2.0
+"""Of the L1 distance to the true targets; 0.1 of it is plainly visible, and costs 0.2."""
+LEAST_KID = 0.01
+"""Sources nearer than this to the targets are as good as in their domain; KID is then left absolute."""
+LEAST_COLOUR = 0.02
+"""Colours nearer than this count as equal."""
+LEAST_SIDE = 64
+"""Smaller images are enlarged to this short side before a network sees them."""
+CHUNK = 16
+"""Images encoded at once."""
+
+LONG = 30
+"""Entries of the history over which the discriminator has to win before it is an alarm."""
+WINS = 0.05
+"""A discriminator's loss that is as good as zero, for the least-squares, hinge and logistic losses."""
+COLLAPSED = 0.2
+"""Diversity below which outputs look alike."""
+
+
+def kernel_distance(one: Float[Tensor, "N S"], other: Float[Tensor, "M S"]) -> float:
+    """Compute the unbiased squared MMD with the cubic polynomial kernel (KID, Binkowski 2018, eq. 4).
+
+    Zero on average between samples of one distribution, so that it can be a little below.
+
+    Raises:
+        ConfigError: fewer than two rows.
+    """
+    check_rows(one, other)
+    x, y = one.double(), other.double()
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def without_diagonal(square: Tensor) -> Tensor:
+        return (square.sum() - square.trace()) / (len(square) * (len(square) - 1))
+
+    within = without_diagonal(kernel(x, x)) + without_diagonal(kernel(y, y))
+    return float(within - 2 * kernel(x, y).mean())
+
+
+def frechet_distance(one: Float[Tensor, "N S"], other: Float[Tensor, "M S"]) -> float:
+    """Compute the squared Fréchet distance of two Gaussians fitted to the rows (FID, Heusel 2017, eq. 6).
+
+    Biased upwards where rows are few beside S; compare only samples of one size.
+
+    Raises:
+        ConfigError: fewer than two rows.
+    """
+    check_rows(one, other)
+    x, y = one.double(), other.double()
+    root = matrix_root(covariance(x))
+    # The trace of (A B)^1/2 is that of (A^1/2 B A^1/2)^1/2, which is symmetric.
+    product = root @ covariance(y) @ root
+    cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp_min(0).sqrt().sum()
+    spread = x.var(dim=0).sum() + y.var(dim=0).sum() - 2 * cross
+    return float((x.mean(dim=0) - y.mean(dim=0)).square().sum() + spread)
+
+
+def covariance(rows: Float[Tensor, "N S"]) -> Float[Tensor, "S S"]:
+    """Compute the unbiased covariance of the columns."""
+    centred = rows - rows.mean(dim=0)
+    return centred.T @ centred / (len(rows) - 1)
+
+
+def matrix_root(matrix: Float[Tensor, "S S"]) -> Float[Tensor, "S S"]:
+    """Compute the symmetric square root of a covariance."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+
+
+def check_rows(one: Tensor, other: Tensor) -> None:
+    """Refuse samples that have no spread."""
+    if min(len(one), len(other)) < 2:
+        raise ConfigError(f"scores need at least 2 images on each side, got {len(one)} and {len(other)}.")
+
+
+class Features(nn.Module):
+    """Describe images by a frozen network: `(B, 3, H, W)` in [0, 1] to `(B, S)` float32.
+
+    `.to(device)` moves the network; images are moved to it, and the features stay there.
+
+    Args:
+        name: as `load_features` takes it.
+        network: frozen here.
+        read: calls the network on images whose short side is at least 64 pixels.
+    """
+
+    def __init__(self, name: str, network: nn.Module, read: Callable[[nn.Module, Tensor], Tensor]):
+        super().__init__()
+        self.name, self.network, self.read = name, network.eval().requires_grad_(False), read
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
+        """Encode the images, a few at a time."""
+        device = next(self.network.parameters()).device
+        chunks = [enlarge(chunk.detach().to(device).float()) for chunk in images.split(CHUNK)]
+        return torch.cat([self.read(self.network, chunk).float() for chunk in chunks])
+
+
+def enlarge(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
+    """Enlarge images whose short side is below 64 pixels."""
+    height, width = images.shape[-2:]
+    scale = LEAST_SIDE / min(height, width)
+    if scale <= 1:
+        return images
+    size = (max(LEAST_SIDE, round(height * scale)), max(LEAST_SIDE, round(width * scale)))
+    return F.interpolate(images, size=size, mode="bilinear")
+
+
+def load_features(name: str, networks: Path | None) -> Features:
+    """Load the network that describes images for a `Judge`.
+
+    Args:
+        name: `"adain"` for the codes of the shipped AdaIN generator, which needs no other file;
+            `"vgg19"` for the channel statistics of relu4_1; `"squeezenet"` for the pooled features of
+            SqueezeNet 1.1.
+        networks: folder of `vgg19_normalised_relu4_1.safetensors` or
+            `squeezenet1_1_imagenet.safetensors`; None downloads torchvision's weights.
+
+    Raises:
+        ConfigError: an unknown name.
+        WeightsError: a file that is missing, damaged, or another network.
+    """
+    if name == "adain":
+        # Generators that are asked for by name are shared, and this one may be moved.
+        return Features(name, deepcopy(load_generator("adain")), read_adain)
+    if name == "vgg19":
+        return Features(name, load_vgg19(networks), read_vgg19)
+    if name == "squeezenet":
+        return Features(name, SqueezeNet.load(networks), read_squeezenet)
+    raise ConfigError(f"features must be adain, vgg19 or squeezenet, got {name!r}.")
+
+
+def read_adain(network: nn.Module, images: Tensor) -> Tensor:
+    """Read the codes."""
+    return cast(AdaIN, network).encode_style(images)
+
+
+def read_vgg19(network: nn.Module, images: Tensor) -> Tensor:
+    """Read means and deviations of relu4_1."""
+    return channel_stats(network(images)[-1])
+
+
+def read_squeezenet(network: nn.Module, images: Tensor) -> Tensor:
+    """Read the means of the last features."""
+    return network(images).mean(dim=(2, 3))
+
+
+class SqueezeNet(nn.Module):
+    """SqueezeNet 1.1 up to its last features (Iandola et al. 2016), for RGB images in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        from torchvision.models import squeezenet1_1
+
+        super().__init__()
+        self.features = squeezenet1_1().features
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 512 H2 W2"]:
+        """Compute the last features."""
+        return self.features((images - self.mean) / self.std)
+
+    @classmethod
+    def load(cls, folder: Path | None) -> "SqueezeNet":
+        """Load the weights from `folder`, or torchvision's through a download."""
+        if folder is None:
+            from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
+
+            network = cls((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+            network.features = squeezenet1_1(weights=SqueezeNet1_1_Weights.IMAGENET1K_V1).features
+            return network
+        path = Path(folder) / "squeezenet1_1_imagenet.safetensors"
+        saved = read_weights(path)
+        # The Caffe weights want RGB 0..255 minus the means.
+        network = cls((123 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3)
+        try:
+            state = {key: saved[f"features.{key}"] for key in network.features.state_dict()}
+            network.features.load_state_dict(state)
+        except (KeyError, RuntimeError) as error:
+            raise WeightsError(f"{path} is not a SqueezeNet 1.1: {error}") from None
+        return network
+
+
+class Judge:
+    """Score a translator on held-out images: how near to the target domain, how much structure is kept.
+
+    Features are centred and scaled, entry by entry, by mean and deviation of both domains together: by
+    the targets' deviation alone, sources far from narrow targets would dwarf all that training does.
+
+    Args:
+        features: as `load_features` gives them.
+        targets: images of the target domain; where paired, those that belong to `sources`, in order.
+        sources: what the translator will be given.
+        paired: whether `targets[i]` is what should become of `sources[i]`.
+
+    Raises:
+        ConfigError: fewer than two images on a side, or pairs that do not match.
+    """
+
+    def __init__(
+        self,
+        features: Callable[[Tensor], Tensor],
+        targets: Float[Tensor, "N 3 H W"],
+        sources: Float[Tensor, "M 3 H2 W2"],
+        *,
+        paired: bool,
+    ):
+        check_rows(targets, sources)
+        if paired and targets.shape != sources.shape:
+            raise ConfigError(
+                f"paired sources and targets must have one shape, got {tuple(sources.shape)} and "
+                f"{tuple(targets.shape)}."
+            )
+        self.features, self.paired = features, paired
+        self.sources = sources.detach().cpu().float()
+        self.truth = targets.detach().cpu().float() if paired else self.sources
+        of_targets, of_sources = raw(features, targets), raw(features, sources)
+        both = torch.cat([of_targets, of_sources])
+        # Entries that hardly differ in either domain must not count more than the others.
+        self.mean, scale = both.mean(dim=0), both.std(dim=0)
+        self.scale = scale.clamp_min(max(0.1 * float(scale.mean()), 1e-6))
+        self.targets = self.standardised(of_targets)
+        untouched = self.standardised(of_sources)
+        self.kid = kernel_distance(untouched, self.targets)
+        # A perfect translator is as diverse as the targets, who may be less so than the sources.
+        self.spread = min(spread(untouched), spread(self.targets))
+        self.palette = palette(targets)
+        self.colour = max(LEAST_COLOUR, float((palette(sources) - self.palette).norm()))
+
+    def standardised(self, features: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
+        """Scale features by the deviation of both domains."""
+        return (features - self.mean) / self.scale
+
+    def score(self, outputs: Float[Tensor, "M 3 H W"]) -> dict[str, float]:
+        """Score what the translator made of the sources, in their order.
+
+        Returns:
+            `kid`: KID of outputs and targets, divided by that of sources and targets; 1 is untouched, 0
+            indistinguishable (absolute where the sources are as good as in the domain already).
+            `structure`: correlation of the outputs' edges with the sources' (the true targets' where
+            paired); 1 is kept.
+            `l1`: distance to the true targets, where paired.
+            `diversity`: mean distance between the outputs' features, divided by that of the sources or
+            of the targets, whichever is less; 0 is a collapsed translator.
+            `colour`: distance of the outputs' mean colour and deviation from the targets', divided by
+            that of the sources; above 1 is worse than untouched.
+            `score`: kid (at least 0) + 0.5 (1 - structure) + 2 l1; lower is better.
+
+        Raises:
+            ConfigError: another number or size of images than that of the sources.
+        """
+        if outputs.shape != self.sources.shape:
+            raise ConfigError(
+                f"outputs must have the shape of the sources, {tuple(self.sources.shape)}; "
+                f"got {tuple(outputs.shape)}."
+            )
+        images = outputs.detach().cpu().float()
+        codes = self.standardised(raw(self.features, images))
+        kid = kernel_distance(codes, self.targets) / (self.kid if self.kid > LEAST_KID else 1)
+        scores = {"kid": kid, "structure": float(edge_correlation(images, self.truth).mean())}
+        if self.paired:
+            scores["l1"] = float((images - self.truth).abs().mean())
+        scores["diversity"] = spread(codes) / self.spread if self.spread > 1e-6 else 1.0
+        scores["colour"] = float((palette(images) - self.palette).norm()) / self.colour
+        lost = STRUCTURE_WEIGHT * (1 - scores["structure"]) + L1_WEIGHT * scores.get("l1", 0)
+        return scores | {"score": max(kid, 0) + lost}
+
+
+def raw(features: Callable[[Tensor], Tensor], images: Tensor) -> Float[Tensor, "N S"]:
+    """Encode images for arithmetic that must not depend on the device."""
+    with torch.no_grad():
+        return features(images).detach().cpu().double()
+
+
+def spread(features: Float[Tensor, "N S"]) -> float:
+    """Compute the mean distance between two rows."""
+    return float(F.pdist(features).mean())
+
+
+def palette(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, " 6"]:
+    """Compute the mean and the deviation of all pixels, channel by channel."""
+    pixels = images.detach().cpu().double().transpose(0, 1).flatten(1)
+    return torch.cat([pixels.mean(dim=1), pixels.std(dim=1)])
+
+
+def alarms(history: Sequence[dict[str, float]], scores: Sequence[dict[str, float]]) -> list[str]:
+    """Tell in plain words what goes wrong, and what to do; an empty list where nothing does.
+
+    A text does not change from call to call while its reason lasts.
+
+    Args:
+        history: losses of the run so far, in order, as they are logged.
+        scores: what `Judge.score` gave so far, in order.
+    """
+    texts = []
+    for name in sorted({name for losses in history[-1:] for name in losses}):
+        if name.startswith("discriminator") and discriminator_wins(history, name):
+            texts.append(
+                f"The discriminator wins: its loss ({name}) has been below {WINS:g} for {LONG} log entries, "
+                "and the generator does not fool it more than before. Lower the discriminator's learning "
+                "rate, switch on DiffAugment or the R1 penalty, or stop and take the chosen checkpoint."
+            )
+    if falls_below(scores, "diversity", COLLAPSED):
+        texts.append(
+            f"Mode collapse: the outputs differ among themselves less than {COLLAPSED:.0%} of what they "
+            "should, and ever less. Stop and take the chosen checkpoint; then start anew with a lower "
+            "learning rate, DiffAugment, or more weight on the losses that keep the content."
+        )
+    if len(scores) > 1 and scores[-1].get("colour", 0) > max(1, scores[-2].get("colour", 0)):
+        texts.append(
+            "Colour drift: the outputs' colours are farther from the targets' than those of the untouched "
+            "sources, and going away. Take the chosen checkpoint; if it lasts, lower the learning rates or "
+            "give more weight to the identity or L1 loss."
+        )
+    return texts
+
+
+def discriminator_wins(history: Sequence[dict[str, float]], name: str) -> bool:
+    """Tell whether a discriminator's loss stays near zero while the generator's does not fall."""
+    adversarial = name.replace("discriminator", "adversarial")
+    if adversarial not in history[-1]:
+        adversarial = "adversarial"
+    now, before = history[-LONG:], history[-2 * LONG : -LONG]
+    if len(before) < LONG or not mean(now, name) < WINS:
+        return False
+    if adversarial not in history[-1]:
+        return mean(before, name) < WINS
+    return mean(now, adversarial) >= 0.95 * mean(before, adversarial)
+
+
+def mean(rows: Sequence[dict[str, float]], name: str) -> float:
+    """Average one entry; NaN where a row has none."""
+    return sum(row.get(name, float("nan")) for row in rows) / len(rows)
+
+
+def falls_below(scores: Sequence[dict[str, float]], name: str, least: float) -> bool:
+    """Tell whether the last value of a score is below `least` and below the one before."""
+    values = [row[name] for row in scores if name in row]
+    return len(values) > 1 and values[-1] < min(least, values[-2])

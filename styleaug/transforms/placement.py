@@ -1,0 +1,61 @@
+"""Where tensors and networks lie: rows of any dtype, copies on devices, the memory of the process."""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from styleaug.generators.base import AbstractGenerator, keep_freed_memory
+
+__all__ = ["fast_bfloat16", "place", "put", "take", "to_device"]
+
+
+def take(pixels: Tensor, rows: Tensor) -> Tensor:
+    """Index rows of any dtype (torch cannot index uint16 everywhere)."""
+    if pixels.dtype == torch.uint16:
+        return pixels.view(torch.int16)[rows].view(torch.uint16)
+    return pixels[rows]
+
+
+def put(pixels: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Write rows of any dtype in place."""
+    if pixels.dtype == torch.uint16:
+        pixels, values = pixels.view(torch.int16), values.view(torch.int16)
+    pixels.index_copy_(0, rows, values)
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Move small CPU tensors without waiting for the device."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def place(generator: AbstractGenerator, device: torch.device, *, bfloat16: bool) -> AbstractGenerator:
+    """Put a generator on a device, frozen; a copy unless it can be used as it is."""
+    from copy import deepcopy
+
+    if device.type == "cpu":
+        keep_freed_memory()
+    dtype = torch.bfloat16 if bfloat16 and generator.takes_bfloat16 else None
+    if device.type == "cpu" and dtype is None:
+        return generator
+    return deepcopy(generator).to(device, dtype).to(memory_format=torch.channels_last)
+
+
+@cache
+def fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether networks run faster in bfloat16 on this device: Ampere or AVX512-BF16 and later."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and "avx512_bf16" in cpu_flags()
+
+
+def cpu_flags() -> set[str]:
+    """Read what the processor can do; empty where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
