@@ -19,6 +19,7 @@ import statistics
 from pathlib import Path
 
 import torch
+from held_out import draw
 from machine import publish
 from quality import CONTENT
 from torch import Tensor
@@ -26,8 +27,8 @@ from torch import Tensor
 from styleaug import StyleBank, fit_style, load_bank
 from styleaug.generators.layers import channel_stats
 from styleaug.samplers import gaussian
-from styleaug.training.data import pack_images
-from styleaug.training.losses import load_vgg19, style_loss
+from styleaug.training.losses import style_loss
+from styleaug.training.vgg import load_vgg19
 from styleaug.weights import load_generator
 
 
@@ -80,9 +81,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     data = Path(os.environ["STYLEAUG_DATA"])
-    pack = pack_images([data / folder for folder in CONTENT], 256, held_out=True)
-    picked = pack.draw(args.contents, torch.Generator().manual_seed(0))
-    contents, vgg = pack.pixels[picked] / 255, load_vgg19(Path(os.environ["STYLEAUG_WEIGHTS"])).eval()
+    folders, rng = [data / folder for folder in CONTENT], torch.Generator().manual_seed(0)
+    contents = draw(folders, 256, args.contents, rng)
+    vgg = load_vgg19(Path(os.environ["STYLEAUG_WEIGHTS"])).eval()
     rows = {}
     for folder, name in zip(args.pairs[::2], args.pairs[1::2], strict=True):
         bank = load_bank(name)

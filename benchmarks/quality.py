@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from held_out import draw
 from machine import publish
 from reference import ReferenceAdaIN
 from torch import Tensor, nn
@@ -27,8 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from styleaug.generators.layers import channel_stats
 from styleaug.images import luminance
-from styleaug.training.data import pack_images
-from styleaug.training.losses import VGG19, edge_correlation, read_weights, style_loss
+from styleaug.training.losses import edge_correlation, style_loss
+from styleaug.training.vgg import VGG19, load_vgg19, read_weights
 from styleaug.weights import load_generator
 
 CONTENT = ("content/bsds500", "content/imagenet_eli", "content/imagenet_ajs", "content/caltech101")
@@ -118,19 +119,18 @@ def cost(generator) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("generators", nargs="*", default=["reinhard-rgb", "photo", "adain"])
+    parser.add_argument("generators", nargs="*", default=["reinhard-rgb", "photo", "adain", "patchswap"])
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--reference", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     data, weights = Path(os.environ["STYLEAUG_DATA"]), Path(os.environ["STYLEAUG_WEIGHTS"])
 
-    content, style = (
-        pack_images([data / folder for folder in folders], 256, held_out=True) for folders in (CONTENT, STYLE)
-    )
     rng = torch.Generator().manual_seed(0)
-    contents, styles = (pack.pixels[pack.draw(args.pairs, rng)] / 255 for pack in (content, style))
-    vgg = VGG19.from_file(weights / "vgg19_normalised_relu4_1.safetensors").eval()
+    contents, styles = (
+        draw([data / folder for folder in folders], 256, args.pairs, rng) for folders in (CONTENT, STYLE)
+    )
+    vgg = load_vgg19(weights).eval()
     lpips = LPIPS(weights)
     table = {"content unchanged": measure(None, contents, styles, vgg, lpips)}
     if args.reference:

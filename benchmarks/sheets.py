@@ -12,30 +12,17 @@ import os
 from pathlib import Path
 
 import torch
+from held_out import tiles
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from styleaug.contact_sheet import contact_sheet
-from styleaug.files import image_files
-from styleaug.training.data import is_held_out, read_square
 from styleaug.training.textures import texture
 from styleaug.weights import load_generator
 
 CONTENTS = {"content/caltech101": 6, "wbc/pbc": 2, "style/artwall_cc0": 1, "style/kaokore": 1}
 STYLES = {"style/artwall_cc0": 6, "style/kaokore": 2}
 TEXTURES = (1, 2)
-
-
-def held_out(data: Path, counts: dict[str, int], size: int) -> list[Image.Image]:
-    """Take images of each folder that no training run may read."""
-    tiles = []
-    for folder, count in counts.items():
-        files = [path for path in image_files(data / folder) if is_held_out(path)]
-        step = max(1, len(files) // count)
-        tiles += [
-            Image.fromarray(read_square(path, size).transpose(1, 2, 0)) for path in files[::step][:count]
-        ]
-    return tiles
 
 
 @torch.inference_mode()
@@ -59,8 +46,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("."))
     args = parser.parse_args()
     data = Path(os.environ["STYLEAUG_DATA"])
-    contents = held_out(data, CONTENTS, args.size)
-    styles = held_out(data, STYLES, args.size)
+    contents, styles = (
+        [tile for folder, count in counts.items() for tile in tiles(data / folder, count, args.size)]
+        for counts in (CONTENTS, STYLES)
+    )
     styles += [to_pil_image(texture(seed, args.size)) for seed in TEXTURES]
     for name in args.generators:
         picture = sheet(name, contents, styles)

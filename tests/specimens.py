@@ -64,7 +64,7 @@ def tiny_cyclegan(seed: int = 0) -> CycleGAN:
 def tiny_pix2pix(seed: int = 0) -> Pix2Pix:
     """Make a U-Net with random weights."""
     network = seeded(lambda: Pix2Pix(4, depth=3), seed)
-    return loud(network, network.up[0])
+    return loud(network, network.up[0].conv)
 
 
 def tiny_vaegan(seed: int = 0) -> VAEGAN:

@@ -146,7 +146,16 @@ def test_pix2pix_is_the_papers():
         network = Pix2Pix()
     assert 54e6 < sum(p.numel() for p in network.parameters()) < 55e6
     assert [conv.out_channels for conv in network.down] == [64, 128, 256, 512, 512, 512, 512, 512]
-    assert [conv.in_channels for conv in network.up] == [128, 256, 512, 1024, 1024, 1024, 1024, 512]
+    assert [getattr(up, "conv", up).in_channels for up in network.up] == [
+        128,
+        256,
+        512,
+        1024,
+        1024,
+        1024,
+        1024,
+        512,
+    ]
 
 
 def test_pix2pix_drops_out_while_training_only():

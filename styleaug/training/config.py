@@ -47,7 +47,9 @@ class TrainConfig:
     steps: int = option(2000, "Optimiser steps.", least=1)
     batch: int = option(4, "Images per step, over all processes.", least=1)
     size: int = option(128, "Side of the training crops in pixels.", least=32)
-    zoom: float = option(1.25, "Images are read this many times as large as a crop, at the most.", least=1)
+    zoom: float = option(
+        1.25, "Images are read this many times as large as a crop, at the most.", least=1, below=32
+    )
     flip: bool = option(True, "Mirror half of the crops.")
     turn: bool = option(False, "Turn crops by quarters: for images that know no up.")
     balance: bool = option(False, "Draw the classes of each side equally often.")
@@ -65,7 +67,7 @@ class TrainConfig:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = option("32-true", "Of the arithmetic.")
     device: str = option("auto", "auto, cpu or cuda.")
     devices: int = option(1, "Processes that share a batch; on a CPU one core each.", least=1)
-    seed: int = option(0, "Of the weights, the crops and all else that is random.")
+    seed: int = option(0, "Of the weights, the crops and all else that is random.", least=0, below=2**32)
     save_every: int = option(250, "Steps between checkpoints.", least=1)
     keep: int = option(2, "Checkpoints kept besides the best.", least=1)
     score_every: int = option(250, "Steps between scores and sample pictures.", least=1)
@@ -78,11 +80,18 @@ class TrainConfig:
             self.check(item.name, getattr(self, item.name), item.type, item.metadata)
         if self.batch % self.devices:
             raise ConfigError(f"batch must be a multiple of devices, got {self.batch} and {self.devices}.")
+        if self.size % self.multiple:
+            raise ConfigError(f"size must be a multiple of {self.multiple}, got {self.size}.")
+
+    @property
+    def multiple(self) -> int:
+        """What the generator takes the sides of a crop in multiples of, without padding."""
+        return 1
 
     def check(self, name: str, value: Any, kind: Any, limits: Any) -> None:
         """Hold one value to its field's type, choices and bounds."""
         if get_origin(kind) is Literal:
-            if value not in get_args(kind):
+            if not any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
                 choices = ", ".join(map(str, get_args(kind)))
                 raise ConfigError(f"{name} must be one of {choices}, got {value!r}.")
             return
@@ -91,6 +100,8 @@ class TrainConfig:
             raise ConfigError(f"{name} must be of type {kind.__name__}, got {value!r}.")
         least, below = limits.get("least"), limits.get("below")
         # Comparisons are written so that NaN fails.
+        if kind is float and not abs(value) < float("inf"):
+            raise ConfigError(f"{name} must be a finite number, got {value}.")
         if least is not None and not value >= least:
             raise ConfigError(f"{name} must be at least {least}, got {value}.")
         if below is not None and not value < below:
@@ -122,7 +133,9 @@ class PerceptualConfig(TrainConfig):
     recipe: Literal["adain", "photo", "patchswap"] = "adain"
     steps: int = option(12_000, "Optimiser steps.", least=1)
     batch: int = option(8, "Images per step, over all processes.", least=1)
-    zoom: float = option(2.0, "Images are read this many times as large as a crop, at the most.", least=1)
+    zoom: float = option(
+        2.0, "Images are read this many times as large as a crop, at the most.", least=1, below=32
+    )
     balance: bool = option(True, "Draw the classes of each side equally often.")
     held_out: float = option(0.05, "Share of the images kept for scores.", least=0.01, below=0.9)
     learning_rate: float = option(2e-3, "Of the generator.", least=1e-8)
@@ -140,17 +153,17 @@ class PerceptualConfig(TrainConfig):
     identity_weight: float = option(10.0, "Weight of L1 where an image's style is its own.", least=0)
     gamut_weight: float = option(10.0, "Weight of values outside [0, 1].", least=0)
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.size % 8:
-            raise ConfigError(f"size must be a multiple of 8, got {self.size}.")
+    @property
+    def multiple(self) -> int:
+        """Three levels of VGG-19 are compared place by place."""
+        return 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialConfig(TrainConfig):
     """What every recipe with a PatchGAN discriminator can be told."""
 
-    width: int = option(24, "Channels of the generator's first layer.", least=4)
+    width: int = option(24, "Channels of the generator's first layer.", least=4, below=257)
     loss: Literal["lsgan", "hinge", "logistic"] = option("lsgan", "Of generator and discriminator.")
     patch: Literal[16, 34, 70, 142, 286] = option(70, "Side of what the discriminator sees at a time.")
     discriminator_width: int = option(32, "Channels of the discriminator's first layer.", least=4)
@@ -172,20 +185,30 @@ class PatchGANConfig(AdversarialConfig):
     """How to train `Pix2Pix` on pairs."""
 
     recipe: Literal["patchgan"] = "patchgan"
-    width: int = option(32, "Channels of the generator's first layer.", least=4)
-    depth: int = option(5, "Halvings of the U-Net.", least=2)
-    dropout: float = option(0.5, "Of the three innermost layers while training.", least=0, below=1)
+    width: int = option(32, "Channels of the generator's first layer.", least=4, below=257)
+    depth: int = option(5, "Halvings of the U-Net.", least=2, below=11)
+    dropout: float = option(0.5, "Of the three innermost layers while training.", least=0, below=0.99)
     conditional: bool = option(True, "The discriminator sees the source beside the image.")
     l1_weight: float = option(100.0, "Weight of L1 to the target.", least=0)
+
+    @property
+    def multiple(self) -> int:
+        """The U-Net halves and doubles."""
+        return 2**self.depth
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig(AdversarialConfig):
     """What the recipes of translators with residual blocks can be told."""
 
-    blocks: int = option(6, "Residual blocks of the generator.", least=1)
+    blocks: int = option(6, "Residual blocks of the generator.", least=1, below=65)
     fold: Literal[1, 2] = option(2, "2 folds pixels first: a quarter of the work.")
     skip: bool = option(True, "Let the generator keep as much of the image as it likes.")
+
+    @property
+    def multiple(self) -> int:
+        """It halves twice what folding leaves."""
+        return 4 * self.fold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,9 +237,9 @@ class VAEGANConfig(ResNetConfig):
     """How to train `VAEGAN`, a translator with many outputs, with pairs or without."""
 
     recipe: Literal["vaegan"] = "vaegan"
-    blocks: int = option(4, "Residual blocks of the generator.", least=1)
+    blocks: int = option(4, "Residual blocks of the generator.", least=1, below=65)
     paired: bool = option(False, "Images of the two sides belong together by name.")
-    latent: int = option(8, "Numbers in a code.", least=1)
+    latent: int = option(8, "Numbers in a code.", least=1, below=1025)
     l1_weight: float = option(10.0, "Weight of L1 of reconstructions.", least=0)
     feature_weight: float = option(1.0, "Weight of L1 of the discriminator's features of them.", least=0)
     kl_weight: float = option(0.01, "Weight of the codes' divergence from the prior.", least=0)
@@ -252,7 +275,7 @@ PRESETS: dict[str, dict[str, TrainConfig]] = {
         "adain": replace(SMALL["adain"], steps=160_000, size=256, style_size=256, learning_rate=1e-4),
         "photo": replace(SMALL["photo"], steps=160_000, size=256, style_size=256, learning_rate=1e-4),
         "patchswap": replace(SMALL["patchswap"], steps=80_000, size=256, style_size=256),
-        "patchgan": PatchGANConfig(**LONG, depth=8),
+        "patchgan": PatchGANConfig(**LONG, depth=8, loss="logistic"),
         "cyclegan": CycleGANConfig(**RESNET),
         "cut": CUTConfig(**RESNET, patches=256),
         "vaegan": VAEGANConfig(**{**RESNET, "blocks": 6}, paired=True),
@@ -281,9 +304,9 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, of another type, or damaged.
     """
     try:
-        text = Path(path).read_text()
-        values = tomllib.loads(text) if Path(path).suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+        values = tomllib.loads(text) if Path(path).suffix.lower() == ".toml" else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"cannot read the options in {path}: {error}. Give a .json or .toml file."
         ) from None

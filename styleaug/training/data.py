@@ -21,10 +21,12 @@ from styleaug.training.config import TrainConfig
 __all__ = ["Crop", "ImageList", "TrainingData", "is_held_out", "list_images", "read_image", "square"]
 
 CACHE_BYTES = 4 * 2**30
-"""Images kept in memory once read; more are read again when they are drawn."""
+"""Images of a side kept in memory once read; more are read again when they are drawn."""
 MOST_JUDGED = 128
 """Held-out images of a side that the scores use."""
 LISTS = {".csv": ",", ".tsv": "\t"}
+MOST_ASPECT = 32
+"""Long side over short side; a narrower image would fill the memory at the size of a crop."""
 CLASS_GAP = 0.1
 """Share of images by which the classes of two sides may differ without a warning."""
 
@@ -59,7 +61,7 @@ def list_images(source: str | Path) -> ImageList:
         FileError: nothing there, or a list that cannot be used.
     """
     source = Path(source)
-    if source.suffix.lower() in LISTS and source.is_file():
+    if source.suffix.lower() in LISTS and not source.is_dir():
         return read_list(source)
     paths = image_files(source)
     inside = [path.relative_to(source) for path in paths]
@@ -70,18 +72,30 @@ def list_images(source: str | Path) -> ImageList:
 def read_list(path: Path) -> ImageList:
     """Read a CSV or TSV list of images."""
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file, delimiter=LISTS[path.suffix.lower()]))
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, delimiter=LISTS[path.suffix.lower()])
+            rows, header = list(table), table.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FileError(f"cannot read the list {path}: {error}.") from None
-    if not rows or not all(row.get("path") for row in rows):
-        raise FileError(f"{path} must have a header with the column 'path' and an entry in each row.")
+        raise FileError(f"cannot read the list {path}: {error}. It must be text in UTF-8.") from None
+    if "path" not in header:
+        raise FileError(f"{path} must have a header with the column 'path', got {str(header)[:80]}.")
+    if not rows or not all(row["path"] for row in rows):
+        raise FileError(f"{path} must name an image in the column 'path' of each row.")
     paths = tuple(path.parent / row["path"] for row in rows)
-    missing = [str(entry) for entry in paths if not entry.is_file()]
+    missing = [entry for entry in paths if not is_there(entry)]
     if missing:
-        raise FileError(f"{path} names {len(missing)} files that are not there; the first: {missing[0]}")
+        first = str(missing[0])[:200]
+        raise FileError(f"{path} names {len(missing)} files that are not there; the first: {first!r}")
     keys = tuple(row.get("key") or Path(row["path"]).stem for row in rows)
     return ImageList(paths, tuple(row.get("class") or "" for row in rows), keys)
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a file exists, whatever its name is made of."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
 
 
 def match_pairs(source: ImageList, target: ImageList) -> tuple[ImageList, ImageList]:
@@ -99,7 +113,10 @@ def match_pairs(source: ImageList, target: ImageList) -> tuple[ImageList, ImageL
         place = {key: row for row, key in enumerate(images.keys)}
         if len(place) < len(images):
             twice = next(key for key, count in Counter(images.keys).items() if count > 1)
-            raise FileError(f"two images are called {twice!r}, so pairs by name are not unique.")
+            raise FileError(
+                f"two images are called {twice!r}, so pairs by name are not unique. List them in a CSV file "
+                "with a column 'key'."
+            )
         places.append(place)
     shared = [key for key in source.keys if key in places[1]]
     if not shared:
@@ -121,23 +138,24 @@ def is_held_out(name: str, share: float = 0.05) -> bool:
 
 
 def split(images: ImageList, names: list[str], share: float) -> tuple[list[int], list[int]]:
-    """Part the rows to train on from those held out; each part has at least one if there are two."""
+    """Part the rows to train on from those held out; a single image is both."""
     held = [row for row, name in enumerate(names) if is_held_out(name, share)]
-    if not held and len(images) > 1:
-        held = [len(images) - 1]
-    kept = sorted(set(range(len(images))) - set(held)) or held[:1]
-    return kept, held or kept
+    if len(held) == len(images):
+        held = held[1:]
+    held = held or [len(images) - 1]
+    return sorted(set(range(len(images))) - set(held)) or held, held
 
 
 def class_warning(source: ImageList, target: ImageList, *, balance: bool) -> str | None:
     """Say where the classes of two sides differ so much that a GAN would invent or erase findings."""
-    shares = [{k: n / len(side) for k, n in Counter(side.classes).items()} for side in (source, target)]
+    counts = [Counter(side.classes) for side in (source, target)]
+    shares = [{k: 1 / len(c) if balance else n / c.total() for k, n in c.items()} for c in counts]
     names = sorted(shares[0].keys() | shares[1].keys())
     if min(map(len, shares)) < 2 or not shares[0].keys() & shares[1].keys():
         return None
     gap = 0.5 * sum(abs(shares[0].get(name, 0) - shares[1].get(name, 0)) for name in names)
     lacking = [name for name in names if not all(name in side for side in shares)]
-    if gap <= CLASS_GAP or (balance and not lacking):
+    if gap <= CLASS_GAP:
         return None
     worst = max(names, key=lambda name: abs(shares[0].get(name, 0) - shares[1].get(name, 0)))
     told = ", ".join(f"{side.get(worst, 0):.0%}" for side in shares)
@@ -159,8 +177,10 @@ def read_image(path: Path, short_side: int) -> Shaped[Tensor, "3 H W"]:
         check_range(pixels)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
+    height, width = pixels.shape[-2:]
+    if max(height, width) > MOST_ASPECT * min(height, width):
+        raise ImageError(f"{path} has {width} x {height} pixels, too narrow for a crop; cut it into tiles.")
     deep, images = pixels.dtype != torch.uint8, to_float(pixels).float()
-    height, width = images.shape[-2:]
     scale = short_side / min(height, width)
     size = (max(short_side, round(height * scale)), max(short_side, round(width * scale)))
     if size != (height, width):
@@ -249,8 +269,11 @@ class Side:
         return image
 
     def readable(self, limit: int) -> Iterator[tuple[int, Tensor]]:
-        """Give the first images that can be read, in the list's order, and their rows."""
-        found = ((row, self.read(row)) for row in range(len(self)))
+        """Give images that can be read, and their rows: all in order, or some from everywhere."""
+        rows = range(len(self))
+        if len(self) > limit:  # lists are sorted by class, and the first ones would be of one
+            rows = torch.randperm(len(self), generator=torch.Generator().manual_seed(0)).tolist()
+        found = ((row, self.read(row)) for row in rows)
         return islice(((row, image) for row, image in found if image is not None), limit)
 
 
@@ -336,7 +359,7 @@ class TrainingData:
             images = [source.read(row), target.read(row)]
             if images[0] is not None and images[1] is not None:
                 return [images[0], like(images[1], images[0])]
-        raise unreadable(source)
+        raise unreadable(source, target)
 
     def judged(self) -> list[Float[Tensor, "N 3 S S"]]:
         """Give the held-out images of both sides as squares of the crops' size, pairs side by side."""
@@ -347,7 +370,7 @@ class TrainingData:
             columns = [[(r, source[r]) for r in rows], [(r, like(target[r], source[r])) for r in rows]]
         for side, column in zip(self.held, columns, strict=True):
             if not column:
-                raise unreadable(side)
+                raise unreadable(*self.held) if self.paired else unreadable(side)
         size = self.config.size
         return [torch.cat([square(image, size) for _, image in column]) for column in columns]
 
@@ -361,7 +384,8 @@ def like(image: Tensor, other: Tensor) -> Tensor:
     return resized[0].clamp_(0, 1).half()
 
 
-def unreadable(side: Side) -> FileError:
-    """Make the error for a side without a readable image."""
-    path, why = next(iter(side.failed.items()), (side.images.paths[0], "it has no partner"))
-    return FileError(f"too few of the {len(side)} images can be read; the first: {path}: {why}")
+def unreadable(*sides: Side) -> FileError:
+    """Make the error for a side, or for pairs of two, of which no image can be read."""
+    reasons = [why for side in sides for why in side.failed.values()]
+    what = "pairs" if len(sides) > 1 else "images"
+    return FileError(f"none of the {len(sides[0])} {what} drawn can be read; the first: {reasons[0]}")
