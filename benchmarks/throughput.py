@@ -37,8 +37,10 @@ from styleaug import StyleAugment, StyleBank
 from styleaug.bank import Provenance
 from styleaug.weights import load_generator
 generator = load_generator(sys.argv[1])
-codes = generator.encode_style(torch.rand(4, 3, 64, 64))
-bank = StyleBank(codes, Provenance(generator.name, generator.fingerprint, 4))
+bank = None  # codes come from the prior, if any are needed
+if not generator.has_prior:
+    codes = generator.encode_style(torch.rand(4, 3, 64, 64))
+    bank = StyleBank(codes, Provenance(generator.name, generator.fingerprint, 4))
 augment = StyleAugment(bank, generator=generator, p=1.0)
 batch = torch.randint(0, 256, (64, 3, 224, 224), dtype=torch.uint8)
 augment(batch[:1, :, :32, :32])

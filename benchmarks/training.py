@@ -148,9 +148,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
 
 def settings(recipes: list[str]) -> Iterator[dict[str, str]]:
     """Name all that is measured."""
-    cuda = torch.cuda.is_available()
-    for device, recipe, size, precision in product(("cpu", "cuda"), recipes, PRESETS, PRECISIONS):
-        if device == "cpu" and size == "small" or device == "cuda" and cuda:
+    sizes = {"cpu": ["small"], "cuda": ["small", "paper"] if torch.cuda.is_available() else []}
+    for device in sizes:
+        for recipe, size, precision in product(recipes, sizes[device], PRECISIONS):
             yield {"recipe": recipe, "preset": size, "precision": precision, "device": device}
 
 
@@ -160,16 +160,15 @@ def processes(count: int, threads: int, steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         noise = write_noise(Path(folder) / "noise", round(config.zoom * config.size))
         run = Path(folder) / "run"
-        command = [sys.executable, "-m", "styleaug", "train", "cut", str(noise), str(noise), str(run)]
+        command = [sys.executable, "-m", "styleaug", "train", "cut", str(noise), str(noise), "-o", str(run)]
         options = {"device": "cpu", "devices": count, "steps": steps, "score_every": steps}
         for name, value in options.items():
             command += [f"--{name.replace('_', '-')}", str(value)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         subprocess.run(command, check=True, capture_output=True, env=environment)
         rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    speeds = [
-        row["images_per_second"] for row in rows if row.get("step", 0) > 3 and "images_per_second" in row
-    ]
+    logged = [row for row in rows if row["event"] == "losses" and row["step"] > 3]
+    speeds = [row["images_per_second"] for row in logged]
     low, median, high = statistics.quantiles(speeds, n=4)
     return {
         "s/step": round(config.batch / median, 4),

@@ -5,7 +5,7 @@
 One picture a generator: contents in the first row, their translations below it; for a generator with
 codes one row for each of some codes from its prior, the same one along the row. Sources are pictures
 that the data's manifest marks free, of those held out by `TrainingData` (a tenth, by file name); for
-`cells`, which paints blood cells into masks, they are masks drawn here.
+`mask-to-cell`, which paints blood cells into masks, they are masks drawn here.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from styleaug.weights import load_generator
 
 MASKS = ""
 SOURCES = {
-    "photo2sketch": "content/caltech101",
+    "photo-to-sketch": "content/caltech101",
     "stain": "wbc/pbc",
     "stains": "wbc/pbc",
-    "cells": MASKS,
+    "mask-to-cell": MASKS,
 }
 """Folder below the data's root from which each generator's sources come."""
 HELD_OUT = 0.1

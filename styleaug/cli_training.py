@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
+from click.core import ParameterSource
 
 from styleaug.console import finish, progress, say, training_progress
+from styleaug.errors import ConfigError
 
 __all__ = ["fit_style", "train"]
 
 INPUT = click.Path(path_type=Path)
 OUTPUT = click.Path(path_type=Path)
+MINUTES = click.FloatRange(0)
 
 OWN = ("resume", "config", "preset_name", "networks", "minutes", "dry_run")
 """Options of `train` that are not part of the configuration."""
@@ -27,6 +30,12 @@ RECIPES = {
     "cut": "One way between two folders, without pairs, at half the cost.",
     "vaegan": "One way with many outputs, with or without pairs.",
 }
+TRAINED_BY = {"pix2pix": "patchgan"}
+"""Recipes that are not called like their generator."""
+
+TRAINING_ONLY = ("config", "networks", "resume", "minutes")
+FITTING_ONLY = ("max_styles", "patches", "choose", "licence", "strict")
+"""Options of `fit-style` that go with training, and without."""
 
 
 @click.command("fit-style")
@@ -56,10 +65,13 @@ RECIPES = {
 @click.option("--config", type=INPUT, help="Of the training: options in a .json or .toml file.")
 @click.option("--networks", type=INPUT, help="Of the training: folder of loss networks.")
 @click.option("--resume", is_flag=True, help="Go on with the training that OUT holds.")
+@click.option("--minutes", type=MINUTES, default=float("inf"), help="Stop the training after this long.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images and crops.")
 @click.option("--licence", default="", help="Of the images, written into the bank.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
+@click.pass_context
 def fit_style(
+    context: click.Context,
     folders: tuple[Path, ...],
     out: Path,
     generator: str,
@@ -71,6 +83,7 @@ def fit_style(
     config: Path | None,
     networks: Path | None,
     resume: bool,
+    minutes: float,
     seed: int,
     licence: str,
     strict: bool,
@@ -81,15 +94,28 @@ def fit_style(
     --finetune a generator is trained first, on SOURCE and TARGET, and OUT is a run folder that
     StyleAugment takes like a bank; see `styleaug train`.
     """
+    given = [name for name in context.params if is_given(context, name)]
+    misplaced = [name for name in (FITTING_ONLY if method or finetune else TRAINING_ONLY) if name in given]
+    if misplaced:
+        kind = "without" if method or finetune else "with"
+        raise click.UsageError(
+            f"--{misplaced[0].replace('_', '-')} goes {kind} training (--method or --finetune)."
+        )
+    if method and (finetune or "generator" in given):
+        raise click.UsageError("--method starts anew: leave out --finetune and --generator.")
     if method or finetune:
         if len(folders) != 2:
             raise click.UsageError("training needs two folders: SOURCE TARGET.")
-        options: dict[str, Any] = {"seed": seed}
-        name = method or generator
+        options: dict[str, Any] = {"seed": seed} if "seed" in given else {}
+        base: dict[str, Any] = {}
+        name = method or ""
         if finetune:
-            options |= {"init": generator, "steps": finetune, "learning_rate": 5e-4}
-            name = load_name(generator)
-        run_training(name, *folders, out, options, config=config, networks=networks, resume=resume)
+            name, base = origin(generator)
+            options |= {"init": generator, "steps": finetune}
+        run_training(
+            name, *folders, out, options, base=base, config=config, networks=networks, resume=resume,
+            minutes=minutes,
+        )  # fmt: skip
         return
     if len(folders) != 1:
         raise click.UsageError("give one folder; two are for --method and --finetune.")
@@ -110,6 +136,32 @@ def fit_style(
         fit.bank.save(out)
         say(f"{out}: {fit.bank}, {out.stat().st_size / 1024:.1f} kB")
     finish(fit.failed, strict)
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Tell an option on the command line from a default."""
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def origin(generator: str) -> tuple[str, dict[str, Any]]:
+    """Tell which recipe trains a generator further, and with which options: its run's, at a lower rate.
+
+    Raises:
+        ConfigError: there is nothing to train.
+    """
+    from styleaug.training.config import preset, read_config
+    from styleaug.weights import generator_names, load_generator
+
+    name = load_generator(generator).name
+    recipe, options = TRAINED_BY.get(name, name), {}
+    file = Path(generator) / "config.json"
+    if generator not in generator_names() and file.is_file():
+        options = read_config(file)
+        recipe = options.get("recipe", recipe)
+    if recipe not in RECIPES:
+        raise ConfigError(f"generator {name!r} has no weights to train; choose another, such as adain.")
+    rate = preset(recipe).with_options(options).learning_rate
+    return recipe, options | {"learning_rate": min(rate, 5e-4)}
 
 
 @click.group()
@@ -165,7 +217,7 @@ def train_command(name: str, text: str) -> None:
     @click.option("--config", type=INPUT, help="Options in a .json or .toml file; those given here win.")
     @click.option("--preset", "preset_name", default="small", show_default=True, help="small or paper.")
     @click.option("--networks", type=INPUT, help="Folder of loss networks; else torchvision's downloads.")
-    @click.option("--minutes", type=float, default=float("inf"), help="Stop after this long.")
+    @click.option("--minutes", type=MINUTES, default=float("inf"), help="Stop after this long.")
     @click.option("--dry-run", is_flag=True, help="Print the configuration as JSON and stop.")
     def command(source: Path, target: Path, out: Path, **options: Any) -> None:
         told = {name: options.pop(name) for name in OWN}
@@ -180,6 +232,7 @@ def run_training(
     out: Path,
     options: dict[str, Any],
     *,
+    base: dict[str, Any] | None = None,
     config: Path | None = None,
     preset_name: str = "small",
     networks: Path | None = None,
@@ -187,13 +240,17 @@ def run_training(
     minutes: float = float("inf"),
     dry_run: bool = False,
 ) -> None:
-    """Resolve the configuration, train, and say how it ended."""
-    from styleaug.training.config import preset, read_config
+    """Resolve the configuration, train, and say how it ended.
 
-    wanted = preset(name, preset_name)
-    for file in (out / "config.json" if resume else None, config):
-        if file is not None and (file == config or file.exists()):
-            wanted = wanted.with_options(read_config(file))
+    Of preset, `base`, the resumed run's options, the file and `options`, what comes later wins.
+    """
+    from styleaug.training.config import preset
+
+    wanted = preset(name, preset_name).with_options(base or {})
+    if resume and (out / "config.json").exists():
+        wanted = wanted.with_options(options_for(name, out / "config.json"))
+    if config is not None:
+        wanted = wanted.with_options(options_for(name, config))
     wanted = wanted.with_options(options)
     if dry_run:
         click.echo(json.dumps(wanted.to_dict(), sort_keys=True))
@@ -208,8 +265,9 @@ def run_training(
         say(f"warning: {data.warning}")
     with training_progress(wanted.batch) as report:
         outcome = train(recipe, data, out, networks=networks, resume=resume, minutes=minutes, report=report)
-    for reason in data.failed.values():
-        say(f"skipped: {reason}")
+    if outcome.why:  # one of several processes talks
+        for reason in data.failed.values():
+            say(f"skipped: {reason}")
     if outcome.finished and outcome.why:
         say(f"{out}: {outcome.why}\nlook at {out / 'report.html'}")
         say(f"use it as StyleAugment(generator={str(out)!r})")
@@ -219,11 +277,19 @@ def run_training(
         say(shlex.join(["styleaug", *words, "--resume"]))
 
 
-def load_name(generator: str) -> str:
-    """Tell what kind of generator a name or path means."""
-    from styleaug.weights import load_generator
+def options_for(name: str, file: Path) -> dict[str, Any]:
+    """Read the options in a file.
 
-    return load_generator(generator).name
+    Raises:
+        ConfigError: it cannot be read, or they are another recipe's.
+    """
+    from styleaug.training.config import read_config
+
+    options = read_config(file)
+    recipe = options.get("recipe", name)
+    if recipe != name:
+        raise ConfigError(f"{file} holds options of the recipe {recipe!r}, not of {name!r}.")
+    return options
 
 
 for recipe, text in RECIPES.items():

@@ -1,4 +1,7 @@
-"""What the commands say to the person at the terminal: on stderr, with a bar for anything long."""
+"""What the commands say to the person at the terminal: on stderr, with a bar for anything long.
+
+Where stderr is a file there is no bar, and training says a line now and then.
+"""
 
 import sys
 import time
@@ -10,6 +13,9 @@ from typing import Any
 import click
 
 __all__ = ["finish", "progress", "say", "training_progress"]
+
+SECONDS = 30.0
+"""Time between two lines about a training run in a file."""
 
 
 @contextmanager
@@ -28,8 +34,10 @@ def training_progress(batch: int) -> Iterator[Callable[[int, int, dict[str, floa
     """
     with bar("training", "{task.fields[told]}") as shown:
         began: list[tuple[float, int]] = []
+        said = time.monotonic()
 
         def report(step: int, steps: int, losses: dict[str, float]) -> None:
+            nonlocal said
             if not began:
                 began.append((time.monotonic(), step))
                 shown.add_task("", total=steps, completed=step, told="")
@@ -37,6 +45,9 @@ def training_progress(batch: int) -> Iterator[Callable[[int, int, dict[str, floa
             speed = f"{batch * (step - first) / elapsed:.1f} images/s  " if step > first else ""
             told = speed + "  ".join(f"{name} {value:.3g}" for name, value in losses.items())
             shown.update(shown.task_ids[0], completed=step, told=told)
+            if shown.disable and time.monotonic() - said >= SECONDS:
+                said = time.monotonic()
+                say(f"step {step} of {steps}  {told}")
 
         yield report
 
@@ -48,7 +59,8 @@ def bar(*texts: str) -> Any:
 
     first, *others = (TextColumn(text) for text in texts)
     columns = [first, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), *others]
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def say(text: str) -> None:

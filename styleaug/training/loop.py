@@ -229,8 +229,8 @@ class Training:
             scores = self.judge.score(outputs)
             self.scores.append({"step": self.step, **scores})
             self.monitor.scores(self.step, scores)
-            rows = [self.sources, outputs, self.targets]
-            self.monitor.samples(self.step, [images[:SHOWN] for images in rows])
+            rows = [spread_out(images) for images in (self.sources, outputs, self.targets)]
+            self.monitor.samples(self.step, rows)
             if self.best()["step"] == self.step:
                 for name, average in self.averages.items():
                     save_generator(average, self.run / "checkpoints" / f"best-{name}.safetensors")
@@ -303,6 +303,11 @@ def translate(
             codes = generator.encode_style(targets[rows % len(targets)].to(device))
         outputs.append(generator(images, codes, torch.ones(len(rows), device=device)).cpu())
     return torch.cat(outputs)
+
+
+def spread_out(images: Tensor) -> Tensor:
+    """Pick a few images from all over a list, which may be sorted by class."""
+    return images[torch.linspace(0, len(images) - 1, min(SHOWN, len(images))).long()]
 
 
 def rate_factor(step: int, config: Any) -> float:
