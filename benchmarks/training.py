@@ -24,6 +24,7 @@ import gc
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -47,6 +48,7 @@ from styleaug.training.fabric import make_fabric
 from styleaug.training.recipes import make_recipe
 
 PRECISIONS = ("32-true", "bf16-mixed")
+MOST_SECONDS = 600
 STYLES = 8
 """Images in the folder of noise."""
 
@@ -154,6 +156,20 @@ def settings(recipes: list[str]) -> Iterator[dict[str, str]]:
             yield {"recipe": recipe, "preset": size, "precision": precision, "device": device}
 
 
+def run_together(command: list[str], environment: dict[str, str]) -> None:
+    """Run a command; end it with all processes it started when it takes longer than `MOST_SECONDS`."""
+    with subprocess.Popen(
+        command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+    ) as leader:
+        try:
+            _, said = leader.communicate(timeout=MOST_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(leader.pid, signal.SIGKILL)
+            raise SystemExit(f"did not end within {MOST_SECONDS} s: {' '.join(command)}") from None
+    if leader.returncode:
+        raise SystemExit(f"failed: {' '.join(command)}\n{said}")
+
+
 def processes(count: int, threads: int, steps: int) -> dict[str, float]:
     """Read the speed of `styleaug train cut` with `count` processes from its log."""
     config = preset("cut")
@@ -165,7 +181,7 @@ def processes(count: int, threads: int, steps: int) -> dict[str, float]:
         for name, value in options.items():
             command += [f"--{name.replace('_', '-')}", str(value)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        subprocess.run(command, check=True, capture_output=True, env=environment)
+        run_together(command, environment)
         rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     logged = [row for row in rows if row["event"] == "losses" and row["step"] > 3]
     speeds = [row["images_per_second"] for row in logged]
@@ -200,16 +216,17 @@ def main() -> None:
             runs.setdefault(name, []).append(run)
             print(f"round {turn + 1}", name, f"{statistics.median(run['wall']):.3f} s", flush=True)
     rows = {name: summary(both) for name, both in runs.items()}
-    if args.processes:
-        for count, threads in ((1, 1), (1, 2), (2, 1)):
-            name = f"styleaug train cut, 32-true, cpu, processes: {count}, threads each: {threads}"
-            rows[name] = processes(count, threads, args.process_steps)
-            print(name, rows[name], flush=True)
     notes = (
         f"{args.rounds} rounds of {args.steps} steps on one thread, after {args.warm_up} each. Load of the "
         f"machine at the start, which should be near 0: {load:.1f}. `generator_m` and `discriminator_m` are "
         "millions of parameters of one; cyclegan trains two of each."
     )
+    publish(args.out, "Training steps", rows, notes=notes)
+    if args.processes:
+        for count, threads in ((1, 1), (1, 2), (2, 1)):
+            name = f"styleaug train cut, 32-true, cpu, processes: {count}, threads each: {threads}"
+            rows[name] = processes(count, threads, args.process_steps)
+            print(name, rows[name], flush=True)
     print(publish(args.out, "Training steps", rows, notes=notes))
 
 

@@ -69,13 +69,14 @@ ARMS = {
     "photo": Arm(fitted=("photo",)),
     "adain": Arm(fitted=("adain",)),
     "both": Arm(fitted=("reinhard-rgb", "adain")),
+    "vaegan": Arm(fitted=("cell-stains",)),
     "color-lab": Arm(fitted=("reinhard-lab",)),
     "adain-art": Arm(shipped=("art",)),
     "jitter+color": Arm(fitted=("reinhard-rgb",), jitter=True),
     "jitter+adain": Arm(fitted=("adain",), jitter=True),
     "jitter+both": Arm(fitted=("reinhard-rgb", "adain"), jitter=True),
 }
-MAIN_ARMS = ("none", "jitter", "color", "photo", "adain", "both")
+MAIN_ARMS = ("none", "jitter", "color", "photo", "adain", "vaegan", "both")
 
 
 def make_augment(arm: Arm, banks: dict[str, Path]) -> Augment:

@@ -1,6 +1,8 @@
 """`styleaug fit-style` and `styleaug train`: options come from the training configurations."""
 
 import json
+import logging
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -261,7 +263,8 @@ def run_training(
 
     recipe = make_recipe(wanted)
     data = TrainingData(source, target, wanted, paired=recipe.paired)
-    if data.warning:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets on every start
+    if data.warning and os.environ.get("LOCAL_RANK", "0") == "0":
         say(f"warning: {data.warning}")
     with training_progress(wanted.batch) as report:
         outcome = train(recipe, data, out, networks=networks, resume=resume, minutes=minutes, report=report)

@@ -193,7 +193,25 @@ def find_styles(
         bare = not has_file(bank, BANK_FILE) and has_file(bank, GENERATOR_FILE)
         return None if bare and load_generator(bank).has_prior else load_bank(bank), bank
     bank = bank if isinstance(bank, StyleBank) else load_bank(bank)
-    return bank, bank.provenance.generator if generator is None else generator
+    return bank, maker_of(bank) if generator is None else generator
+
+
+def maker_of(bank: StyleBank) -> str:
+    """Name the shipped generator that made a bank: by its hash, as one kind may be shipped several times.
+
+    Raises:
+        BankError: none did.
+    """
+    kind, fingerprint = bank.provenance.generator, bank.provenance.fingerprint
+    if kind in generator_names():
+        return kind
+    for name, facts in cards()["generators"].items():
+        if facts["fingerprint"] == fingerprint:
+            return name
+    raise BankError(
+        f"this bank was made by a generator {kind!r} that is not shipped (fingerprint {fingerprint}). Give "
+        "it as well: generator=RUN, the folder of the run that trained it."
+    )
 
 
 def is_run(source: object) -> TypeGuard[str | Path]:

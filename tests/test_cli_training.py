@@ -233,7 +233,7 @@ def test_train_stop_resume_and_use(sides, command, tmp_path):
         sheet = tmp_path / f"{len(splice)}.png"
         command("preview", sides[0], "--generator", run, "-o", sheet, "--styles", 2, "--most", 2, *splice)
         with Image.open(sheet) as image:
-            assert image.width > 3 * 192
+            assert image.width > 2 * 192  # one column: there is no code to draw
 
     assert origin(str(run)) == ("patchgan", made | {"learning_rate": 2e-4})
     command("fit-style", *sides, "--finetune", 2, "--generator", run, "-o", tmp_path / "further")

@@ -10,6 +10,7 @@ from PIL import Image
 from specimens import generator, photo, pil
 
 from styleaug import ConfigError, FileError, fit_style
+from styleaug.training import fit as module
 from styleaug.training.fit import shrink
 from styleaug.training.textures import PATTERNS, texture, write_textures
 
@@ -70,6 +71,43 @@ def test_diverse_styles_cover_the_folder(tmp_path):
     assert len(fit_style(tmp_path, max_styles=100, choose="diverse").bank) == 63
     with pytest.raises(ConfigError, match="choose must be one of random, diverse, got 'best'"):
         fit_style(tmp_path, choose="best")
+
+
+def test_long_codes_are_bounded_by_memory(folder, monkeypatch):
+    monkeypatch.setattr(module, "MAX_NUMBERS", 6 * LAB.code_length + 1)
+    seen = []
+    few = fit_style(folder, generator=LAB, max_styles=4, choose="diverse", report=lambda *at: seen.append(at))
+    assert len(few.bank) == 4 and few.bank.provenance.images == 6
+    assert seen[-1] == (6, 6)
+    whole = fit_style(folder, generator=LAB, max_styles=9, choose="diverse").bank
+    assert len(whole) == 9, "as many as were asked for"
+
+
+def test_lists_and_paths(folder, tmp_path):
+    chosen = sorted(folder.rglob("*.png"))[:4]
+    lines = "\n".join(f"{path},x" for path in [*chosen, tmp_path / "bad.png"])
+    (tmp_path / "bad.png").write_text("no")
+    (tmp_path / "list.csv").write_text(f"path,class\n{lines}\n")
+    listed = fit_style(tmp_path / "list.csv", generator=LAB)
+    named = fit_style([*chosen, tmp_path / "bad.png"], generator=LAB)
+    assert listed.bank.to_bytes() == named.bank.to_bytes()
+    assert len(named.bank) == named.bank.provenance.images == 4
+    wanted, found = torch.stack([code_of(path) for path in chosen]), named.bank.codes
+    torch.testing.assert_close(
+        found[found[:, 0].argsort()], wanted[wanted[:, 0].argsort()], atol=1e-2, rtol=1e-4
+    )
+    assert [path for path, _ in listed.failed] == [path for path, _ in named.failed] == [tmp_path / "bad.png"]
+    with pytest.raises(FileError, match="list of paths is empty"):
+        fit_style([], generator=LAB)
+    with pytest.raises(FileError, match=r"none of the 1 images can be read; .*missing\.png"):
+        fit_style([tmp_path / "missing.png"], generator=LAB)
+    with pytest.raises(FileError, match=r"cannot read the list .*missing\.csv"):
+        fit_style(tmp_path / "missing.csv", generator=LAB)
+
+
+def test_a_generator_without_codes_needs_no_bank(folder):
+    with pytest.raises(ConfigError, match="pix2pix has one style and no code for it"):
+        fit_style(folder, generator=generator("tiny-pix2pix"))
 
 
 def test_textures_are_unlike_and_repeatable(tmp_path):
@@ -174,7 +212,7 @@ def test_nothing_to_fit(tmp_path):
     (tmp_path / "a.png").write_text("x")
     with pytest.raises(FileError, match="is a file; give the folder"):
         fit_style(tmp_path / "a.png", generator=LAB)
-    with pytest.raises(FileError, match=r"none of the 1 images .* can be read; the first: .*a\.png"):
+    with pytest.raises(FileError, match=r"none of the 1 images can be read; the first: .*a\.png"):
         fit_style(tmp_path, generator=LAB)
 
 

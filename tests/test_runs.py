@@ -19,6 +19,7 @@ from styleaug import (
     load_generator,
     preview,
 )
+from styleaug.bank import Provenance, StyleBank
 from styleaug.files import save_image
 from styleaug.generators.base import AbstractGenerator, per_row
 from styleaug.transforms.core import Stylizer
@@ -223,3 +224,13 @@ def test_preview_shows_spliced_columns(tmp_path):
         assert sheet.size == (3 * 36 + 4, 36 + 4 + 14)
     with pytest.raises(ConfigError, match="neither batches nor masks"):
         preview(out=tmp_path / "b.png", bank=bank("fourier"), splice="mask")
+
+
+def test_a_bank_finds_the_shipped_generator_that_made_it():
+    network = load_generator("cell-stains")
+    codes = torch.zeros(2, network.code_length)
+    bank = StyleBank(codes, Provenance(network.name, network.fingerprint, 2))
+    assert find_styles(bank, None)[1] == "cell-stains"
+    strange = StyleBank(codes, Provenance(network.name, "0" * 16, 2))
+    with pytest.raises(BankError, match=r"not shipped.*generator=RUN"):
+        find_styles(strange, None)

@@ -111,10 +111,19 @@ def gather_state(
                 if value is not None:
                     tensors[f"optimisers/{name}/{index}/{slot}"] = torch.as_tensor(value)
     for key, value in sorted(recipe.state().items()):
-        gathered = fabric.all_gather(value) if fabric.world_size > 1 else value[None]
-        tensors[f"state/{key}"] = gathered
+        tensors[f"state/{key}"] = gathered(value.to(fabric.device), fabric.world_size)
     stored = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     return stored, {"scaler": fabric.strategy.precision.state_dict()}
+
+
+def gathered(value: Tensor, processes: int) -> Tensor:
+    """Stack what each process has."""
+    if processes == 1:
+        return value[None]
+    # Fabric's own all_gather warns of what it calls in torch 2.15.
+    parts = [torch.empty_like(value) for _ in range(processes)]
+    torch.distributed.all_gather(parts, value.contiguous())
+    return torch.stack(parts)
 
 
 def restore_state(

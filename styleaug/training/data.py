@@ -384,8 +384,8 @@ def like(image: Tensor, other: Tensor) -> Tensor:
     return resized[0].clamp_(0, 1).half()
 
 
-def unreadable(*sides: Side) -> FileError:
-    """Make the error for a side, or for pairs of two, of which no image can be read."""
-    reasons = [why for side in sides for why in side.failed.values()]
-    what = "pairs" if len(sides) > 1 else "images"
-    return FileError(f"none of the {len(sides[0])} {what} drawn can be read; the first: {reasons[0]}")
+def unreadable(side: Side, partner: Side | None = None) -> FileError:
+    """Make the error for a side, or for a side and its partner, of which nothing can be read."""
+    reasons = [why for images in (side, partner) if images for why in images.failed.values()]
+    what = "pairs" if partner else "images"
+    return FileError(f"none of the {len(side)} {what} drawn can be read; the first: {reasons[0]}")

@@ -24,6 +24,8 @@ Choice = Literal["random", "diverse"]
 CHOICES = get_args(Choice)
 MAX_STYLES = 100_000
 """The most codes from which the diverse ones are chosen."""
+MAX_NUMBERS = 2**28
+"""The most numbers in those codes, 1 GiB: PatchSwap has 19 526 in each."""
 MIN_SIDE = 8
 """An image with fewer pixels on a side has no style to speak of."""
 
@@ -60,14 +62,14 @@ def fit_style(
             style of its own.
         choose: which styles are kept of more than `max_styles`. `"random"` reads only as many, and
             the bank follows the folder's own distribution; `"diverse"` reads all and keeps those that
-            cover them best.
+            cover them best (of more than memory takes, a random part).
         seed: of the choice of images and crops.
         licence: of the images, written into the bank.
         report: called with the number of styles read and the number expected.
 
     Raises:
         FileError: no folder, no images in it, or not one that can be read.
-        ConfigError: a number below 1, or an unknown choice.
+        ConfigError: a number below 1, an unknown choice, or a generator whose styles have no code.
     """
     if choose not in CHOICES:
         raise ConfigError(f"choose must be one of {', '.join(CHOICES)}, got {choose!r}.")
@@ -75,10 +77,15 @@ def fit_style(
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}.")
     network = generator if isinstance(generator, AbstractGenerator) else load_generator(generator)
+    if not network.code_length:
+        raise ConfigError(f"{network.name} has one style and no code for it; use it without a bank.")
     files = list_images(source).paths if isinstance(source, (str, Path)) else source
+    if not files:
+        raise FileError("there are no images to fit styles from: the list of paths is empty.")
     rng = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(files), generator=rng).tolist()
-    limit = max_styles if choose == "random" else MAX_STYLES
+    most = min(MAX_STYLES, MAX_NUMBERS // max(1, network.code_length))
+    limit = max_styles if choose == "random" else max(max_styles, most)
     expected = min(limit, len(files) * patches)
     codes: list[Tensor] = []
     failed: list[tuple[Path, str]] = []

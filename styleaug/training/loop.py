@@ -123,7 +123,10 @@ class Training:
                 started = time.monotonic()
                 losses = self.advance(batch_of(self.step))
                 now, last = time.monotonic(), self.step == config.steps
-                if now - said > SECONDS or last:
+                why = "it was asked to" if stop.is_set() else "time is up" if now > deadline else ""
+                # The first process's clock and signals count for all: what follows they do together.
+                why, speaks = self.fabric.broadcast((why, now - said > SECONDS))
+                if speaks or last:
                     said = now
                     history.append(self.checked(losses))
                     if self.monitor:
@@ -132,8 +135,6 @@ class Training:
                         report(self.step, config.steps, history[-1])
                 if self.step % config.score_every == 0 or last:
                     self.evaluate(history)
-                why = "it was asked to" if stop.is_set() else "time is up" if now > deadline else ""
-                why = self.fabric.broadcast(why)
                 if self.step % config.save_every == 0 or last or why:
                     self.checked(losses)  # never keep broken weights
                     self.save()
@@ -193,15 +194,18 @@ class Training:
         values = dict(zip(losses, together.tolist(), strict=True))
         broken = [name for name, value in values.items() if not abs(value) < float("inf")]
         if broken:
-            text = (
-                f"at step {self.step} {', '.join(broken)} became {values[broken[0]]}: the run diverged. Its "
-                "checkpoints are kept. Start anew in another folder, with a lower learning_rate, with clip=1 "
-                "or with precision 32-true."
-            )
-            if self.monitor:
-                self.monitor.alarm(self.step, text)
-            raise TrainError(text)
+            raise self.diverged(f"{', '.join(broken)} became {values[broken[0]]}")
         return values
+
+    def diverged(self, what: str) -> TrainError:
+        """Make the error for a run that has come to nothing, and log it."""
+        text = (
+            f"at step {self.step} {what}: the run diverged. Its checkpoints are kept. Start anew in another "
+            "folder, with a lower learning_rate, with clip=1 or with precision 32-true."
+        )
+        if self.monitor:
+            self.monitor.alarm(self.step, text)
+        return TrainError(text)
 
     def start_monitor(self) -> Monitor:
         """Open the log, and say what was seen in the data."""
@@ -246,8 +250,14 @@ class Training:
         return min(self.scores, key=lambda scores: scores["score"])
 
     def save(self) -> None:
-        """Write a checkpoint of all processes."""
+        """Write a checkpoint of all processes.
+
+        Raises:
+            TrainError: weights that are not finite; the checkpoints before stay.
+        """
         tensors, meta = gather_state(self.recipe, self.averages)
+        if not all(bool(value.isfinite().all()) for value in tensors.values()):
+            raise self.diverged("the weights are no longer finite")
         if self.leads:
             self.checkpoints.write(
                 self.step, tensors, meta | {"scores": self.scores, "config": self.config.to_dict()}
