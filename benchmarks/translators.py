@@ -22,14 +22,14 @@ from styleaug.contact_sheet import contact_sheet
 from styleaug.generators.base import AbstractGenerator
 from styleaug.weights import load_generator
 
-MASKS = ""
-SOURCES = {
-    "photo-to-sketch": "content/caltech101",
-    "stain": "wbc/pbc",
-    "stains": "wbc/pbc",
-    "mask-to-cell": MASKS,
+CELLS = tuple(f"wbc/pbc/{kind}" for kind in ("neutrophil", "lymphocyte", "monocyte", "eosinophil"))
+SOURCES: dict[str, tuple[str, ...]] = {
+    "photo-to-sketch": ("content/caltech101",),
+    "cell-stain": CELLS,
+    "cell-stains": CELLS,
+    "mask-to-cell": (),
 }
-"""Folder below the data's root from which each generator's sources come."""
+"""Folders below the data's root from which each generator's sources come; drawn here if none."""
 HELD_OUT = 0.1
 MOST_BYTES = 200_000
 BACKGROUND, CYTOPLASM, NUCLEUS = 0, 128, 255
@@ -80,10 +80,12 @@ def uniform(low: float, high: float, rng: torch.Generator) -> float:
 
 def sources(name: str, data: Path, count: int, size: int) -> list[Image.Image]:
     """Take the images that a generator is shown."""
-    folder = SOURCES[name]
-    if folder == MASKS:
+    folders = SOURCES[name]
+    if not folders:
         return [cell_mask(seed, size) for seed in range(count)]
-    return tiles(data / folder, count, size, share=HELD_OUT)
+    each = math.ceil(count / len(folders))
+    found = [tile for folder in folders for tile in tiles(data / folder, each, size, share=HELD_OUT)]
+    return found[:count]
 
 
 @torch.inference_mode()

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from styleaug import ConfigError, WeightsError, load_generator
 from styleaug.training.scores import (
-    LEAST_KID,
     LONG,
+    NEAR,
     Judge,
     alarms,
     frechet_distance,
@@ -174,7 +174,7 @@ def test_pairs_are_compared_one_by_one():
 
 def test_domains_that_are_one_already_give_no_huge_scores():
     judge = Judge(ADAIN, SOURCES.flip(0), SOURCES, paired=False)
-    assert judge.kid < LEAST_KID
+    assert judge.untouched < NEAR
     scores = judge.score(SOURCES)
     assert abs(scores["kid"]) < 1.5 and scores["colour"] < 1e-6 and scores["score"] < 0.01
 
@@ -255,3 +255,10 @@ def test_values_that_are_missing_or_nan_raise_no_alarm():
     nothing = [{"diversity": math.nan, "colour": math.nan}] * 3
     assert alarms([{"discriminator": math.nan, "adversarial": 1.0}] * 99, nothing) == []
     assert alarms([{"cycle": 1.0}] * 80 + [{"discriminator": 0.0, "adversarial": 1.0}] * 10, []) == []
+
+
+def test_fid_ranks_alike():
+    judge = Judge(ADAIN, TARGETS, SOURCES, paired=False, distance="fid")
+    targets, swapped, untouched = map(judge.score, (TARGETS, colour_swapped(), SOURCES))
+    assert abs(targets["fid"]) < 1e-6 < swapped["fid"] < untouched["fid"] == pytest.approx(1)
+    assert "kid" not in targets

@@ -20,9 +20,10 @@ class Pix2Pix(AbstractGenerator):
 
     The U-Net of Isola et al. 2017 (secs. 3.2 and 6.1.1), with instance normalisation except at the
     outermost level and at the innermost, where a map may be one pixel and all would be zero.
-    Upsampling is the paper's transposed 4x4 convolution of stride 2, but for the two outer levels,
-    where it drew a checkerboard all the same (Odena et al. 2016): there a 3x3 convolution gives each
-    pixel's four parts, and what alternates between them is averaged away.
+    Where the paper transposes convolutions and pads with zeros, all is done so that flat areas stay
+    flat: else its levels draw checkerboards (Odena et al. 2016) and dots at fixed places of an empty
+    background. Borders are repeated; upsampling repeats pixels before a 3x3 convolution, and on the
+    two outer levels a 3x3 convolution gives each pixel's four parts, which are averaged over 2x2.
     Dropout, the paper's source of noise, acts in training only, so that no image depends on chance.
 
     There is no code: S = 0.
@@ -51,11 +52,10 @@ class Pix2Pix(AbstractGenerator):
         down, up = [], []
         for level, (wide, narrow) in enumerate(pairwise([3, *channels])):
             bias = level in (0, depth - 1)  # where no normalisation follows
-            down.append(nn.Conv2d(wide, narrow, 4, 2, padding=1, bias=bias))
+            down.append(nn.Conv2d(wide, narrow, 4, 2, padding=1, padding_mode="replicate", bias=bias))
             # What comes up from below is joined by the features of its size that went down.
             joined = narrow if level == depth - 1 else 2 * narrow
-            deep = nn.ConvTranspose2d(joined, wide, 4, 2, padding=1, bias=bias)
-            up.append(Unfold(joined, wide, bias=bias) if level < 2 else deep)
+            up.append((Unfold if level < 2 else Repeat)(joined, wide, bias=bias))
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
         initialise_gan(self)
         self.to(memory_format=torch.channels_last)
@@ -112,8 +112,20 @@ class Unfold(nn.Module):
 
     def __init__(self, wide: int, narrow: int, *, bias: bool):
         super().__init__()
-        self.conv = nn.Conv2d(wide, 4 * narrow, 3, padding=1, bias=bias)
+        self.conv = nn.Conv2d(wide, 4 * narrow, 3, padding=1, padding_mode="replicate", bias=bias)
 
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
         """Give `(B, narrow, 2H, 2W)`."""
         return smooth(F.pixel_shuffle(self.conv(features), 2))
+
+
+class Repeat(nn.Module):
+    """Double the size by repeating pixels, then convolve."""
+
+    def __init__(self, wide: int, narrow: int, *, bias: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(wide, narrow, 3, padding=1, padding_mode="replicate", bias=bias)
+
+    def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
+        """Give `(B, narrow, 2H, 2W)`."""
+        return self.conv(F.interpolate(features, scale_factor=2, mode="nearest"))

@@ -74,6 +74,7 @@ class TrainConfig:
     features: Literal["adain", "vgg19", "squeezenet"] = option(
         "adain", "Network whose features the scores compare; adain needs no download."
     )
+    distance: Literal["kid", "fid"] = option("kid", "Of these features, in the scores.")
 
     def __post_init__(self):
         for item in fields(self):

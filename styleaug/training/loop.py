@@ -222,7 +222,9 @@ class Training:
         sources, targets = self.data.judged()
         features = load_features(self.config.features, networks)
         self.targets = targets
-        return sources, Judge(features, targets, sources, paired=self.data.paired)
+        return sources, Judge(
+            features, targets, sources, paired=self.data.paired, distance=self.config.distance
+        )
 
     @torch.no_grad()
     def evaluate(self, history: list[dict[str, float]]) -> None:
@@ -276,10 +278,10 @@ class Training:
             self.fabric.barrier()
             return Outcome(self.run, self.step, True, "", {})
         best = self.best()
-        step = int(best["step"])
+        step, kind = int(best["step"]), self.config.distance
         why = (
             f"step {step} of {self.config.steps} has the lowest held-out score of {len(self.scores)}: "
-            f"{best['score']:.3f} (kid {best['kid']:.3f}, structure {best['structure']:.3f}; the last step "
+            f"{best['score']:.3f} ({kind} {best[kind]:.3f}, structure {best['structure']:.3f}; the last step "
             f"has {self.scores[-1]['score']:.3f})"
         )
         for name in self.averages:

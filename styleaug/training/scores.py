@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,8 @@ STRUCTURE_WEIGHT = 0.5
 """Of lost structure in the score: a translator that keeps no edge pays for half the way to the targets."""
 L1_WEIGHT = 2.0
 """Of the L1 distance to the true targets; 0.1 of it is plainly visible, and costs 0.2."""
-LEAST_KID = 0.01
-"""Sources nearer than this to the targets are as good as in their domain; KID is then left absolute."""
+NEAR = 0.01
+"""Sources nearer than this to the targets are as good as in their domain; distances are then absolute."""
 LEAST_COLOUR = 0.02
 """Colours nearer than this count as equal."""
 LEAST_SIDE = 64
@@ -219,6 +219,8 @@ class Judge:
         targets: images of the target domain; where paired, those that belong to `sources`, in order.
         sources: what the translator will be given.
         paired: whether `targets[i]` is what should become of `sources[i]`.
+        distance: of features; FID is biased where images are fewer than features, alike in every score
+            of one run.
 
     Raises:
         ConfigError: fewer than two images on a side, or pairs that do not match.
@@ -231,6 +233,7 @@ class Judge:
         sources: Float[Tensor, "M 3 H2 W2"],
         *,
         paired: bool,
+        distance: Literal["kid", "fid"] = "kid",
     ):
         check_rows(targets, sources)
         if paired and targets.shape != sources.shape:
@@ -238,7 +241,8 @@ class Judge:
                 f"paired sources and targets must have one shape, got {tuple(sources.shape)} and "
                 f"{tuple(targets.shape)}."
             )
-        self.features, self.paired = features, paired
+        self.features, self.paired, self.distance = features, paired, distance
+        self.measure = {"kid": kernel_distance, "fid": frechet_distance}[distance]
         self.sources = sources.detach().cpu().float()
         self.truth = targets.detach().cpu().float() if paired else self.sources
         of_targets, of_sources = raw(features, targets), raw(features, sources)
@@ -248,7 +252,7 @@ class Judge:
         self.scale = scale.clamp_min(max(0.1 * float(scale.mean()), 1e-6))
         self.targets = self.standardised(of_targets)
         untouched = self.standardised(of_sources)
-        self.kid = kernel_distance(untouched, self.targets)
+        self.untouched = self.measure(untouched, self.targets)
         # A perfect translator is as diverse as the targets, who may be less so than the sources.
         self.spread = min(spread(untouched), spread(self.targets))
         self.palette = palette(targets)
@@ -262,8 +266,8 @@ class Judge:
         """Score what the translator made of the sources, in their order.
 
         Returns:
-            `kid`: KID of outputs and targets, divided by that of sources and targets; 1 is untouched, 0
-            indistinguishable (absolute where the sources are as good as in the domain already).
+            `kid` or `fid`: distance of outputs and targets, divided by that of sources and targets; 1 is
+            untouched, 0 indistinguishable (absolute where the sources are as good as in the domain already).
             `structure`: correlation of the outputs' edges with the sources' (the true targets' where
             paired); 1 is kept.
             `l1`: distance to the true targets, where paired.
@@ -271,7 +275,7 @@ class Judge:
             of the targets, whichever is less; 0 is a collapsed translator.
             `colour`: distance of the outputs' mean colour and deviation from the targets', divided by
             that of the sources; above 1 is worse than untouched.
-            `score`: kid (at least 0) + 0.5 (1 - structure) + 2 l1; lower is better.
+            `score`: that distance (at least 0) + 0.5 (1 - structure) + 2 l1; lower is better.
 
         Raises:
             ConfigError: another number or size of images than that of the sources.
@@ -283,14 +287,14 @@ class Judge:
             )
         images = outputs.detach().cpu().float()
         codes = self.standardised(raw(self.features, images))
-        kid = kernel_distance(codes, self.targets) / (self.kid if self.kid > LEAST_KID else 1)
-        scores = {"kid": kid, "structure": float(edge_correlation(images, self.truth).mean())}
+        distance = self.measure(codes, self.targets) / (self.untouched if self.untouched > NEAR else 1)
+        scores = {self.distance: distance, "structure": float(edge_correlation(images, self.truth).mean())}
         if self.paired:
             scores["l1"] = float((images - self.truth).abs().mean())
         scores["diversity"] = spread(codes) / self.spread if self.spread > 1e-6 else 1.0
         scores["colour"] = float((palette(images) - self.palette).norm()) / self.colour
         lost = STRUCTURE_WEIGHT * (1 - scores["structure"]) + L1_WEIGHT * scores.get("l1", 0)
-        return scores | {"score": max(kid, 0) + lost}
+        return scores | {"score": max(distance, 0) + lost}
 
 
 def raw(features: Callable[[Tensor], Tensor], images: Tensor) -> Float[Tensor, "N S"]:
