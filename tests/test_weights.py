@@ -94,7 +94,8 @@ def test_cards_agree_with_their_files(name):
     if name in generator_names():
         generator = load_generator(name)
         assert facts["fingerprint"] == generator.fingerprint
-        assert facts["parameters"] == sum(p.numel() for p in generator.parameters()) < 520_000
+        most = 520_000 if name in ("adain", "photo") else 1_200_000  # a translator's is one domain's alone
+        assert facts["parameters"] == sum(p.numel() for p in generator.parameters()) < most
         assert facts["code_length"] == generator.code_length
     if name in bank_names():
         bank = load_bank(name)
