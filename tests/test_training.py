@@ -318,3 +318,15 @@ def test_weights_that_are_not_finite_are_not_saved(sides, tmp_path, monkeypatch)
     with pytest.raises(TrainError, match="weights are no longer finite"):
         run(tiny("patchgan", score_every=100), sides, tmp_path)
     assert all(value.isfinite().all() for value in newest(tmp_path).values())
+
+
+@pytest.mark.slow
+def test_other_images_are_refused(tmp_path):
+    sides, config = two_sides(tmp_path), tiny("patchgan", steps=2)
+    assert not run(config, sides, tmp_path / "run", minutes=0).finished
+    moved = tmp_path / "elsewhere"
+    sides[0].rename(moved)
+    assert run(config, (moved, sides[1]), tmp_path / "copy", minutes=0).step == 1
+    next(moved.glob("*.png")).unlink()
+    with pytest.raises(ConfigError, match="trained on other images"):
+        run(config, (moved, sides[1]), tmp_path / "run", resume=True)

@@ -85,7 +85,7 @@ class Checkpoints:
             known = {item.name for item in fields(config)}
             saved = {name: value for name, value in meta["config"].items() if name in known}
             differing = config.differs_from(config.with_options(saved))
-            step, scores = int(meta["step"]), list(meta["scores"])
+            step, scores, data = int(meta["step"]), list(meta["scores"]), str(meta["data"])
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise WeightsError(
                 f"cannot read the checkpoint {path}: {error}. Delete it to go on from the one before."
@@ -93,7 +93,7 @@ class Checkpoints:
         if differing:
             told = ", ".join(f"{name}={saved.get(name)!r}" for name in differing)
             raise ConfigError(f"{path} was made with {told}. Give these options, or another run folder.")
-        return tensors, meta | {"step": step, "scores": scores}
+        return tensors, meta | {"step": step, "scores": scores, "data": data}
 
 
 def gather_state(

@@ -307,6 +307,7 @@ class TrainingData:
                 balance = config.balance and (not paired or index == 0)
                 sides.append(Side(images.at(kept), short_side, balance=balance))
         self.target_images = lists[1]
+        self.fingerprint = fingerprint(lists)
 
     def describe(self) -> dict[str, int]:
         """Count the images on each side."""
@@ -382,6 +383,14 @@ def like(image: Tensor, other: Tensor) -> Tensor:
     size = tuple(other.shape[-2:])
     resized = F.interpolate(as_floats(image)[None], size=size, mode="bilinear", antialias=True)
     return resized[0].clamp_(0, 1).half()
+
+
+def fingerprint(lists: list[ImageList]) -> str:
+    """Hash what decides which image is drawn: the number, order, keys and classes of both sides."""
+    digest = hashlib.blake2b(digest_size=8)
+    for images in lists:
+        digest.update(repr((images.keys, images.classes)).encode())
+    return digest.hexdigest()
 
 
 def unreadable(side: Side, partner: Side | None = None) -> FileError:

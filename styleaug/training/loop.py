@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from styleaug.atomic import atomic, remove_parts
-from styleaug.errors import TrainError
+from styleaug.errors import ConfigError, TrainError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.training.base import AbstractRecipe
 from styleaug.training.checkpoints import Checkpoints, gather_state, restore_state
@@ -77,7 +77,7 @@ def train(
         report: called about once a second with the step, the number of steps and the losses.
 
     Raises:
-        ConfigError: `run` holds another run, or one that is not to be resumed.
+        ConfigError: `run` holds a run of other options or images, or one that is not to be resumed.
         TrainError: a loss that is not finite; the checkpoints before it stay.
         WeightsError: a checkpoint or a network that cannot be read.
         FileError: `run` cannot be written to.
@@ -104,6 +104,11 @@ class Training:
         newest = self.checkpoints.newest() if resume else None
         if newest:
             tensors, meta = self.checkpoints.read(newest, self.config)
+            if meta["data"] != data.fingerprint:
+                raise ConfigError(
+                    f"{run} was trained on other images (some came, went or changed their class). Give those "
+                    "it was started with, or another run folder."
+                )
             restore_state(recipe, self.averages, tensors, meta)
             self.step, self.scores = meta["step"], meta["scores"]
         if self.leads:
@@ -261,9 +266,8 @@ class Training:
         if not all(bool(value.isfinite().all()) for value in tensors.values()):
             raise self.diverged("the weights are no longer finite")
         if self.leads:
-            self.checkpoints.write(
-                self.step, tensors, meta | {"scores": self.scores, "config": self.config.to_dict()}
-            )
+            told = {"config": self.config.to_dict(), "data": self.data.fingerprint, "scores": self.scores}
+            self.checkpoints.write(self.step, tensors, meta | told)
         self.fabric.barrier()
 
     def stopped(self, why: str) -> Outcome:
