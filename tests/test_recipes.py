@@ -231,3 +231,14 @@ def test_the_discriminator_is_held_back_while_it_is_sure(tmp_path):
     for _ in range(400):
         recipe.hold_back(torch.zeros(4, 1, 2, 2))
     assert float(recipe.augment) < held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("conditional", "channels"), [(True, 6), (False, 3)])
+def test_patchgan_feeds_its_discriminator_both_ways(conditional, channels, tmp_path):
+    recipe: Any = ready(tiny("patchgan", conditional=conditional), tmp_path)
+    assert recipe.discriminator.channels == channels
+    source, target = photos(4, 32, 32), 1 - photos(4, 32, 32)
+    shown = recipe.seen(source, target)
+    assert shown.shape == (4, channels, 32, 32) and torch.equal(shown[:, -3:], target)
+    assert recipe.step(source, target).keys() == {"adversarial", "l1", "discriminator"}
