@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -98,3 +99,34 @@ def loss_networks(folder: Path) -> Path:
     saved["block1_conv1.weight"] = saved["block1_conv1.weight"] / 100
     save_file(saved, folder / "vgg19_normalised_relu4_1.safetensors")
     return folder
+
+
+def colours(folder: Path, names: list[str], *, size: tuple[int, int] = (40, 40)) -> Path:
+    """Write images of one colour each, by which they are known again."""
+    for index, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (index, 100, 200)).save(path)
+    return folder
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def red(images: Tensor) -> list[int]:
+    """Tell which images crops were cut from."""
+    return (images[:, 0].mean(dim=(1, 2)) * 255).round().int().tolist()
+
+
+def ramp(height: int, width: int) -> Image.Image:
+    """Make an image that says in red and green where each pixel lies."""
+    y, x = np.mgrid[:height, :width]
+    planes = [(x + 0.5) / width * 255, (y + 0.5) / height * 255, 0 * x]
+    return Image.fromarray(np.stack(planes, axis=-1).round().astype(np.uint8))
+
+
+def unbalanced(folder: Path, **counts: int) -> Path:
+    names = [f"{name}/{name}{index}.png" for name, count in counts.items() for index in range(count)]
+    return colours(folder, names)
