@@ -24,6 +24,8 @@ CACHE_BYTES = 4 * 2**30
 """Images of a side kept in memory once read; more are read again when they are drawn."""
 MOST_JUDGED = 128
 """Held-out images of a side that the scores use."""
+LEAST_HELD_OUT = 2
+"""Scores need as many."""
 LISTS = {".csv": ",", ".tsv": "\t"}
 MOST_ASPECT = 32
 """Long side over short side; a narrower image would fill the memory at the size of a crop."""
@@ -134,16 +136,22 @@ def by_last_part(images: ImageList) -> ImageList:
 
 def is_held_out(name: str, share: float = 0.05) -> bool:
     """Tell by its name whether an image belongs to the `share` that no training run may read."""
-    return hashlib.sha256(name.encode()).digest()[0] < 256 * share
+    return digest_of(name)[0] < 256 * share
 
 
-def split(images: ImageList, names: list[str], share: float) -> tuple[list[int], list[int]]:
-    """Part the rows to train on from those held out; a single image is both."""
-    held = [row for row, name in enumerate(names) if is_held_out(name, share)]
-    if len(held) == len(images):
-        held = held[1:]
-    held = held or [len(images) - 1]
-    return sorted(set(range(len(images))) - set(held)) or held, held
+def digest_of(name: str) -> bytes:
+    """Hash a name, so that what is held out does not change when images come or go."""
+    return hashlib.sha256(name.encode()).digest()
+
+
+def split(names: list[str], share: float) -> tuple[list[int], list[int]]:
+    """Part the rows to train on from those held out: two at least, of two images or fewer all are both."""
+    order = sorted(range(len(names)), key=lambda row: digest_of(names[row]))
+    if len(order) <= LEAST_HELD_OUT:
+        return order, order
+    count = max(sum(is_held_out(name, share) for name in names), LEAST_HELD_OUT)
+    count = min(count, len(order) - 1)
+    return sorted(order[count:]), sorted(order[:count])
 
 
 def class_warning(source: ImageList, target: ImageList, *, balance: bool) -> str | None:
@@ -302,7 +310,7 @@ class TrainingData:
         for index, images in enumerate(lists):
             # Both images of a pair fall on the same side of the split.
             names = [path.name for path in (lists[0] if paired else images).paths]
-            rows = split(images, names, config.held_out)
+            rows = split(names, config.held_out)
             for sides, kept in zip((self.train, self.held), rows, strict=True):
                 balance = config.balance and (not paired or index == 0)
                 sides.append(Side(images.at(kept), short_side, balance=balance))

@@ -94,7 +94,9 @@ def matrix_root(matrix: Float[Tensor, "S S"]) -> Float[Tensor, "S S"]:
 def check_rows(one: Tensor, other: Tensor) -> None:
     """Refuse samples that have no spread."""
     if min(len(one), len(other)) < 2:
-        raise ConfigError(f"scores need at least 2 images on each side, got {len(one)} and {len(other)}.")
+        raise ConfigError(
+            f"scores need at least 2 images on each side, got {len(one)} and {len(other)}. Give more images."
+        )
 
 
 class Features(nn.Module):
