@@ -264,7 +264,7 @@ def run_training(
     recipe = make_recipe(wanted)
     data = TrainingData(source, target, wanted, paired=recipe.paired)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets on every start
-    if data.warning and os.environ.get("LOCAL_RANK", "0") == "0":
+    if data.warning and recipe.needs_target and os.environ.get("LOCAL_RANK", "0") == "0":
         say(f"warning: {data.warning}")
     with training_progress(wanted.batch) as report:
         outcome = train(recipe, data, out, networks=networks, resume=resume, minutes=minutes, report=report)

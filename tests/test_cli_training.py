@@ -216,7 +216,8 @@ def test_train_stop_resume_and_use(sides, command, tmp_path):
     assert program == "styleaug" and words[-1] == "--resume"
     again = command("train", "patchgan", *sides, "-o", run, "--config", file, code=1)
     assert again.stderr == f"Error: {run} holds a run; go on with --resume, or give another folder.\n"
-    assert "stopped at step 2" in command(*words).stderr
+    second = command(*words).stderr
+    assert "stopped at step 2" in second and second.splitlines()[-1] == first.stderr.splitlines()[-1]
     told = command("train", "patchgan", *sides, "-o", run, "--steps", 9, "--resume", code=1).stderr
     assert "was made with steps=4" in told
     told = command("train", "patchgan", *sides, "-o", run, "--resume").stderr

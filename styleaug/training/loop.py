@@ -218,7 +218,7 @@ class Training:
         monitor = Monitor(
             self.run, title=title, facts=self.config.to_dict() | self.data.describe(), step=self.step
         )
-        if self.data.warning:
+        if self.data.warning and self.recipe.needs_target:
             monitor.alarm(self.step, self.data.warning)
         return monitor
 
