@@ -3,7 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -15,6 +15,7 @@ from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError, DeviceError, ImageError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import check_range, from_float, luminance, to_float, to_pixels, with_luminance
+from styleaug.transforms.params import Precision, StyleParams, check_share, check_strength
 from styleaug.transforms.placement import fast_bfloat16, place, put, take, to_device
 from styleaug.transforms.splice import (
     Splice,
@@ -28,9 +29,8 @@ from styleaug.transforms.splice import (
 )
 from styleaug.weights import find_styles, load_generator
 
-__all__ = ["Precision", "StyleParams", "Stylizer"]
+__all__ = ["Stylizer"]
 
-Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS = get_args(Precision)
 WITHIN_BATCH = "batch"
 WITHIN_BATCH_GENERATOR = "reinhard-lab"
@@ -38,29 +38,6 @@ CPU_CHUNK_PIXELS = 8 * 224 * 224
 """Pixels stylised at a time on a CPU: larger chunks leave the cache, and take memory."""
 
 CUDA_CHUNK_PIXELS = 256 * 512 * 512
-
-
-class StyleParams(TypedDict):
-    """All that is random about one call. The same parameters on the same images replay it."""
-
-    rows: Int[Tensor, " K"]
-    """Which rows of the batch are stylised; the others are not touched.
-
-    A row that is spliced stands here once for each of its parts, in succession.
-    """
-
-    strength: Float[Tensor, " K"]
-    codes: Float[Tensor, "K S"] | None
-    """The style of each row; None where it is read from another row of the batch."""
-
-    sources: Int[Tensor, "K M"]
-    """Rows of the bank (or of the batch) that the style was made of; M = 0 if of none."""
-
-    shares: Float[Tensor, "K M"]
-    """How much of each source is in it."""
-
-    fields: Float[Tensor, "K G G"] | None
-    """Where in the image each part is: logits on a small grid. None if no row is spliced, or by masks."""
 
 
 class Stylizer(nn.Module):
@@ -195,7 +172,12 @@ class Stylizer(nn.Module):
         return drawn.codes, drawn.sources, drawn.shares
 
     def apply(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, images: Any, params: StyleParams | None = None, *, masks: Any = None
+        self,
+        images: Any,
+        params: StyleParams | None = None,
+        *,
+        masks: Any = None,
+        differentiable: bool = False,
     ) -> Any:
         """Stylise `images` as `params` say, with nothing random.
 
@@ -208,6 +190,7 @@ class Stylizer(nn.Module):
             params: from `make_params` for the same number of rows.
             masks: for `splice="mask"`, a tensor or array `(H, W)`, `(B, H, W)` or `(B, 1, H, W)` of
                 booleans, integer labels, or floats in [0, 1].
+            differentiable: let gradients of float images through, if autograd is on.
 
         Returns:
             The same kind, shape, dtype, device and memory format; `images` itself if no row is picked.
@@ -235,7 +218,8 @@ class Stylizer(nn.Module):
             )
         if by_mask:
             masks = read_masks(masks, count, frames, (pixels.shape[-2], pixels.shape[-1])).to(pixels.device)
-        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+        grad = torch.set_grad_enabled(differentiable and torch.is_grad_enabled())
+        with grad, torch.autocast(pixels.device.type, enabled=False):
             return restore(self.stylise(pixels, params, frames, masks))
 
     def stylise(
@@ -259,7 +243,7 @@ class Stylizer(nn.Module):
             images = to_float(take(pixels, target))
             entries = (owner[chunk, None] * parts + torch.arange(parts)).flatten()
             strength = params["strength"][entries].float()
-            with torch.inference_mode(not self.compiled):
+            with torch.inference_mode(not (self.compiled or torch.is_grad_enabled())):
                 styled = self.paint_parts(generator, images, codes[to_device(entries, device)], strength)
                 if masks is not None:
                     shown = picked[chunk] // (len(pixels) // len(masks))
@@ -371,21 +355,3 @@ def check_worker(device: torch.device) -> None:
             "a forked DataLoader worker cannot use CUDA. Keep images on the CPU in workers, or stylise after "
             "the loader: StyleLoader(loader, augment, device='cuda')."
         )
-
-
-def check_share(name: str, value: float) -> float:
-    """Check a number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ConfigError(f"{name} must be a number in [0, 1], got {value!r}.")
-    return float(value)
-
-
-def check_strength(strength: float | Sequence[float]) -> tuple[float, float]:
-    """Check a number or `(low, high)` in [0, 1]."""
-    ends: Any = (strength, strength) if isinstance(strength, (int, float)) else strength
-    if not isinstance(ends, Sequence) or isinstance(ends, str) or len(ends) != 2:
-        raise ConfigError(f"strength must be a number or (low, high), got {strength!r}.")
-    low, high = check_share("strength", ends[0]), check_share("strength", ends[1])
-    if low > high:
-        raise ConfigError(f"strength must be (low, high) with low <= high, got {strength!r}.")
-    return low, high

@@ -15,7 +15,8 @@ from styleaug.bank import StyleBank
 from styleaug.errors import ImageError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.samplers import Sampler
-from styleaug.transforms.core import Precision, StyleParams, Stylizer, count_rows
+from styleaug.transforms.core import Stylizer, count_rows
+from styleaug.transforms.params import Precision, StyleParams
 from styleaug.transforms.splice import Splice
 
 __all__ = ["StyleAugment"]

@@ -1,0 +1,58 @@
+"""What adapters share: seeds from a host's randomness, and errors in the host's words."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from styleaug.errors import ConfigError, DeviceError, ImageError
+from styleaug.transforms.core import Stylizer
+
+__all__ = ["advised", "needs_no_other_inputs", "rng_from", "seed_from"]
+
+
+def seed_from(*parts: int | str) -> int:
+    """Mix numbers and names to a seed in [0, 2**63): the same for the same parts, on every machine."""
+    digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def rng_from(seed: int) -> torch.Generator:
+    """Make a generator on the CPU from a seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def advised(*, images: str = "", device: str = "") -> Iterator[None]:
+    """Add to our errors what to do about them in the host's words.
+
+    Args:
+        images: for images after Normalize or in another layout than the host's.
+        device: for CUDA in a forked worker.
+    """
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{error} {images}".rstrip()) from None
+    except DeviceError as error:
+        raise DeviceError(f"{error} {device}".rstrip()) from None
+
+
+def needs_no_other_inputs(stylizer: Stylizer, host: str) -> Stylizer:
+    """Refuse options that need more than one image, where the host hands over one at a time.
+
+    Raises:
+        ConfigError: styles from the batch, or parts from a mask.
+    """
+    if stylizer.within_batch:
+        raise ConfigError(
+            f'bank="batch" takes styles from other images of a batch, and {host} hands over one at a time. '
+            "Use styleaug.StyleCollate or styleaug.StyleLoader, or give a bank."
+        )
+    if stylizer.splice == "mask":
+        raise ConfigError(
+            f'splice="mask" is not available in {host}; use "halves" or "fields", or styleaug.StyleAugment '
+            "with tv_tensors."
+        )
+    return stylizer
