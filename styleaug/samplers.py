@@ -188,7 +188,7 @@ def slerp(
 
 def draw_others(rows: Int[Tensor, " K"], size: int, rng: torch.Generator | None = None) -> Int[Tensor, " K"]:
     """Pick for each of `rows` another row of a batch of `size`; itself only in a batch of one."""
-    if size == 1:
+    if size < 2:
         return torch.zeros_like(rows)
     return (rows + torch.randint(1, size, rows.shape, generator=rng)) % size
 

@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any, get_args
 
 import torch
@@ -350,7 +351,9 @@ def check_worker(device: torch.device) -> None:
         DeviceError: naming what to use instead.
     """
     forked = multiprocessing.get_start_method(allow_none=True) in (None, "fork")
-    if device.type == "cuda" and get_worker_info() is not None and forked:
+    # MONAI has workers that are threads, and those may use CUDA.
+    thread = multiprocessing.parent_process() is None and current_thread() is not main_thread()
+    if device.type == "cuda" and get_worker_info() is not None and forked and not thread:
         raise DeviceError(
             "a forked DataLoader worker cannot use CUDA. Keep images on the CPU in workers, or stylise after "
             "the loader: StyleLoader(loader, augment, device='cuda')."

@@ -1,0 +1,171 @@
+"""`RandomStyle` for `kornia.augmentation`, alone or in its containers."""
+
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from kornia.augmentation import IntensityAugmentationBase2D
+from kornia.augmentation.random_generator import RandomGeneratorBase
+from torch import Tensor
+
+from styleaug.bank import StyleBank
+from styleaug.errors import ConfigError, ImageError
+from styleaug.transforms.core import Stylizer
+from styleaug.transforms.host import advised
+from styleaug.transforms.params import StyleOptions, StyleParams, check_share
+
+__all__ = ["RandomStyle"]
+
+IMAGES = (
+    "In kornia: images are (B, C, H, W), as kornia.utils.image_to_tensor makes them, and RandomStyle "
+    "stands before Normalize, as in AugmentationSequential(RandomStyle(...), Normalize(mean, std))."
+)
+DEVICE = "In kornia: call the AugmentationSequential on the batch, after the DataLoader."
+
+
+class RandomStyle(IntensityAugmentationBase2D):
+    """Give images the styles of a bank, at random; masks, boxes and keypoints stay as they are.
+
+    Place it before `Normalize`. Each row of the batch has a gate, a style and a strength of its own,
+    and only picked rows are computed. All that is random is in the parameters, on the CPU and in
+    float32 wherever the pipeline was moved to, so `params=` replays a call bit for bit.
+
+    Args:
+        bank: see `styleaug.StyleAugment`, as for all other options; `"batch"` takes the styles of a
+            batch from its other images.
+        p: chance of each row to be stylised.
+        p_batch: chance of each batch to have rows stylised at all.
+        same_on_batch: give all rows one gate, style and strength. With `bank="batch"` the style is
+            that of one image for all.
+        keepdim: give `(C, H, W)` and `(H, W)` back as they came, not as a batch of one.
+        differentiable: let gradients through to the images of picked rows; otherwise only rows that are
+            not picked pass them on. It can be given for one call, too.
+        options: `generator`, `strength`, `sampler`, `weights`, `components`, `keep_luminance`, `splice`,
+            `parts`, `keep`, `precision` and `compiled`.
+
+    Shape:
+        `(B, C, H, W)`, `(C, H, W)` or `(H, W)` of 1 or 3 channels, float16, bfloat16, float32 or
+        float64 in [0, 1]; dtype and device are kept. In a `VideoSequential` the frames of a clip
+        share a style, or with `same_on_frame=False` have one each.
+
+    Raises:
+        BankError: the bank is damaged, unknown, or made by another generator.
+        WeightsError: the generator is damaged or unknown.
+        ConfigError: an argument outside its range, or `splice="mask"`.
+        ImageError: when called with NaN, values outside [0, 1], other than 1 or 3 channels, or
+            parameters for another number of rows.
+
+    Example:
+        >>> import kornia.augmentation as K
+        >>> train = K.AugmentationSequential(
+        ...     K.RandomHorizontalFlip(), RandomStyle("art", p=0.5), data_keys=["input", "mask"])
+    """
+
+    ONNX_EXPORTABLE = False
+
+    def __init__(
+        self,
+        bank: str | Path | StyleBank | None = None,
+        *,
+        p: float = 0.5,
+        p_batch: float = 1.0,
+        same_on_batch: bool = False,
+        keepdim: bool = False,
+        differentiable: bool = False,
+        **options: Unpack[StyleOptions],
+    ):
+        super().__init__(check_share("p", p), check_share("p_batch", p_batch), same_on_batch, keepdim)
+        if options.get("splice") == "mask":
+            raise ConfigError(
+                'splice="mask" is not available in kornia, which hands over each of the data_keys by itself; '
+                'use "halves" or "fields", or styleaug.StyleAugment with tv_tensors.'
+            )
+        self.stylizer = Stylizer(bank, p=1.0, **options)  # kornia has its own gate
+        self._param_generator = StyleGenerator(self.stylizer)
+        self.flags = {"differentiable": differentiable}
+
+    def set_rng_device_and_dtype(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Stay on the CPU and in float32, where a seed has one meaning, whatever kornia asks for."""
+        super().set_rng_device_and_dtype(torch.device("cpu"), torch.float32)
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Stylise the picked rows, as kornia asks; the others come back as they are."""
+        with advised(images=IMAGES, device=DEVICE):
+            drawn = self.read(params, len(input))
+            return self.stylizer.apply(input, drawn, differentiable=flags["differentiable"])
+
+    @staticmethod
+    def _blend_by_prob(transformed: Tensor, not_transformed: Tensor, to_apply: Tensor) -> Tensor:
+        # What is not picked is in `transformed` already: kornia would copy the batch once more. Only
+        # gradients of rows that are not picked may need its way.
+        if not_transformed.requires_grad and not transformed.requires_grad:
+            return IntensityAugmentationBase2D._blend_by_prob(transformed, not_transformed, to_apply)
+        return transformed
+
+    def read(self, params: dict[str, Tensor], count: int) -> StyleParams:
+        """Make the core's parameters of kornia's, for the picked ones of `count` rows.
+
+        Raises:
+            ImageError: the parameters are for another number of rows.
+        """
+        always = self.p == 1 and self.p_batch == 1  # then kornia does not read the gates, either
+        gates = torch.ones(count) if always else params["batch_prob"]
+        if not len(params["strength"]) == len(gates) == count:
+            raise ImageError(f"these parameters are for {len(params['strength'])} rows, got {count}.")
+        rows = (gates.cpu() > 0.5).nonzero()[:, 0]
+        picked = {name: params[name].cpu()[rows].flatten(0, 1) for name in FIELDS if name in params}
+        none = torch.empty(len(rows) * self.stylizer.parts, 0)
+        sources = picked.get("sources", none.long())
+        if self.stylizer.within_batch and len(rows):
+            # A VideoSequential draws for clips and hands over frames: a clip's style is its first one's.
+            sources = sources * (count // int(params["forward_input_shape"][0]))
+        return StyleParams(
+            rows=rows.repeat_interleave(self.stylizer.parts),
+            strength=picked["strength"],
+            codes=None if self.stylizer.within_batch else picked.get("codes", none),
+            sources=sources,
+            shares=picked.get("shares", none),
+            fields=picked.get("fields"),
+        )
+
+
+FIELDS = ("strength", "codes", "sources", "shares", "fields")
+
+
+class StyleGenerator(RandomGeneratorBase):
+    """Draw the parameters of a batch from torch's global generator.
+
+    They are those of `StyleParams`, of all rows, with an axis for the parts of a row after the first:
+    `strength` `(B, P)`, `codes` `(B, P, S)`, `sources` and `shares` `(B, P, M)`, `fields` `(B, P, G, G)`.
+    Those without a number are left out, as kornia cannot repeat them for the frames of a clip.
+
+    Args:
+        stylizer: draws; its `p` is 1.
+    """
+
+    def __init__(self, stylizer: Stylizer):
+        super().__init__()
+        self.stylizer = stylizer
+
+    def __repr__(self) -> str:
+        return self.stylizer.extra_repr().replace(", p=1.0", "")  # kornia adds its own
+
+    def make_samplers(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Make none: all is drawn on the CPU and in float32."""
+
+    def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> dict[str, Tensor]:
+        """Draw for a batch of this shape `(B, C, H, W)`; the first row's for all if they are the same."""
+        count, parts = batch_shape[0], self.stylizer.parts
+        drawn = self.stylizer.draw(count)
+        rows = torch.zeros(count, dtype=torch.long) if same_on_batch else torch.arange(count)
+        return {
+            name: value.reshape(count, parts, *value.shape[1:])[rows]
+            for name in FIELDS
+            if (value := drawn[name]) is not None and 0 not in value.shape[1:]
+        }

@@ -1,0 +1,250 @@
+"""`RandStyle` and `RandStyled` for MONAI's array and dictionary transforms, in two and three dimensions."""
+
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping
+from copy import copy, deepcopy
+from pathlib import Path
+from typing import Any, Self, Unpack
+
+import numpy as np
+import torch
+from monai.config.type_definitions import KeysCollection
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.transform import MapTransform, RandomizableTransform
+from monai.utils.enums import TransformBackends
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from styleaug.bank import StyleBank
+from styleaug.errors import ConfigError, ImageError
+from styleaug.transforms.core import Stylizer
+from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from
+from styleaug.transforms.params import StyleOptions, StyleParams, check_share
+
+__all__ = ["RandStyle", "RandStyleD", "RandStyleDict", "RandStyled"]
+
+IMAGES = (
+    "In MONAI: after EnsureChannelFirstd and ScaleIntensityd(minv=0, maxv=1) or ScaleIntensityRanged(..., "
+    "b_min=0, b_max=1, clip=True), and before NormalizeIntensityd."
+)
+DEVICE = (
+    "In MONAI: load with ThreadDataLoader(dataset, num_workers=0), or leave EnsureTyped(device='cuda') out "
+    "of what the workers do."
+)
+MOST_CHANNELS = 16
+"""More are a sign of an array without a channel axis, or with it last."""
+
+
+class AbstractRandStyle(RandomizableTransform):
+    """Draw a style with MONAI's random state, and give it to one image or volume at a time."""
+
+    backend = [TransformBackends.TORCH]  # noqa: RUF012, MONAI reads it from the class
+
+    def __init__(
+        self, bank: str | Path | StyleBank | None, prob: float, axis: int, options: StyleOptions
+    ) -> None:
+        super().__init__(check_share("prob", prob))
+        if isinstance(axis, bool) or axis not in range(-3, 3):
+            raise ConfigError(f"axis must be a spatial axis of a volume, from -3 to 2, got {axis!r}.")
+        self.axis = axis
+        self.stylizer = needs_no_other_inputs(Stylizer(bank, p=1.0, **options), "MONAI")
+        self.drawn = self.stylizer.draw(0)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # MONAI copies random transforms for each item that they cache; the network is not theirs to change.
+        memo[id(self)] = twin = copy(self)
+        if "R" in vars(self):
+            twin.R = deepcopy(self.R, memo)
+        return twin
+
+    def randomize(self, data: Any = None) -> None:
+        """Draw what the next call with `randomize=False` does."""
+        self.draw()
+
+    def draw(self) -> StyleParams:
+        """Draw once from `R`, and all else from what that gives.
+
+        The result is given back as well as kept: of two threads, each takes its own.
+        """
+        # Workers of a plain DataLoader start with the same `R`, and in each epoch again.
+        worker = get_worker_info()
+        rng = rng_from(seed_from(int(self.R.rand() * 2**53), worker.seed if worker else 0))
+        picked = torch.rand((), generator=rng).item() < self.prob
+        drawn = self.stylizer.draw(int(picked), rng)
+        self._do_transform, self.drawn = picked, drawn
+        return drawn
+
+    def stylise(self, img: Any, drawn: StyleParams) -> Any:
+        """Give `img` what was drawn; it comes back as the same object if it was not picked."""
+        if len(drawn["rows"]) == 0:
+            return img
+        with advised(images=IMAGES, device=DEVICE):
+            pixels = as_tensor(img)
+            styled = self.from_frames(self.stylizer.apply(self.to_frames(pixels), drawn), pixels.shape)
+        return like(styled, img)
+
+    def to_frames(self, pixels: Tensor) -> Tensor:
+        """Give an image or a volume as one row of frames `(1, ..., C, H, W)` with C of 1 or 3.
+
+        Raises:
+            ImageError: neither `(C, H, W)` nor `(C, H, W, D)`, or too many channels.
+        """
+        if pixels.ndim not in (3, 4) or not len(pixels) <= MOST_CHANNELS:
+            raise ImageError(
+                f"images must be (C, H, W) or (C, H, W, D) of at most {MOST_CHANNELS} channels, got "
+                f"{tuple(pixels.shape)}."
+            )
+        channels = 0  # which axis
+        if pixels.ndim == 4:
+            pixels, channels = pixels.movedim(self.slices, 0), 1
+        if pixels.shape[channels] not in (1, 3):
+            pixels = pixels.unsqueeze(channels + 1)  # each channel is a grey frame of its own
+        return pixels[None]
+
+    def from_frames(self, frames: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Undo `to_frames`, for an image of this shape."""
+        if len(shape) == 3:
+            return frames.reshape(shape)
+        pixels = frames[0].squeeze(2) if frames.ndim == 6 else frames[0]
+        return pixels.movedim(0, self.slices).contiguous()
+
+    @property
+    def slices(self) -> int:
+        """Tell which axis of a volume `(C, H, W, D)` its slices are counted along."""
+        return self.axis + 1 if self.axis >= 0 else self.axis
+
+    def describe(self) -> str:
+        """Say what is drawn from what."""
+        return self.stylizer.extra_repr().replace("p=1.0", f"prob={self.prob}")
+
+    @abstractmethod
+    def __call__(self, data: Any) -> Any:
+        """Draw, and stylise."""
+
+
+class RandStyle(AbstractRandStyle):
+    """Give an image or a volume a style of a bank, at random.
+
+    Place it between scaling to [0, 1] and `NormalizeIntensity`. MetaTensors keep their affine, meta
+    and applied operations; arrays come back as arrays, tensors as tensors. A volume is stylised slice
+    by slice, all with one style and strength. One and three channels are an image, grey or coloured;
+    of two, four and more each is stylised as a grey image by itself, all with one style and strength.
+
+    Draws come from `R` (`set_random_state`, `Compose.set_random_state`, `monai.data.DataLoader`). In
+    workers the DataLoader's seed is mixed in, so they differ in a plain torch DataLoader, too.
+
+    Args:
+        bank: see `styleaug.StyleAugment`, as for all other options; not `"batch"`.
+        prob: chance to be stylised.
+        axis: the spatial axis that the slices of a volume are counted along, from -3 to 2.
+        options: `generator`, `strength`, `sampler`, `weights`, `components`, `keep_luminance`, `splice`,
+            `parts`, `keep`, `precision` and `compiled`.
+
+    Shape:
+        `(C, H, W)` or `(C, H, W, D)` with C up to 16, floats in [0, 1], uint8 or uint16. Shape, kind,
+        dtype and device are kept. What is not picked comes back as the same object.
+
+    Raises:
+        BankError: the bank is damaged, unknown, or made by another generator.
+        WeightsError: the generator is damaged or unknown.
+        ConfigError: an argument outside its range, `bank="batch"`, or `splice="mask"`.
+        ImageError: when called with NaN, values outside [0, 1], another shape, or no image at all.
+
+    Example:
+        >>> from monai.transforms import Compose, NormalizeIntensity, ScaleIntensity
+        >>> train = Compose([ScaleIntensity(), RandStyle("art", prob=0.5), NormalizeIntensity()])
+    """
+
+    def __init__(
+        self,
+        bank: str | Path | StyleBank | None = None,
+        *,
+        prob: float = 0.5,
+        axis: int = -1,
+        **options: Unpack[StyleOptions],
+    ):
+        super().__init__(bank, prob, axis, options)
+
+    def __repr__(self) -> str:
+        return f"RandStyle({self.describe()})"
+
+    def __call__(self, img: Any, randomize: bool = True) -> Any:
+        """Stylise one image or volume.
+
+        Args:
+            img: a MetaTensor, tensor or array, channel first.
+            randomize: draw anew; otherwise do what was drawn last, or nothing before any draw.
+        """
+        return self.stylise(img, self.draw() if randomize else self.drawn)
+
+
+class RandStyled(AbstractRandStyle, MapTransform):
+    """Give the images of a dictionary one style of a bank, at random; see `RandStyle`.
+
+    All keys share one draw. Everything under other keys (labels, masks) comes back as the same object.
+
+    Args:
+        keys: of the images.
+        bank: see `styleaug.StyleAugment`, as for all other options; not `"batch"`.
+        prob: chance to be stylised, all keys or none.
+        axis: the spatial axis that the slices of a volume are counted along, from -3 to 2.
+        allow_missing_keys: pass over keys that are not in a dictionary.
+        options: see `RandStyle`.
+
+    Raises:
+        KeyError: when called with a dictionary that lacks a key, unless that is allowed.
+        StyleAugError: see `RandStyle`.
+
+    Example:
+        >>> from monai.transforms import Compose, NormalizeIntensityd, ScaleIntensityd
+        >>> train = Compose([
+        ...     ScaleIntensityd("image"), RandStyled("image", "art"), NormalizeIntensityd("image")])
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        bank: str | Path | StyleBank | None = None,
+        *,
+        prob: float = 0.5,
+        axis: int = -1,
+        allow_missing_keys: bool = False,
+        **options: Unpack[StyleOptions],
+    ):
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        AbstractRandStyle.__init__(self, bank, prob, axis, options)
+
+    def __repr__(self) -> str:
+        return f"RandStyled(keys={self.keys}, {self.describe()})"
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Stylise what is under the keys, in a copy of the dictionary."""
+        drawn, styled = self.draw(), dict(data)
+        for key in self.key_iterator(styled):
+            styled[key] = self.stylise(styled[key], drawn)
+        return styled
+
+
+RandStyleD = RandStyleDict = RandStyled
+
+
+def as_tensor(img: Any) -> Tensor:
+    """View a MetaTensor or an array as a plain tensor, which nobody writes to.
+
+    Raises:
+        ImageError: neither a tensor nor an array.
+    """
+    if isinstance(img, Tensor):
+        return img.as_subclass(Tensor)
+    if not isinstance(img, np.ndarray):
+        raise ImageError(f"expected a tensor or an array, got {type(img).__name__}. Is LoadImaged missing?")
+    if not (img.flags.writeable and img.flags.c_contiguous and img.dtype.isnative):  # torch takes no other
+        img = np.array(img, dtype=img.dtype.newbyteorder("="), order="C")
+    return torch.from_numpy(img)
+
+
+def like(styled: Tensor, img: Any) -> Any:
+    """Give a plain tensor as what `img` is, with its meta."""
+    if isinstance(img, MetaTensor):
+        return styled.as_subclass(type(img)).copy_meta_from(img)
+    return styled.numpy().astype(img.dtype, copy=False) if isinstance(img, np.ndarray) else styled
