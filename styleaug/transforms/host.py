@@ -3,13 +3,22 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import torch
 
 from styleaug.errors import ConfigError, DeviceError, ImageError
 from styleaug.transforms.core import Stylizer
 
-__all__ = ["advised", "needs_no_other_inputs", "rng_from", "seed_from"]
+__all__ = [
+    "advised",
+    "batch_seeds",
+    "draw_seed",
+    "drawing_from",
+    "needs_no_other_inputs",
+    "rng_from",
+    "seed_from",
+]
 
 
 def seed_from(*parts: int | str) -> int:
@@ -21,6 +30,36 @@ def seed_from(*parts: int | str) -> int:
 def rng_from(seed: int) -> torch.Generator:
     """Make a generator on the CPU from a seed."""
     return torch.Generator().manual_seed(seed)
+
+
+def draw_seed() -> int:
+    """Draw a seed from torch's global generator, as DataLoader does once an epoch."""
+    return int(torch.empty((), dtype=torch.int64).random_())
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Let torch's CPU generator start from `seed` inside, and afterwards go on as if nothing were drawn."""
+    # Not torch.manual_seed, which seeds every device and takes thirty times as long.
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(before)
+
+
+def batch_seeds(seed: int, *, first: int = 0) -> Iterator[int]:
+    """Give a seed for each batch of an epoch, others in each of the processes that train together.
+
+    Args:
+        seed: of the epoch.
+        first: the number of the batch to begin with.
+    """
+    distributed = torch.distributed
+    rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    return (seed_from(seed, rank, number) for number in count(first))
 
 
 @contextmanager

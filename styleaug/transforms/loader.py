@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sized
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -10,8 +11,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import default_collate
 
 from styleaug.errors import ConfigError
+from styleaug.transforms.host import batch_seeds, draw_seed, drawing_from
 
 __all__ = ["StyleCollate", "StyleLoader"]
+
+
+class NoStateError(ConfigError, AttributeError):
+    """A loader cannot say where it stands; an `AttributeError`, as frameworks ask with `hasattr`."""
 
 
 class StyleLoader:
@@ -22,13 +28,23 @@ class StyleLoader:
     it is asked for. Errors of the loader's workers arrive where the loop stands; leaving the loop early
     closes the loader's iterator (workers that the loader was told to keep stay).
 
+    Each epoch takes one seed from torch's global generator. What `augment` draws on the CPU follows from
+    that seed, the rank in `torch.distributed` and the batch's number alone: processes that were seeded
+    alike still draw styles of their own, and the model's own draws are those it has without styles.
+
+    Around a loader that can resume, such as torchdata's `StatefulDataLoader`, `state_dict()` tells
+    where the epoch stands: after the batch last handed over. A loader that gets it by
+    `load_state_dict(state)` hands over the rest of that epoch, with the styles it would have had. Later
+    epochs draw their seeds from torch's generator; restore its state, too, if they are to be the same.
+
     Args:
         loader: any iterable of batches; a batch may be a tensor, tuple, dict or nested.
         augment: called with each batch, for example `StyleAugment`; labels pass through it.
         device: where to; None leaves the batches where they are.
 
     Raises:
-        ConfigError: CUDA is asked for and not there.
+        ConfigError: CUDA is asked for and not there, a state is asked of a loader that has none, or one
+            is given that is not of a `StyleLoader`.
 
     Example:
         >>> for images, labels in StyleLoader(loader, StyleAugment("art"), device="cuda"):
@@ -47,6 +63,10 @@ class StyleLoader:
         self.device = None if device is None else torch.device(device)
         if self.device is not None and self.device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device 'cuda' was asked for, but torch finds no GPU. Use device='cpu'.")
+        self._place = Place(loader)
+        if hasattr(loader, "state_dict"):
+            # On the instance and only now: Lightning saves the state of every loader that has these.
+            self.state_dict, self.load_state_dict = self._place.state_dict, self._place.load_state_dict
 
     def __len__(self) -> int:
         assert isinstance(self.loader, Sized)
@@ -56,42 +76,138 @@ class StyleLoader:
         # `sampler`, `dataset`, `batch_size` and the like belong to the loader.
         if name.startswith("__") or name == "loader":
             raise AttributeError(name)
+        if name in ("state_dict", "load_state_dict"):
+            raise NoStateError(
+                f"a {type(self.loader).__name__} cannot resume within an epoch, so this StyleLoader has no "
+                f"{name}. Give it a torchdata.stateful_dataloader.StatefulDataLoader, which takes the same "
+                "arguments as DataLoader."
+            )
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
+        seed, first = self._place.start()
+        batches, seeds = iter(self.loader), batch_seeds(seed, first=first)
         if self.device is not None and self.device.type == "cuda":
-            return self._ahead(self.device)
-        return self._at_once()
+            return self._ahead(batches, seeds, self.device)
+        return self._at_once(batches, seeds)
 
-    def _at_once(self) -> Iterator[Any]:
-        batches = iter(self.loader)
+    def _at_once(self, batches: Iterator[Any], seeds: Iterator[int]) -> Iterator[Any]:
         try:
             for batch in batches:
-                yield self.augment(move(batch, self.device))
+                with drawing_from(next(seeds)):
+                    styled = self.augment(move(batch, self.device))
+                self._place.hand_over()
+                yield styled
+            self._place.finish()
         finally:
             close(batches)
 
-    def _ahead(self, device: torch.device) -> Iterator[Any]:
+    def _ahead(self, batches: Iterator[Any], seeds: Iterator[int], device: torch.device) -> Iterator[Any]:
         side = torch.cuda.Stream(device)
-        ready: deque[tuple[Any, Any]] = deque()
-        batches = iter(self.loader)
+        ready: deque[tuple[Any, Any, Any]] = deque()
         failure: Exception | None = None
         try:
             while True:
                 if failure is None:
                     try:
-                        ready.append(prepare(next(batches), self.augment, device, side))
+                        batch = next(batches)
+                        state = self._place.keep()
+                        with drawing_from(next(seeds)):
+                            ready.append((*prepare(batch, self.augment, device, side), state))
                     except Exception as error:
                         failure = error  # the batches before it are handed over first
                 if len(ready) > 1 or (failure is not None and ready):
-                    yield hand_over(*ready.popleft(), device)
+                    batch, done, state = ready.popleft()
+                    self._place.hand_over(state)
+                    yield hand_over(batch, done, device)
                 elif failure is not None:
                     if isinstance(failure, StopIteration):
+                        self._place.finish()
                         return
                     raise failure
         finally:
             ready.clear()
             close(batches)
+
+
+class Place:
+    """Where a loader stands, for runs that are broken off and resumed.
+
+    Args:
+        loader: that hands over the batches; its own state is part of this one's.
+    """
+
+    def __init__(self, loader: Any):
+        self.loader = loader
+        self.seed: int | None = None
+        """Of the running epoch, or of the next one if a state was loaded."""
+
+        self.batches = 0
+        """How many of the epoch were handed over."""
+
+        self.running = False
+        self.loaded = False
+        self.kept: Any = None
+        """The loader's state where it is ahead of the batch last handed over."""
+
+    def start(self) -> tuple[int, int]:
+        """Begin an epoch, or go on with one; give its seed and how many batches are behind."""
+        if not (self.loaded and self.running):
+            drawn = draw_seed()  # also where the seed was loaded: the unbroken run draws here
+            self.seed, self.batches = self.seed if self.loaded else drawn, 0
+        self.running, self.loaded, self.kept = True, False, None
+        assert self.seed is not None
+        return self.seed, self.batches
+
+    def keep(self) -> Any:
+        """Give the loader's state as it is now, if it has one."""
+        return deepcopy(self.loader.state_dict()) if hasattr(self.loader, "state_dict") else None
+
+    def hand_over(self, kept: Any = None) -> None:
+        """Count a batch; `kept` is the loader's state after it, if the loader is ahead by now."""
+        self.batches += 1
+        self.kept = kept
+
+    def finish(self) -> None:
+        """End the epoch."""
+        self.seed, self.batches, self.running, self.kept = None, 0, False, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say where the epoch stands: after the batch last handed over.
+
+        Between epochs the seed is the one that the next epoch takes if nothing else is drawn before it.
+
+        Returns:
+            A dict of numbers and the loader's own state.
+        """
+        loader = self.loader.state_dict() if self.kept is None else self.kept
+        seed = self.seed
+        if seed is None:  # only after the loader was asked, which may draw, too
+            before = torch.get_rng_state()
+            seed = draw_seed()
+            torch.set_rng_state(before)
+        return {"seed": seed, "batches": self.batches, "running": self.running, "loader": loader}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stand where `state` says; the next epoch begins there.
+
+        Args:
+            state: from `state_dict`.
+
+        Raises:
+            ConfigError: another loader's state.
+        """
+        if set(state) != {"seed", "batches", "running", "loader"}:
+            raise ConfigError(
+                f"this is no state of a StyleLoader: it holds {', '.join(map(repr, state)) or 'nothing'}. "
+                "Load what StyleLoader.state_dict() gave; a StatefulDataLoader's own state goes to it."
+            )
+        with drawing_from(0):
+            self.loader.load_state_dict(state["loader"])
+            # torchdata makes its iterator when it is asked, and draws then; the unbroken run did so earlier.
+            self.loader.state_dict()
+        self.seed, self.batches, self.running = state["seed"], state["batches"], state["running"]
+        self.loaded, self.kept = True, None
 
 
 def prepare(

@@ -1,0 +1,45 @@
+"""Stylise images of many sizes: those of one shape as a batch."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from styleaug.images import Restore
+from styleaug.transforms.core import Stylizer
+from styleaug.transforms.params import StyleParams, join
+
+__all__ = ["stylise_ragged"]
+
+MOST_PIXELS = 2**24
+"""In one batch: more do not make it faster on any device, but take memory."""
+
+
+def stylise_ragged(
+    stylizer: Stylizer,
+    images: Sequence[tuple[Tensor, Restore]],
+    params: Sequence[StyleParams],
+    *,
+    device: str | torch.device = "cpu",
+) -> Iterator[tuple[int, Any]]:
+    """Stylise each image by parameters of its own, and yield it with its index as soon as it is done.
+
+    What is batched with what depends on the shapes, their order, and nothing else.
+
+    Args:
+        stylizer: one that does not take styles from the batch.
+        images: from `to_pixels`, one image each.
+        params: drawn for each image by itself.
+        device: where to stylise; the images come from the CPU and go back there.
+    """
+    alike: dict[Any, list[int]] = {}
+    for index, (pixels, _) in enumerate(images):
+        alike.setdefault((pixels.shape, pixels.dtype), []).append(index)
+    for (shape, _), rows in alike.items():
+        most = max(1, MOST_PIXELS // (shape[-1] * shape[-2]))
+        for part in (rows[start : start + most] for start in range(0, len(rows), most)):
+            batch = torch.cat([images[index][0] for index in part]).to(device)
+            styled = stylizer.apply(batch, join([params[index] for index in part])).cpu()
+            for pixels, index in zip(styled.split(1), part, strict=True):
+                yield index, images[index][1](pixels)
