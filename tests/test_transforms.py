@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from styleaug import ConfigError, StyleAugment, load_generator
 from styleaug.generators.adain import AdaIN
-from styleaug.images import luminance
+from styleaug.images import from_float, luminance
 from styleaug.transforms import core
 from styleaug.transforms.core import Stylizer
+from styleaug.transforms.params import StyleParams
 from styleaug.weights import save_generator
 
 every_transform = pytest.mark.parametrize("make", [Stylizer, StyleAugment])
@@ -318,3 +319,21 @@ def test_one_image_at_a_time_is_the_batch():
         one = {key: value[row : row + 1] for key, value in params.items() if key not in ("rows", "fields")}
         alone = augment.apply(photo(seed=row), {**one, "rows": torch.tensor([0]), "fields": None})
         torch.testing.assert_close(alone, styled[row], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [1, 2], [3], [0, 2], [2, 0], [0, 0, 2], [3, 2, 1, 0]])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
+def test_any_rows_in_any_order(rows, dtype):
+    """Rows that count up by one are taken as a slice, others are not; nobody can tell."""
+    stylizer = Stylizer(bank("reinhard-rgb"), p=1.0, strength=0.7)
+    images = from_float(photos(4, 9, 11), dtype)
+    code = stylizer.draw(1)["codes"].expand(len(rows), -1)  # alike, as a row may stand there twice
+    strength, none = torch.full((len(rows),), 0.7), torch.empty(len(rows), 0)
+    params = StyleParams(
+        rows=torch.tensor(rows), strength=strength, codes=code, sources=none.long(), shares=none, fields=None
+    )
+    styled = stylizer.apply(images, params)
+    for row in range(4):
+        alone = {**params, "rows": torch.tensor([0]), "codes": code[:1], "strength": strength[:1]}
+        wanted = stylizer.apply(images[row], alone) if row in rows else images[row]
+        torch.testing.assert_close(styled[row].float(), wanted.float(), atol=1e-5, rtol=0)

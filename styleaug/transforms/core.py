@@ -17,7 +17,7 @@ from styleaug.errors import ConfigError, DeviceError, ImageError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import check_range, from_float, luminance, to_float, to_pixels, with_luminance
 from styleaug.transforms.params import Precision, StyleParams, check_share, check_strength
-from styleaug.transforms.placement import fast_bfloat16, place, put, take, to_device
+from styleaug.transforms.placement import fast_bfloat16, place, put, rows_on, run_of, take, to_device
 from styleaug.transforms.splice import (
     Splice,
     check_splice,
@@ -238,9 +238,11 @@ class Stylizer(nn.Module):
         rows, parts = unspliced(params["rows"])
         picked = (rows[:, None] * frames + torch.arange(frames)).flatten()
         owner = torch.arange(len(rows)).repeat_interleave(frames)
-        result = pixels.clone()
+        # Where every row is stylised nothing of the input is left to copy.
+        everything = run_of(picked) == slice(0, len(pixels))
+        result = torch.empty_like(pixels) if everything else pixels.clone()
         for chunk in torch.arange(len(picked)).split(max(1, chunk_images(pixels) // parts)):
-            target = to_device(picked[chunk], device)
+            target = rows_on(picked[chunk], device)
             images = to_float(take(pixels, target))
             entries = (owner[chunk, None] * parts + torch.arange(parts)).flatten()
             strength = params["strength"][entries].float()

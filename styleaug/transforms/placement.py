@@ -8,21 +8,36 @@ from torch import Tensor
 
 from styleaug.generators.base import AbstractGenerator, keep_freed_memory
 
-__all__ = ["fast_bfloat16", "place", "put", "take", "to_device"]
+__all__ = ["fast_bfloat16", "place", "put", "rows_on", "run_of", "take", "to_device"]
 
 
-def take(pixels: Tensor, rows: Tensor) -> Tensor:
-    """Index rows of any dtype (torch cannot index uint16 everywhere)."""
-    if pixels.dtype == torch.uint16:
+def take(pixels: Tensor, rows: Tensor | slice) -> Tensor:
+    """Index rows of any dtype (torch cannot index uint16 everywhere); a view if `rows` is a slice."""
+    if pixels.dtype == torch.uint16 and isinstance(rows, Tensor):
         return pixels.view(torch.int16)[rows].view(torch.uint16)
     return pixels[rows]
 
 
-def put(pixels: Tensor, rows: Tensor, values: Tensor) -> None:
+def put(pixels: Tensor, rows: Tensor | slice, values: Tensor) -> None:
     """Write rows of any dtype in place."""
+    if isinstance(rows, slice):
+        pixels[rows] = values
+        return
     if pixels.dtype == torch.uint16:
         pixels, values = pixels.view(torch.int16), values.view(torch.int16)
     pixels.index_copy_(0, rows, values)
+
+
+def rows_on(rows: Tensor, device: torch.device) -> Tensor | slice:
+    """Move row numbers to the device; as a slice, which is faster, where they count up by one."""
+    return run_of(rows) or to_device(rows, device)
+
+
+def run_of(rows: Tensor) -> slice | None:
+    """Give rows on the CPU as a slice if they count up by one."""
+    first, last = int(rows[0]), int(rows[-1])
+    one_run = last - first + 1 == len(rows) and (len(rows) < 3 or bool((rows.diff() == 1).all()))
+    return slice(first, last + 1) if one_run else None
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
