@@ -16,6 +16,7 @@ from styleaug.generators.layers import (
     conv3x3,
     initialise,
     modulate,
+    on_padded,
     pad_to_multiple,
     recolour,
     smooth,
@@ -119,9 +120,10 @@ class AdaIN(AbstractGenerator):
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
         """Paint each image in the style of its code."""
-        height, width = images.shape[-2:]
-        styled = self.paint(pad_to_multiple(images, self.multiple, self.minimum), codes, strength)
-        return styled[..., :height, :width].clamp(0, 1)
+        styled = on_padded(
+            lambda padded: self.paint(padded, codes, strength), images, self.multiple, self.minimum
+        )
+        return styled.clamp(0, 1)
 
     def paint(
         self,

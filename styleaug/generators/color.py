@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from styleaug.errors import ConfigError
 from styleaug.generators.base import AbstractGenerator, mix
 from styleaug.generators.colorspace import lab_to_rgb, luma, rgb_to_lab, rgb_to_ycbcr, ycbcr_to_rgb
-from styleaug.generators.layers import adain, channel_stats
+from styleaug.generators.layers import adain, channel_stats, is_exporting
 
 __all__ = ["COLOR_GENERATORS", "ChannelStats", "FourierAmplitude", "HistogramMatching"]
 
@@ -167,6 +167,8 @@ class HistogramMatching(AbstractGenerator):
 
 
 GRID = 16384
+MAX_STEP = 1024
+"""Of images as large as 131072 x 131072; only `grid` has such a bound."""
 LEVELS = 256
 
 
@@ -196,13 +198,28 @@ def level_ranks(
     """Compute the mean rank in [0, 1] of a pixel at each of the 256 levels, and which levels occur."""
     # In whole 256ths of a pixel: sums of integers do not depend on their order, so that a row gives
     # the same bits alone, in a batch and on every device.
-    parts = (thin(planes.detach()).flatten(2).clamp(0, 1) * ((LEVELS - 1) * 256)).round().long()
+    planes, open_size = planes.detach(), any(isinstance(size, torch.SymInt) for size in planes.shape[2:])
+    parts = (planes if open_size else thin(planes)).flatten(2).clamp(0, 1) * ((LEVELS - 1) * 256)
+    parts = parts.round().long()
     level, upper = parts >> 8, parts & 255
+    lower, pixels = 256 - upper, parts.shape[2]
+    if open_size:  # a step that depends on it is none that `torch.export` can take: all are read, some count
+        counted = grid(planes)
+        lower, upper, pixels = lower * counted, upper * counted, counted.sum()
     counts = parts.new_zeros(*parts.shape[:2], LEVELS + 1)
-    counts = counts.scatter_add_(2, level, 256 - upper).scatter_add_(2, level + 1, upper)[:, :, :LEVELS]
+    counts = counts.scatter_add_(2, level, lower).scatter_add_(2, level + 1, upper)[:, :, :LEVELS]
     below_or_at = counts.cumsum(dim=2)
-    ranks = (2 * below_or_at - counts).to(planes.dtype) / (2 * 256 * parts.shape[2])
+    ranks = (2 * below_or_at - counts).to(planes.dtype) / (2 * 256 * pixels)
     return ranks, counts > 0
+
+
+def grid(planes: Float[Tensor, "B C H W"]) -> Int[Tensor, " P"]:
+    """Give 1 for each pixel that `thin` takes, and 0 for the others."""
+    height, width = planes.shape[2:]
+    smaller = torch.arange(MAX_STEP, device=planes.device).square() * GRID < height * width
+    step = smaller.sum()
+    rows, columns = (torch.arange(size, device=planes.device) % step == 0 for size in (height, width))
+    return (rows[:, None] & columns).flatten().long()
 
 
 def limit_slope(
@@ -216,12 +233,23 @@ def limit_slope(
     ramp = torch.arange(table.shape[2], device=table.device) * slope
     lower, upper = table.masked_fill(~seen, math.inf), table.masked_fill(~seen, -math.inf)
     least = torch.minimum(
-        (lower - ramp).cummin(2).values + ramp, (lower + ramp).flip(2).cummin(2).values.flip(2) - ramp
+        running_min(lower - ramp) + ramp, running_min((lower + ramp).flip(2)).flip(2) - ramp
     )
     greatest = torch.maximum(
-        (upper + ramp).cummax(2).values - ramp, (upper - ramp).flip(2).cummax(2).values.flip(2) + ramp
+        -running_min(-(upper + ramp)) - ramp, -running_min((ramp - upper).flip(2)).flip(2) + ramp
     )
     return (least + greatest) / 2
+
+
+def running_min(values: Float[Tensor, "B C N"]) -> Float[Tensor, "B C N"]:
+    """Give at each place the smallest value up to there."""
+    if not is_exporting():
+        return values.cummin(2).values
+    length, reach = values.shape[2], 1
+    while reach < length:  # ONNX has no such operator
+        values = torch.minimum(values, F.pad(values, (reach, 0), value=math.inf)[:, :, :length])
+        reach *= 2
+    return values
 
 
 FAINT = 1e-3
@@ -299,7 +327,7 @@ def waves(length: int, cycles: int, like: Tensor) -> Float[Tensor, "N L"]:
     """Sample cosines of 0 to `cycles` cycles, then sines; those that `length` cannot hold are 0."""
     cycle = torch.arange(cycles + 1, device=like.device)[:, None]
     # The turn is reduced in whole numbers, so that its angle is as exact on long sides.
-    turn = torch.arange(length, device=like.device) * cycle % length
+    turn = torch.arange(length, device=like.device) * cycle % torch.full((), length, device=like.device)
     angle = turn.to(like.dtype) * (2 * math.pi / length)
     return torch.cat([angle.cos(), angle.sin()]) * (2 * cycle < length).repeat(2, 1)
 

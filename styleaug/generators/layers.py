@@ -30,6 +30,7 @@ __all__ = [
     "whiten",
 ]
 
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # newer than torch 2.6
 EPS = 1e-5
 FLAT = 0.02
 """Deviation in [0, 1] below which an image counts as flat."""
@@ -53,7 +54,11 @@ def read_stats(features: Tensor) -> Tensor:
         features = features.float()
     # The difference of two means: torch.var_mean took 6 to 30 times as long on a CPU (torch 2.15).
     mean = features.mean(dim=(2, 3))
-    var = (features.square().mean(dim=(2, 3)) - mean.square()).clamp_min(0)
+    if is_exporting() and features.shape[1] <= 3:
+        # Other runtimes sum less exactly, and nearly grey colours deviate little from a large mean.
+        var = (features - mean[:, :, None, None]).square().mean(dim=(2, 3))
+    else:
+        var = (features.square().mean(dim=(2, 3)) - mean.square()).clamp_min(0)
     return torch.cat([mean, (var + EPS).sqrt()], dim=1)
 
 
@@ -185,9 +190,15 @@ def pad_to_multiple(
     reflection does not.
     """
     height, width = images.shape[-2:]
-    right = max(-width % multiple, minimum - width)
-    bottom = max(-height % multiple, minimum - height)
-    return F.pad(images, (0, right, 0, bottom), mode="replicate") if right or bottom else images
+    bottom, right = (padded(size, multiple, minimum) - size for size in (height, width))
+    # Sizes that `torch.export` keeps open can be asked no questions; padding by 0 is none.
+    needed = isinstance(right, torch.SymInt) or isinstance(bottom, torch.SymInt) or right or bottom
+    return F.pad(images, (0, right, 0, bottom), mode="replicate") if needed else images
+
+
+def padded(size: int, multiple: int, minimum: int) -> int:
+    """Round up to a multiple; written so that `torch.export` sees the factor in an open size."""
+    return multiple * max((size + multiple - 1) // multiple, (minimum + multiple - 1) // multiple)
 
 
 def on_padded(
@@ -195,7 +206,11 @@ def on_padded(
 ) -> Float[Tensor, "B C H W"]:
     """Let `run` see `images` as `pad_to_multiple` pads them, and crop what it gives."""
     height, width = images.shape[-2:]
-    return run(pad_to_multiple(images, multiple, minimum))[..., :height, :width]
+    seen = pad_to_multiple(images, multiple, minimum)
+    made = run(seen)
+    if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
+        return F.pad(made, (0, width - seen.shape[-1], 0, height - seen.shape[-2]))
+    return made[..., :height, :width]
 
 
 def conv3x3(channels_in: int, channels_out: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:

@@ -1,0 +1,359 @@
+"""Generators as ONNX files, compared with torch in ONNX Runtime before they are written."""
+
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from styleaug.atomic import atomic
+from styleaug.bank import StyleBank, tool_version
+from styleaug.errors import ConfigError, WeightsError
+from styleaug.generators.base import AbstractGenerator
+from styleaug.graphs import (
+    MOST_SIDE,
+    Graph,
+    Size,
+    Source,
+    batch_of,
+    open_program,
+    read_samples,
+    similarity,
+    typical_codes,
+)
+from styleaug.weights import cards, find_styles, generator_names, load_generator
+
+__all__ = ["Exported", "Part", "Precision", "export_onnx"]
+
+Precision = Literal["float32", "float16", "int8"]
+Part = Literal["generator", "encoder"]
+
+LIMITS: dict[str, tuple[float, float]] = {"float32": (1e-4, 1e-4), "float16": (1e-3, 0.05), "int8": (0.02, 1)}
+"""Mean and largest difference from torch that a file may have, of images in [0, 1]."""
+OPSET = 18
+COMPARED = ((1, 96, 128), (3, 61, 77), (2, 150, 131))
+"""Rows, height and width of the images on which a file is compared; none was traced."""
+DRAWS, DRAWN_SIZE = 24, (192, 160)
+"""Images and styles from which int8 ranges are read; more of them changed nothing."""
+PERCENTILE = 99.99
+"""Of the values that an int8 range covers: all of them cost adain a third more error."""
+INNER = re.compile(r"block|\b(down|up)\.[1-9]")
+"""Convolutions that int8 replaces: most of the arithmetic, and none that reads or writes pixels."""
+NO_ENCODER = ("histogram", "histogram-luminance", "patchswap")
+"""Their codes take sorting or clustering whose extent depends on the size, which ONNX cannot say."""
+TEXTS = {
+    "images": "(batch, 3, height, width) in [0, 1], before any normalisation",
+    "codes": "(batch, S), one style a row",
+    "style": "(batch,), rows of the bank in this file, from 0",
+    "strength": "(batch,) in [0, 1]",
+    "styled": "(batch, 3, height, width) in [0, 1]",
+}
+"""What inputs and outputs are, as the file says it."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX file, and how far what it gives is from what the generator gives in torch."""
+
+    path: Path
+    size: int
+    """Bytes."""
+
+    inputs: tuple[str, ...]
+    output: str
+    mean: float
+    """Mean absolute difference, of images in [0, 1] or of codes."""
+
+    largest: float
+    """Largest absolute difference."""
+
+    similarity: float
+    """Structural similarity of the images, 1 if they are equal; 1 for codes."""
+
+    def __str__(self) -> str:
+        what = f"{self.path}: {self.size / 1024:.0f} kB, from {', '.join(self.inputs)} to {self.output}\n"
+        if self.output == "codes":
+            return f"{what}differs from torch by {self.mean:.2g} on average, {self.largest:.2g} at most"
+        mean, largest = 255 * self.mean, 255 * self.largest
+        return (
+            f"{what}differs from torch by {mean:.2g} of 255 on average, {largest:.2g} at most; "
+            f"similarity {self.similarity:.4f}"
+        )
+
+
+def export_onnx(
+    generator: Source,
+    out: str | Path,
+    *,
+    bank: str | Path | StyleBank | None = None,
+    precision: Precision = "float32",
+    part: Part = "generator",
+    size: Size = None,
+    opset: int = OPSET,
+    samples: str | Path | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Exported:
+    """Write a generator as one ONNX file, if ONNX Runtime gives with it what torch gives.
+
+    The graph maps `images (B, 3, H, W)` in [0, 1], `codes (B, S)` and `strength (B,)` to `styled`,
+    all float32 whatever the precision inside. With a bank, `style (B,)`, int64 rows of the bank,
+    takes the place of `codes`; a generator with S = 0 has neither. B, H and W are open, from 1;
+    images that are flat or of a few pixels may differ more than is allowed for others, as rounding
+    errors grow there.
+
+    Equal arguments give equal bytes. The file's metadata is one key, `styleaug`: JSON with name,
+    fingerprint, version, licence, precision and the bank's provenance. No paths.
+
+    Args:
+        generator: a shipped name, a path, a run folder, or a generator.
+        out: the file to write, `.onnx`.
+        bank: a shipped name, a path, a run folder, or a bank of this generator, to put in the file.
+        precision: "float32"; "float16", half the size, within half a grey level of 255 (patchswap:
+            3), for GPUs: a CPU computes it in float32, no faster; "int8", for CPUs: the residual
+            blocks (of pix2pix: all but the outermost level) in 8 bits, all statistics and colours in
+            float32. On one core with AVX-512 VNNI it takes 0.8 of float32's time for adain, 0.95 for
+            photo and 0.75 for the translators, and pixels are off by less than 1 of 255 on average.
+        part: "generator", or "encoder": the graph from `images` to `codes`, with which other
+            languages read styles. Reduce style images to a short side of 256 pixels first.
+        size: height and width to fix, for runtimes that want them known.
+        opset: version of the ONNX operators, from 18.
+        samples: folder of images for the comparison and for int8's ranges; None takes the photos
+            that come with the package. Give images of the generator's own domain if it has one.
+        report: called with steps done and in all.
+
+    Returns:
+        What was written and how far it is from the generator.
+
+    Raises:
+        ConfigError: an argument outside its range, a generator or part that cannot be exported, or
+            onnx is not installed.
+        WeightsError: an unknown or damaged generator, or one that the file is too far from.
+        BankError: an unknown or damaged bank, or one of another generator.
+        FileError: no samples, or a folder that cannot be written to.
+
+    Example:
+        >>> export_onnx("adain", "adain.onnx", bank="art")
+        >>> session = onnxruntime.InferenceSession("adain.onnx")
+        >>> (styled,) = session.run(None, {"images": images, "style": rows, "strength": strength})
+    """
+    out = Path(out)
+    check_options(out, precision, part, size, opset)
+    network = generator if isinstance(generator, AbstractGenerator) else load_generator(generator)
+    check_part(network, part, precision, has_bank=bank is not None)
+    styles = None if bank is None else find_styles(bank, generator)[0]
+    if styles is not None:
+        styles.check(network)
+    graph = Graph(network, styles, reads=part == "encoder")
+    report(0, 4)
+    pictures = read_samples(samples)
+    codes = typical_codes(generator, styles, pictures)
+    with quiet():
+        content = translate(graph, precision, size, opset, codes)
+        report(1, 4)
+        if precision == "int8":
+            content = quantise(content, graph, pictures, codes, size or DRAWN_SIZE)
+        report(2, 4)
+        content = annotate(content, facts(generator, network, part, precision, styles))
+        found = compare(content, graph, precision, pictures, codes, size)
+    report(3, 4)
+    check_difference(network.name, precision, *found)
+    with atomic(out) as temporary:
+        temporary.write_bytes(content)
+    report(4, 4)
+    return Exported(out, len(content), tuple(graph.inputs), graph.output, *found)
+
+
+def check_options(out: Path, precision: str, part: str, size: Size, opset: int) -> None:
+    """Refuse what can be refused before anything is loaded."""
+    for name, value, known in (("precision", precision, Precision), ("part", part, Part)):
+        if value not in get_args(known):
+            raise ConfigError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}.")
+    if out.suffix != ".onnx":
+        raise ConfigError(f"the file must end in .onnx, got {str(out)!r}.")
+    if not opset >= OPSET:
+        raise ConfigError(f"opset must be at least {OPSET}, got {opset}.")
+    if size is not None and not (len(size) == 2 and min(size) >= 1 and max(size) <= MOST_SIDE):
+        raise ConfigError(f"size must be height and width from 1 to {MOST_SIDE}, got {size}.")
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"export needs {', '.join(missing)}: pip install 'styleaug[export]'")
+
+
+def check_part(network: AbstractGenerator, part: str, precision: str, *, has_bank: bool) -> None:
+    """Refuse what this generator does not have."""
+    if part == "encoder" and (network.name in NO_ENCODER or network.code_length == 0):
+        reason = "reads codes as ONNX cannot" if network.code_length else "has no codes"
+        raise ConfigError(f"{network.name!r} {reason}, so its encoder cannot be exported.")
+    if part == "encoder" and (precision != "float32" or has_bank):
+        raise ConfigError("an encoder reads statistics: it has no bank, and no precision but float32.")
+    if has_bank and network.code_length == 0:
+        raise ConfigError(f"{network.name!r} has one fixed target domain and no styles; leave out the bank.")
+    if precision != "float32" and not network.takes_bfloat16:
+        raise ConfigError(f"{network.name!r} has no weights to shorten; its precision is float32.")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep from the user what exporter and quantiser say about themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def translate(graph: Graph, precision: Precision, size: Size, opset: int, codes: Tensor) -> bytes:
+    """Make the ONNX graph, in float32 or float16.
+
+    Raises:
+        ConfigError: the generator does what the exporter cannot follow.
+    """
+    wanted = graph.copy(half=precision == "float16")
+    try:
+        with torch.no_grad():
+            program, example, open_sizes = open_program(wanted, codes, size=size)
+            made = torch.onnx.export(
+                program,
+                (example,),
+                input_names=graph.inputs,
+                output_names=[graph.output],
+                dynamic_shapes=(open_sizes,),
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # of many kinds, none of them ours
+        first = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        raise ConfigError(f"{graph.generator.name!r} cannot be exported. {first}") from error
+    assert made is not None
+    return made.model_proto.SerializeToString(deterministic=True)
+
+
+def quantise(
+    content: bytes, graph: Graph, pictures: list[Tensor], codes: Tensor, size: tuple[int, int]
+) -> bytes:
+    """Give the inner convolutions 8-bit weights and inputs, in ranges read from samples."""
+    import onnx
+    from onnxruntime import quantization as q
+
+    rows = torch.randint(len(codes), (DRAWS, 1), generator=torch.Generator().manual_seed(0))
+    drawn = (as_arrays(graph.feed(batch_of(pictures, i, 1, size), row, codes)) for i, row in enumerate(rows))
+
+    class Draws(q.CalibrationDataReader):
+        def get_next(self) -> Any:
+            return next(drawn, None)
+
+    model = onnx.load_from_string(content)
+    inner = [node.name for node in model.graph.node if node.op_type == "Conv" and INNER.search(node.input[1])]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        q.quantize_static(
+            model,
+            path,
+            Draws(),
+            quant_format=q.QuantFormat.QDQ,
+            activation_type=q.QuantType.QUInt8,
+            weight_type=q.QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,  # to 7 bits: with 8, CPUs without VNNI overflow; it costs no accuracy
+            nodes_to_quantize=inner,
+            calibrate_method=q.CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": PERCENTILE},
+        )
+        return path.read_bytes()
+
+
+def annotate(content: bytes, facts: dict[str, Any]) -> bytes:
+    """Replace what the exporter noted, which names files of this machine, by `facts`."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    graph = model.graph
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del item.metadata_props[:]
+        item.doc_string = TEXTS.get(item.name, "")
+    del graph.metadata_props[:], model.metadata_props[:]
+    del graph.value_info[:]  # shapes inside are formulas in the exporter's own names
+    model.producer_name, model.producer_version = "styleaug", facts["version"]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "styleaug", json.dumps(facts, sort_keys=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def facts(
+    source: Source, network: AbstractGenerator, part: Part, precision: Precision, bank: StyleBank | None
+) -> dict[str, Any]:
+    """Say what is in the file and where it comes from."""
+    fingerprint, shipped = network.fingerprint, cards()["generators"]
+    names = [name for name, card in shipped.items() if card["fingerprint"] == fingerprint]
+    names += [source] if isinstance(source, str) and source in generator_names() else []
+    return {
+        "format": 1,
+        "part": part,
+        "generator": network.name,
+        "name": names[0] if names else None,
+        "fingerprint": fingerprint,
+        "code_length": network.code_length,
+        "precision": precision,
+        "version": tool_version(),
+        "licence": shipped.get(names[0], {}).get("licence", "Apache-2.0") if names else "",
+        "bank": None if bank is None else {"styles": len(bank), **asdict(bank.provenance)},
+    }
+
+
+def as_arrays(inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Turn inputs into what ONNX Runtime takes."""
+    return {name: value.numpy() for name, value in inputs.items()}
+
+
+def compare(
+    content: bytes, graph: Graph, precision: Precision, pictures: list[Tensor], codes: Tensor, size: Size
+) -> tuple[float, float, float]:
+    """Run file and generator on images and styles that were not traced.
+
+    Returns:
+        Mean and largest absolute difference, and the structural similarity.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    halved = graph.copy(half=precision == "float16")
+    differences, alike = [], []
+    for index, (count, height, width) in enumerate(COMPARED):
+        images = batch_of(pictures, index, count, size or (height, width))
+        inputs = graph.feed(images, (7 * torch.arange(count) + index) % len(codes), codes)
+        given = [torch.from_numpy(session.run(None, as_arrays(inputs))[0])]
+        if precision == "float16":  # which ONNX Runtime computes in float32 on a CPU, and torch does not
+            given.append(halved(inputs))
+        wanted = graph(inputs).repeat(len(given), *([1] * (given[0].ndim - 1)))
+        differences.append((torch.cat(given) - wanted).abs().flatten())
+        alike.append(torch.ones(1) if graph.reads else similarity(torch.cat(given), wanted))
+    difference = torch.cat(differences)
+    return difference.mean().item(), difference.max().item(), torch.cat(alike).mean().item()
+
+
+def check_difference(name: str, precision: str, mean: float, largest: float, similarity: float) -> None:
+    """Refuse a file that does not do what the generator does."""
+    most = LIMITS[precision]
+    if not (mean <= most[0] and largest <= most[1]):  # written so that NaN fails too
+        raise WeightsError(
+            f"{name!r} in {precision} differs from torch by {mean:.2g} on average and {largest:.2g} at most, "
+            f"where {most[0]:g} and {most[1]:g} of 1 are allowed; similarity {similarity:.4f}."
+            + ("" if precision == "float32" else " Use float32.")
+        )
