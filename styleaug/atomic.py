@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -12,7 +12,9 @@ from styleaug.errors import FileError
 __all__ = ["atomic", "remove_parts"]
 
 PART = ".part"
-LEFT_BEHIND = re.compile(r"\..*\.[a-z0-9_]{8}\.part(\.\w+)?")  # as `atomic` names them
+LEFT_BEHIND = re.compile(r"\.(.*)\.[a-z0-9_]{8}\.part(\.\w+)?", re.DOTALL)  # as `atomic` names them
+STEM = 40
+"""How much of the target's name a part has in its own."""
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def atomic(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(
-            dir=target.parent, prefix=f".{target.stem[:40]}.", suffix=PART + target.suffix, delete=False
+            dir=target.parent, prefix=f".{target.stem[:STEM]}.", suffix=PART + target.suffix, delete=False
         ) as handle:
             part = Path(handle.name)
     except OSError as error:
@@ -47,8 +49,15 @@ def atomic(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def remove_parts(folder: Path) -> None:
-    """Delete what writes that were killed left behind below `folder`, and nothing else."""
+def remove_parts(folder: Path, *, keep: Iterable[Path] = ()) -> None:
+    """Delete what writes that were killed left behind below `folder`, and nothing else.
+
+    Args:
+        folder: searched with all below it.
+        keep: targets that other processes write at this time.
+    """
+    others = {(target.parent, target.stem[:STEM], target.suffix) for target in keep}
     for part in Path(folder).rglob(f".*{PART}*"):
-        if LEFT_BEHIND.fullmatch(part.name):
+        name = LEFT_BEHIND.fullmatch(part.name)
+        if name and (part.parent, name[1], name[2] or "") not in others:
             part.unlink(missing_ok=True)

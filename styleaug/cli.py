@@ -43,8 +43,8 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=INPUT)
-@click.option("-o", "--out", type=OUTPUT, required=True, help="Folder for the copies, outside FOLDER.")
+@click.argument("source", type=INPUT)
+@click.option("-o", "--out", type=OUTPUT, required=True, help="Folder for the copies, outside SOURCE.")
 @click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
 @click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
 @click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Of each image.")
@@ -57,10 +57,26 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes.")
+@click.option(
+    "--workers", type=click.IntRange(0), default=0, show_default=True,
+    help="Processes; of Ray, 0 takes all cores.",
+)  # fmt: skip
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="Where the work is done.",
+)  # fmt: skip
+@click.option("--address", help="Of a Ray cluster: auto, ray://HOST:PORT.  [default: start one here]")
+@click.option(
+    "--format", type=click.Choice(["images", "parquet", "webdataset"]),
+    help="What to read, where SOURCE holds several.",
+)  # fmt: skip
+@click.option(
+    "--column", default="image", show_default=True,
+    help="Of Parquet's images; of a tar file's, the extension.",
+)  # fmt: skip
 def apply(
-    folder: Path,
+    source: Path,
     out: Path,
     bank: str | None,
     generator: str | None,
@@ -71,17 +87,24 @@ def apply(
     seed: int,
     workers: int,
     strict: bool,
+    engine: Any,
+    address: str | None,
+    format: Any,
+    column: str,
 ) -> None:
-    """Write stylised copies of the images in FOLDER, with the same tree and file types.
+    """Write stylised copies of the images in SOURCE, with the same tree and file types.
 
-    OUT/manifest.jsonl says which style and strength each copy got. Called again, it goes on where it
-    stopped. FOLDER is never written to.
+    SOURCE is a folder of images, of Parquet files or of WebDataset's tar files, or one such shard. Labels
+    and all else in shards are passed on. OUT/manifest.jsonl says which style and strength each copy got.
+    Called again, it goes on where it stopped. SOURCE is never written to.
+
+    Many machines: `--engine ray`, on a cluster with one file system, or `torchrun ... -m styleaug apply`.
     """
     from styleaug.folder import apply_folder
 
     with progress("stylising") as report:
         applied = apply_folder(
-            folder,
+            source,
             out,
             bank=bank,
             generator=generator,
@@ -92,6 +115,10 @@ def apply(
             seed=seed,
             workers=workers,
             report=report,
+            engine=engine,
+            address=address,
+            format=format,
+            column=column,
         )
     earlier = f", {applied.skipped} were there" if applied.skipped else ""
     say(f"{out}: {applied.written} images written{earlier}")
@@ -140,6 +167,53 @@ def preview(
         seed=seed,
     )
     say(f"{path} written")
+
+
+@cli.command()
+@click.argument("generator")
+@click.option("-o", "--out", type=OUTPUT, required=True, help="The .onnx file to write.")
+@click.option("--bank", help="Bank to put in the file, by name or path: styles are then given by their row.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True,
+    help="float16: half as large, for GPUs. int8: up to a quarter less time on CPUs, less exact.",
+)  # fmt: skip
+@click.option(
+    "--part", type=click.Choice(["generator", "encoder"]), default="generator", show_default=True,
+    help="The encoder reads the codes of style images.",
+)  # fmt: skip
+@click.option("--size", type=click.IntRange(1), nargs=2, metavar="H W", help="Fix it.  [default: any]")
+@click.option("--opset", type=click.IntRange(18), default=18, show_default=True, help="Of ONNX.")
+@click.option("--samples", type=INPUT, help="Folder of images to compare on.  [default: sample photos]")
+def export(
+    generator: str,
+    out: Path,
+    bank: str | None,
+    precision: Any,
+    part: Any,
+    size: tuple[int, int] | None,
+    opset: int,
+    samples: Path | None,
+) -> None:
+    """Write GENERATOR (a name, weights or a run folder) as one ONNX file, for any ONNX runtime.
+
+    Inputs are images (B, 3, H, W) in [0, 1], codes (B, S) and strength (B), of any batch and size; with
+    --bank, style (B), rows of the bank, in place of codes. The file is compared with torch first.
+    """
+    from styleaug.export import export_onnx
+
+    with progress("exporting") as report:
+        exported = export_onnx(
+            generator,
+            out,
+            bank=bank,
+            precision=precision,
+            part=part,
+            size=size,
+            opset=opset,
+            samples=samples,
+            report=report,
+        )
+    say(str(exported))
 
 
 @cli.group()

@@ -1,17 +1,28 @@
 """Images on disk: one table from suffix to codec."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from styleaug.atomic import atomic
 from styleaug.errors import FileError
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "Picture", "image_files", "open_image", "save_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "Picture",
+    "decode_image",
+    "encode_image",
+    "files_below",
+    "image_files",
+    "open_image",
+    "save_image",
+]
 
 Picture = Image.Image | np.ndarray
 """What a codec gives: a PIL image, or for `.npy` an array `(H, W)` or `(H, W, C)`."""
@@ -22,6 +33,9 @@ MAX_PIXELS = 120_000_000
 # What each PIL mode is read as. Modes that are missing here cannot be stylised and given back.
 READ_AS = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "PA": "RGBA"}
 KEPT_MODES = {"L", "LA", "RGB", "RGBA", "I;16"}
+
+FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
+"""What `decode_image` reads, and the suffix whose codec writes it again; PIL knows many more."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +55,30 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         FileError: no such folder, not a folder, or no image in it.
     """
+    found = files_below(folder, SUFFIXES)
+    if not found:
+        raise FileError(f"no image in {folder}; known file types are {' '.join(sorted(SUFFIXES))}.")
+    return found
+
+
+def files_below(folder: Path, suffixes: Container[str]) -> list[Path]:
+    """List the files with these suffixes below `folder`, sorted, without hidden files.
+
+    Raises:
+        FileError: no such folder, or not a folder.
+    """
     folder = Path(folder)
     if not folder.exists():
         raise FileError(f"there is no folder {folder}.")
     if not folder.is_dir():
         raise FileError(f"{folder} is a file; give the folder that holds the images.")
-    found = sorted(
+    return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in suffixes
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
-    if not found:
-        raise FileError(f"no image in {folder}; known file types are {' '.join(sorted(SUFFIXES))}.")
-    return found
 
 
 def open_image(path: Path, *, short_side: int | None = None) -> Picture:
@@ -98,6 +121,60 @@ def save_image(image: Picture, path: Path) -> None:
             raise FileError(f"cannot write {path}: {error}.") from None
 
 
+def decode_image(content: bytes) -> tuple[Image.Image, str]:
+    """Read an encoded image from memory, as `open_image` does from a file.
+
+    Args:
+        content: JPEG, PNG, WebP, TIFF or BMP, told by itself.
+
+    It is not turned upright, as boxes and masks beside it may be for its pixels as they are stored;
+    what EXIF says of its orientation is kept.
+
+    Returns:
+        A PIL image of mode L, LA, RGB, RGBA or I;16, and the format for `encode_image`.
+
+    Raises:
+        FileError: another type, damaged, truncated, or over `MAX_PIXELS`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(BytesIO(content), formats=list(FORMATS)) as header:
+                kind = {"MPO": "JPEG"}.get(str(header.format), str(header.format))
+        image = open_pil(BytesIO(content), None, upright=False)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+        image.info["exif"] = orientation(turned) if turned in range(2, 9) else b""
+        return image, kind
+    except FileError:
+        raise
+    except UnidentifiedImageError:
+        raise FileError(f"this is no {', '.join(FORMATS)} image, or it is damaged.") from None
+    except Exception as error:  # as in `open_image`
+        raise FileError(f"the image cannot be read: {error}.") from None
+
+
+def encode_image(image: Image.Image, kind: str) -> bytes:
+    """Give the content of a file of a format from `decode_image`, at high quality.
+
+    Raises:
+        FileError: the format cannot hold such an image.
+    """
+    content = BytesIO()
+    exif = {"exif": image.info["exif"]} if image.info.get("exif") else {}
+    try:
+        save_pil(image, content, {**SUFFIXES[FORMATS[kind]].options, **exif, "format": kind})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"it cannot be written as {kind}: {error}.") from None
+    return content.getvalue()
+
+
+def orientation(turned: int) -> bytes:
+    """Give EXIF that says nothing but how an image is turned."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turned
+    return exif.tobytes()
+
+
 def codec_of(path: Path) -> Codec:
     """Look up the codec of a path's suffix."""
     try:
@@ -108,12 +185,13 @@ def codec_of(path: Path) -> Codec:
         ) from None
 
 
-def open_pil(path: Path, short_side: int | None) -> Image.Image:
+def open_pil(source: Path | BytesIO, short_side: int | None, *, upright: bool = True) -> Image.Image:
     """Read with PIL; the header's size is checked before any pixel is decoded."""
+    path = source if isinstance(source, Path) else "the image"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd EXIF and TIFF tags; the pixels are what counts
         try:
-            image = Image.open(path)
+            image = Image.open(source)
         except Image.DecompressionBombError as error:
             raise FileError(f"{path} is too large: {error}") from None
         with image:
@@ -125,21 +203,21 @@ def open_pil(path: Path, short_side: int | None) -> Image.Image:
             if short_side:
                 image.draft(None, (2 * short_side, 2 * short_side))
             image.load()
-            upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("P", "L", "RGB") and "transparency" in upright.info:
-        upright = upright.convert("LA" if upright.mode == "L" else "RGBA")
-    if upright.mode in ("I", "I;16B", "I;16L"):
-        upright = as_sixteen_bit(upright, path)
-    if upright.mode in READ_AS:
-        upright = upright.convert(READ_AS[upright.mode])
-    if upright.mode not in KEPT_MODES:
+            picture = ImageOps.exif_transpose(image) if upright else image.copy()
+    if picture.mode in ("P", "L", "RGB") and "transparency" in picture.info:
+        picture = picture.convert("LA" if picture.mode == "L" else "RGBA")
+    if picture.mode in ("I", "I;16B", "I;16L"):
+        picture = as_sixteen_bit(picture, path)
+    if picture.mode in READ_AS:
+        picture = picture.convert(READ_AS[picture.mode])
+    if picture.mode not in KEPT_MODES:
         raise FileError(
-            f"{path} has pixels of mode {upright.mode!r}; save it as 8-bit or 16-bit grey or 8-bit RGB."
+            f"{path} has pixels of mode {picture.mode!r}; save it as 8-bit or 16-bit grey or 8-bit RGB."
         )
-    return upright
+    return picture
 
 
-def as_sixteen_bit(image: Image.Image, path: Path) -> Image.Image:
+def as_sixteen_bit(image: Image.Image, path: Path | str) -> Image.Image:
     """Turn PIL's other integer modes into I;16, if the values fit."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
@@ -147,7 +225,7 @@ def as_sixteen_bit(image: Image.Image, path: Path) -> Image.Image:
     return Image.fromarray(values.astype(np.uint16))
 
 
-def save_pil(image: Picture, path: Path, options: dict) -> None:
+def save_pil(image: Picture, path: Path | BytesIO, options: dict) -> None:
     """Write with PIL, keeping the colour profile."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     profile = picture.info.get("icc_profile")

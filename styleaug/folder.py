@@ -1,50 +1,40 @@
-"""Stylise a folder of images into another one: same tree, same file types, with a manifest."""
+"""Stylise a folder of images or shards into another one: same tree, same file types, with a manifest."""
 
 import hashlib
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from styleaug import cluster
 from styleaug.atomic import remove_parts
 from styleaug.bank import StyleBank
+from styleaug.copies import Copier, Format, Line, Unit
 from styleaug.errors import ConfigError, FileError, StyleAugError
-from styleaug.files import image_files, open_image, save_image
+from styleaug.files import SUFFIXES, files_below
 from styleaug.generators.base import AbstractGenerator
+from styleaug.manifest import Applied, Manifest
 from styleaug.samplers import Sampler
+from styleaug.shards import SHARDS, DamagedShardError, open_shard
 from styleaug.transforms.core import WITHIN_BATCH, Stylizer
+from styleaug.weights import find_styles, load_generator
 
-__all__ = ["Applied", "apply_folder"]
+__all__ = ["Applied", "Engine", "apply_folder"]
 
-MANIFEST = "manifest.jsonl"
+Engine = Literal["local", "ray"]
 
+UNIT_COPIES = 16
+"""How many copies of a folder's images one worker makes at a time."""
 
-@dataclass
-class Applied:
-    """What a run over a folder did."""
-
-    written: int = 0
-    skipped: int = 0
-    """Done by an earlier run."""
-
-    failed: list[tuple[Path, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One copy of one image."""
-
-    source: Path
-    target: Path
-    name: str
-    """Path of the source below the folder, with forward slashes."""
-
-    output: str
-    copy: int
+KINDS: dict[str, Format] = {
+    **dict.fromkeys(SUFFIXES, "images"),
+    ".parquet": "parquet",
+    ".tar": "webdataset",
+}
 
 
 def apply_folder(
@@ -60,146 +50,236 @@ def apply_folder(
     seed: int = 0,
     workers: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
+    engine: Engine = "local",
+    address: str | None = None,
+    format: Format | None = None,
+    column: str = "image",
 ) -> Applied:
     """Write stylised copies of all images below `source` to `out`, and go on where a run stopped.
 
-    A copy's style depends on the seed, its name and its number only: not on the workers, the order or
-    what else is in the folder. `out/manifest.jsonl` holds the settings in its first line, then one line a
-    copy: source, output, strength, and the rows of the bank with their shares. Lines are added as
-    copies are finished; on a new call with the same settings, what the manifest names is skipped.
+    A copy's style depends on the seed, its name and its number only: not on the engine, the workers, the
+    order or what else is in the folder. `out/manifest.jsonl` holds the settings in its first line, then
+    one line for each file: source, output, strength, and the rows of the bank with their shares; for
+    a shard these stand in `images`, one for each image in their order. Lines are added as files are
+    finished; on a new call with the same settings, what the manifest names is skipped.
+
+    Shards keep their names, and all but the images in them: labels, members, columns, order. An image
+    keeps its format. Images are stylised on the GPU if this process has one, else, and in worker
+    processes, on the CPU.
+
+    Under `torchrun` each process does its share, and has a manifest of its own: read all that match
+    `manifest*.jsonl`. On a Ray cluster the machines share a file system in which `source` and
+    `out` have the same paths, and have styleaug installed; bank and generator are sent to them.
 
     Args:
-        source: searched with all folders below it; never written to.
+        source: searched with all folders below it for images, Parquet files or WebDataset's tar files,
+            or one such shard; never written to.
         out: made if it is missing; must lie outside `source`.
         bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`.
         generator: see `StyleAugment`.
-        copies: for each image; `photo.jpg` becomes `photo.jpg`, or `photo-1.jpg`, `photo-2.jpg`, ...
+        copies: for each image; `photo.jpg` becomes `photo.jpg`, or `photo-1.jpg`, `photo-2.jpg`, ...; in
+            tar files so do the keys, and in Parquet files rows are repeated.
         strength: see `StyleAugment`.
         sampler: see `StyleAugment`.
         keep_luminance: see `StyleAugment`.
         seed: of all draws.
-        workers: processes; 0 works in this one.
-        report: called with the number of copies done and in all.
+        workers: processes; 0 works in this one. With Ray, actors; 0 takes one for each core, or four
+            for each GPU if there are some.
+        report: called with the number of files done and in all; of several processes, by the first.
+        engine: `"ray"` runs on Ray Data and goes on when workers die.
+        address: of a Ray cluster: `"auto"`, `"ray://host:port"`. None takes the one that this process or
+            `RAY_ADDRESS` is connected to, else starts one on this machine and ends it again.
+        format: `"images"`, `"parquet"` or `"webdataset"`, where a folder holds several.
+        column: Parquet's column of encoded images. In tar files, where samples hold several images,
+            the extension of the one to stylise; `"image"` takes the first of jpg, jpeg, png, webp, tif,
+            tiff, bmp.
 
     Raises:
-        FileError: no images, `out` in `source`, or `out` cannot be written to. Images that cannot be
-            read do not stop the run; they are listed in the result.
-        ConfigError: `out` holds a run with other settings.
+        FileError: no images, `out` in `source`, or `out` cannot be written to. Images and shards that
+            cannot be read do not stop the run; they are listed in the result.
+        ConfigError: `out` holds a run with other settings, `source` holds several formats, there is no
+            such column, Ray or pyarrow is missing, or there is no cluster at `address`.
+
+    Example:
+        >>> apply_folder("train-shards", "train-styled", bank="art", engine="ray")  # doctest: +SKIP
     """
     source, out = Path(source), Path(out)
     if copies < 1:
         raise ConfigError(f"copies must be at least 1, got {copies}.")
+    if engine not in get_args(Engine):
+        raise ConfigError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}.")
     if out.resolve().is_relative_to(source.resolve()):
         raise FileError(f"{out} lies in {source}; write the copies to a folder outside it.")
-    files = image_files(source)
+    format, root, names = find_inputs(source, format)
     if bank == WITHIN_BATCH:
         raise ConfigError('bank="batch" takes styles from other images of a batch; here there is none.')
+    known, maker = find_styles(bank, generator)
     stylizer = Stylizer(
-        bank, generator=generator, p=1.0, strength=strength, sampler=sampler, keep_luminance=keep_luminance
+        known,
+        # Loaded, so that it can be sent to machines that do not have its file.
+        generator=maker if isinstance(maker, AbstractGenerator) else load_generator(maker),
+        p=1.0,
+        strength=strength,
+        sampler=sampler,
+        keep_luminance=keep_luminance,
     )
+    rank, world = place_among(engine)
+    copier = Copier(
+        stylizer, root, out, format=format, copies=copies, seed=seed, column=column, device=device_of(workers)
+    )
+    units = plan(copier, names)
+    if format != "images":
+        check_column(root, names, column)
+    with Manifest(out, settings_of(copier), rank, world) as manifest:
+        remove_parts(out, keep=manifest.of_others(units))
+        mine = units[rank::world]
+        todo, result = manifest.compare(mine, root)
+        total, left = (sum(len(unit.wanted) for unit in part) for part in (mine, todo))
+        with closing(run(todo, copier, engine, workers, address)) as lines:
+            for line in lines:
+                left -= len(copier.outputs(line["source"])) if "error" in line else 1
+                manifest.add(line, root, result)
+                if rank == 0:
+                    report(total - left, total)
+    if engine == "ray":
+        remove_parts(out)  # of workers that died
+    return result
+
+
+def find_inputs(source: Path, format: Format | None) -> tuple[Format, Path, list[str]]:
+    """Tell what a folder or shard holds, the folder that names are below, and the names."""
+    if source.suffix.lower() in SHARDS and source.is_file():
+        kind = KINDS[source.suffix.lower()]
+        if format not in (None, kind):
+            raise ConfigError(f"{source} is of format {kind}, not {format}.")
+        return kind, source.parent, [source.name]
+    found: dict[Format, list[Path]] = {}
+    for path in files_below(source, KINDS):
+        found.setdefault(KINDS[path.suffix.lower()], []).append(path)
+    if not found or (format and format not in found):
+        wanted = "image" if format in (None, "images") else f"{format} file"
+        raise FileError(f"no {wanted} in {source}; known file types are {' '.join(sorted(KINDS))}.")
+    if not format and len(found) > 1:
+        raise ConfigError(f"{source} holds {' and '.join(sorted(found))}; name one as format.")
+    kind = format or next(iter(found))
+    return kind, source, [path.relative_to(source).as_posix() for path in found[kind]]
+
+
+def check_column(root: Path, names: list[str], column: str) -> None:
+    """Look for one shard that has the column: a wrong name is better known before the run."""
+    wrong = None
+    for name in names:
+        try:
+            with open_shard(root / name, column):
+                return
+        except DamagedShardError:
+            continue  # named in the result
+        except ConfigError as error:
+            wrong = wrong or error
+    if wrong:
+        raise wrong
+
+
+def plan(copier: Copier, names: list[str]) -> list[Unit]:
+    """Divide the work, by the inputs only; and make sure that no output lands on an input."""
+    inputs = {(copier.source / name).resolve() for name in names}
+    size = max(1, UNIT_COPIES // copier.copies) if copier.format == "images" else 1
+    units = []
+    for start in range(0, len(names), size):
+        part = tuple(names[start : start + size])
+        outputs = [output for name in part for output in copier.outputs(name)]
+        for output in outputs:
+            if (copier.out / output).resolve() in inputs:
+                raise FileError(
+                    f"{copier.out / output} would overwrite an input; write the copies to another folder."
+                )
+        units.append(Unit(part, frozenset(outputs)))
+    return units
+
+
+def settings_of(copier: Copier) -> dict[str, Any]:
+    """Give what all copies of a run have in common."""
+    stylizer = copier.stylizer
     known, home = stylizer.bank, stylizer.home
     settings = {
         # A bank carries its generator's fingerprint.
         "bank": hashlib.sha256(known.to_bytes()).hexdigest()[:16] if known else home.fingerprint,
         "generator": home.name,
-        "copies": copies,
+        "copies": copier.copies,
         "strength": list(stylizer.strength),
-        "sampler": sampler,
-        "keep_luminance": keep_luminance,
-        "seed": seed,
+        "sampler": stylizer.sampler,
+        "keep_luminance": stylizer.keep_luminance,
+        "seed": copier.seed,
     }
-    jobs = plan(source, out, files, copies)
-    done = open_manifest(out / MANIFEST, settings)
-    remove_parts(out)
-    todo = [job for job in jobs if job.output not in done or not job.target.exists()]
-    result = Applied(skipped=len(jobs) - len(todo))
-    loader = DataLoader(JobDataset(todo, stylizer, seed), batch_size=None, num_workers=workers)
-    with (out / MANIFEST).open("a") as manifest:
-        for index, (row, error) in enumerate(loader):
+    return settings if copier.format == "images" else {**settings, "column": copier.column}
+
+
+def place_among(engine: Engine) -> tuple[int, int]:
+    """Tell which of how many processes this is, as torchrun sets it."""
+    rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if rank is None or world is None:
+        return 0, 1
+    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+        raise ConfigError(f"RANK and WORLD_SIZE must be 0 <= RANK < WORLD_SIZE, got {rank} and {world}.")
+    if engine == "ray" and int(world) > 1:
+        raise ConfigError("torchrun and Ray each divide the work; use one of them.")
+    return int(rank), int(world)
+
+
+def device_of(workers: int) -> str:
+    """Choose the device of this process: worker processes stay on the CPU."""
+    if workers or not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+
+
+def run(
+    units: list[Unit], copier: Copier, engine: Engine, workers: int, address: str | None
+) -> Generator[Line]:
+    """Do the units, and yield the lines about their outputs."""
+    if engine == "local" and not workers:
+        for unit in units:
+            yield from copier(unit)
+        return
+    if engine == "ray":
+        results = cluster.run(units, copier, workers=workers, address=address)
+    else:
+        results = in_processes(units, copier, workers)
+    with closing(results):  # ends workers and the cluster, also when the loop is left
+        for lines, error in results:
+            yield from lines
             if error:
-                result.failed.append((todo[index].source, error))
-            else:
-                manifest.write(json.dumps(row) + "\n")
-                manifest.flush()
-                result.written += 1
-            report(result.skipped + index + 1, len(jobs))
-    return result
+                raise error
 
 
-class JobDataset(Dataset[tuple[dict[str, Any], str]]):
-    """Stylises when indexed, so that DataLoader's workers do the work.
+def in_processes(
+    units: list[Unit], copier: Copier, workers: int
+) -> Generator[tuple[list[Line], StyleAugError | None]]:
+    """Do the units in DataLoader's workers, in their order."""
+    loader = iter(DataLoader(UnitDataset(units, copier), batch_size=None, num_workers=workers))
+    while True:
+        try:
+            result = next(loader, None)
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error) and "exited" in str(error):
+                raise StyleAugError(
+                    f"a worker process died: {error}. Run the same command again to go on; if memory was "
+                    "short, with fewer workers."
+                ) from None
+            raise
+        if result is None:
+            return
+        yield result
 
-    Items are the manifest's line, and an empty string or what was wrong with the image.
-    """
 
-    def __init__(self, jobs: list[Job], stylizer: Stylizer, seed: int):
-        self.jobs, self.stylizer, self.seed = jobs, stylizer, seed
+class UnitDataset(Dataset[tuple[list[Line], StyleAugError | None]]):
+    """Does a unit when indexed, so that DataLoader's workers do the work."""
+
+    def __init__(self, units: list[Unit], copier: Copier):
+        self.units, self.copier = units, copier
 
     def __len__(self) -> int:
-        return len(self.jobs)
+        return len(self.units)
 
-    def __getitem__(self, index: int) -> tuple[dict[str, Any], str]:
-        job = self.jobs[index]
-        digest = hashlib.sha256(f"{self.seed}:{job.copy}:{job.name}".encode()).digest()
-        rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        try:
-            image = open_image(job.source)
-            params = self.stylizer.make_params(image, rng=rng)
-            styled = self.stylizer.apply(image, params)
-        except StyleAugError as error:
-            reason = str(error)
-            return {}, reason if str(job.source) in reason else f"{job.source}: {reason}"
-        save_image(styled, job.target)
-        row = {
-            "source": job.name,
-            "output": job.output,
-            "copy": job.copy,
-            "strength": round(float(params["strength"][0]), 6),
-            "styles": params["sources"][0].tolist(),
-            "shares": [round(share, 6) for share in params["shares"][0].tolist()],
-        }
-        return row, ""
-
-
-def plan(source: Path, out: Path, files: list[Path], copies: int) -> list[Job]:
-    """List every copy to be made, and make sure that none lands on an input."""
-    inputs = {path.resolve() for path in files}
-    jobs = []
-    for path in files:
-        relative = path.relative_to(source)
-        for copy in range(1, copies + 1):
-            name = path.name if copies == 1 else f"{path.stem}-{copy}{path.suffix}"
-            output = relative.with_name(name)
-            target = out / output
-            if target.resolve() in inputs:
-                raise FileError(f"{target} would overwrite an input; write the copies to another folder.")
-            jobs.append(Job(path, target, relative.as_posix(), output.as_posix(), copy))
-    return jobs
-
-
-def open_manifest(path: Path, settings: dict[str, Any]) -> set[str]:
-    """Start the manifest, or read which outputs an earlier run with the same settings finished."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.stat().st_size == 0:
-            path.write_text(json.dumps({"settings": settings}) + "\n")
-            return set()
-        text = path.read_text()
-    except OSError as error:
-        raise FileError(f"cannot write to {path}: {error.strerror}.") from None
-    rows = []
-    for line in text.splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue  # the last line of a killed run; its copy is made again
-    if not rows or rows[0].get("settings") != settings:
-        found = rows[0].get("settings") if rows else None
-        raise ConfigError(
-            f"{path.parent} holds copies made with other settings: {found}, now {settings}. "
-            "Use these settings, or another output folder."
-        )
-    if not text.endswith("\n"):
-        with path.open("a") as file:
-            file.write("\n")
-    return {row["output"] for row in rows[1:] if "output" in row}
+    def __getitem__(self, index: int) -> tuple[list[Line], StyleAugError | None]:
+        return self.copier.attempt(self.units[index])
