@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import onnxruntime
 
-from styleaug.export import export_onnx
+from styleaug import export_onnx
 
 
 def stylise(session: onnxruntime.InferenceSession, images: np.ndarray) -> np.ndarray:

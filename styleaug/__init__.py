@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         TrainError,
         WeightsError,
     )
+    from styleaug.export import export_onnx
     from styleaug.folder import apply_folder
     from styleaug.generators.base import AbstractGenerator
     from styleaug.training.fit import fit_style
@@ -44,6 +45,7 @@ HOMES = {
     "apply_folder": "folder",
     "bank_names": "weights",
     "card": "weights",
+    "export_onnx": "export",
     "fit_style": "training.fit",
     "generator_names": "weights",
     "load_bank": "weights",
@@ -69,6 +71,7 @@ __all__ = [
     "apply_folder",
     "bank_names",
     "card",
+    "export_onnx",
     "fit_style",
     "generator_names",
     "load_bank",
