@@ -13,6 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset as wds
 from PIL import Image
+from specimens import Spy, bank_of
+
+from styleaug import apply_folder
 
 MANIFEST = "manifest.jsonl"
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -98,6 +101,12 @@ def read_tar(path: Path) -> list[dict[str, Any]]:
         samples = list(dataset)
         gc.collect()
     return [{k: v for k, v in sample.items() if k not in ("__url__", "__local_path__")} for sample in samples]
+
+
+def invert(source: Path, out: Path, **options: Any) -> Any:
+    """Apply a generator that is quick, exact and the same in batches of any size."""
+    spy = Spy()
+    return apply_folder(source, out, **{"bank": bank_of(spy), "generator": spy, "strength": 1.0, **options})
 
 
 def pixels(content: bytes) -> np.ndarray:
