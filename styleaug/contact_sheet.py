@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageOps
 from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError
 from styleaug.files import image_files, open_image, save_image
+from styleaug.formats.scan import as_picture
 from styleaug.generators.base import AbstractGenerator
 from styleaug.transforms.core import WITHIN_BATCH, StyleParams, Stylizer
 from styleaug.transforms.splice import Splice
@@ -77,7 +78,7 @@ def preview(
 
 def open_rgb(path: Path, size: int) -> Image.Image:
     """Read an image as 8-bit colour."""
-    picture = open_image(path, short_side=size)
+    picture = as_picture(open_image(path, short_side=size))
     if not isinstance(picture, Image.Image):
         scaled = picture if picture.dtype.kind == "u" else (picture * 255).clip(0, 255).astype("uint8")
         picture = Image.fromarray(scaled.squeeze())

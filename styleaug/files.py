@@ -1,38 +1,47 @@
 """Images on disk: one table from suffix to codec."""
 
+import re
 import warnings
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from styleaug.atomic import atomic
-from styleaug.errors import FileError
+from styleaug.errors import FileError, StyleAugError
+from styleaug.formats.dicom import has_prefix, open_dicom
+from styleaug.formats.png import is_deep, open_deep
+from styleaug.formats.scan import MAX_PIXELS, Scan, Window, make_scan, parse_window
+from styleaug.formats.stacks import open_stack, pil_mode
+from styleaug.formats.volumes import open_itk, open_nifti
 
 __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
     "Picture",
+    "Scan",
     "decode_image",
     "encode_image",
     "files_below",
     "image_files",
     "open_image",
     "save_image",
+    "stem_of",
+    "suffix_of",
 ]
 
-Picture = Image.Image | np.ndarray
-"""What a codec gives: a PIL image, or for `.npy` an array `(H, W)` or `(H, W, C)`."""
-
-MAX_PIXELS = 120_000_000
-"""Larger images are refused with their size: at float32 one would fill gigabytes."""
+Picture = Image.Image | np.ndarray | Scan
+"""What a codec gives: a PIL image, an array `(H, W)` or `(H, W, C)`, or a scan with its true values."""
 
 # What each PIL mode is read as. Modes that are missing here cannot be stylised and given back.
 READ_AS = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "PA": "RGBA"}
 KEPT_MODES = {"L", "LA", "RGB", "RGBA", "I;16"}
+
+NUMBER = re.compile(r"\.\d+(-\d+)?")
+"""How names of DICOM files end that have no suffix, and those of their copies."""
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
 """What `decode_image` reads, and the suffix whose codec writes it again; PIL knows many more."""
@@ -42,9 +51,9 @@ FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP"
 class Codec:
     """How one file type is opened and saved."""
 
-    open: Callable[[Path, int | None], Picture]
-    save: Callable[[Picture, Path, dict], None]
-    """Takes the picture, the path and the options that keep its quality."""
+    open: Callable[[Path, int | None, Window | None], Picture]
+    save: Callable[[Image.Image | np.ndarray, Path, dict], None]
+    """Takes the picture, the path and the options that keep its quality; scans save themselves."""
 
     options: dict
 
@@ -75,31 +84,70 @@ def files_below(folder: Path, suffixes: Container[str]) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and suffix_of(path) in suffixes
     )
 
 
-def open_image(path: Path, *, short_side: int | None = None) -> Picture:
-    """Read an image whole, upright, in a mode that can be stylised and saved again.
+def stem_of(path: PurePath) -> str:
+    """Give a file's name without its suffix: `.nii.gz` is one, and a number such as `IM.0001` has none."""
+    if path.name.lower().endswith(".nii.gz"):
+        return path.name[:-7]
+    return path.name if NUMBER.fullmatch(path.suffix) else path.stem
+
+
+def suffix_of(path: Path) -> str:
+    """Give a file's suffix as a key of `SUFFIXES`, or another one in lower case.
+
+    Where there is none, or only a number, the file's first bytes are read: DICOM is `.dcm`.
+    """
+    suffix = path.name[len(stem_of(path)) :].lower()
+    return ".dcm" if not suffix and has_prefix(path) else suffix
+
+
+def series_of(path: Path) -> str:
+    """Give what the slices of one volume that are files of their own have in common, or ""."""
+    if SUFFIXES.get(suffix_of(path)) is not DICOM:
+        return ""
+    from styleaug.formats import dicom
+
+    try:
+        return dicom.series_of(path)
+    except StyleAugError:  # is said when the file is opened
+        return ""
+
+
+def open_image(path: Path, *, short_side: int | None = None, window: Window | str | None = None) -> Picture:
+    """Read an image whole, upright, in a form that can be stylised and saved again.
 
     Args:
-        path: the file; its suffix chooses the codec.
+        path: the file; its suffix chooses the codec. Without one it must be DICOM.
         short_side: the caller will reduce the image to this many pixels, so a JPEG may be decoded
-            at a fraction of its size; the result is never smaller than that.
+            at a fraction of its size, and a TIFF's pyramid be used; the result is never smaller.
+        window: what is shown as black and white: `"40/400"` (centre/width), `"auto"` (0.5th to
+            99.5th percentile), or `"dicom"` (what the file says, else auto). None takes what the file
+            says; the whole range of unsigned integers of 8 and 16 bits; else auto. Images of 8 bits
+            and colour DICOM are always shown whole.
 
     Returns:
-        A PIL image of mode L, LA, RGB, RGBA or I;16, or an array for `.npy`.
+        A PIL image of mode L, LA, RGB, RGBA or I;16; an array for `.npy`; or a `Scan`, for DICOM,
+        volumes, stacks, 16-bit colour, numbers with signs, other channels, and where a window is given.
 
     Raises:
         FileError: missing, unknown type, damaged, truncated, or over `MAX_PIXELS`.
+        ConfigError: no such window, or an optional library that this file needs is missing.
     """
     path = Path(path)
     codec = codec_of(path)
+    window = parse_window(window)
     try:
-        return codec.open(path, short_side)
-    except FileError:
+        return codec.open(path, short_side, window)
+    except FileError as error:
+        if str(path) in str(error):
+            raise
+        raise FileError(f"{path}: {error}") from None
+    except StyleAugError:
         raise
     except FileNotFoundError:
         raise FileError(f"there is no file {path}.") from None
@@ -113,10 +161,13 @@ def open_image(path: Path, *, short_side: int | None = None) -> Picture:
 def save_image(image: Picture, path: Path) -> None:
     """Write an image atomically, in the type of the path's suffix and at high quality."""
     path = Path(path)
-    codec = codec_of(path)
+    codec = None if isinstance(image, Scan) else codec_of(path)
     with atomic(path) as part:
         try:
-            codec.save(image, part, codec.options)
+            if isinstance(image, Scan):
+                image.save(image.frames, part)
+            elif codec:
+                codec.save(image, part, codec.options)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FileError(f"cannot write {path}: {error}.") from None
 
@@ -178,8 +229,10 @@ def orientation(turned: int) -> bytes:
 def codec_of(path: Path) -> Codec:
     """Look up the codec of a path's suffix."""
     try:
-        return SUFFIXES[path.suffix.lower()]
+        return SUFFIXES[suffix_of(path)]
     except KeyError:
+        if not (path.suffix or path.exists()):
+            raise FileError(f"there is no file {path}.") from None
         raise FileError(
             f"{path}: unknown file type {path.suffix!r}; known are {' '.join(sorted(SUFFIXES))}."
         ) from None
@@ -225,14 +278,49 @@ def as_sixteen_bit(image: Image.Image, path: Path | str) -> Image.Image:
     return Image.fromarray(values.astype(np.uint16))
 
 
-def save_pil(image: Picture, path: Path | BytesIO, options: dict) -> None:
+def save_pil(image: Image.Image | np.ndarray, path: Path | BytesIO, options: dict) -> None:
     """Write with PIL, keeping the colour profile."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     profile = picture.info.get("icc_profile")
     picture.save(path, **options, **({"icc_profile": profile} if profile else {}))
 
 
-def open_npy(path: Path, short_side: int | None) -> np.ndarray:
+def open_raster(path: Path, short_side: int | None, window: Window | None) -> Picture:
+    """Read with PIL; grey of 16 bits as a scan where a window is given."""
+    return windowed(open_pil(path, short_side), window)
+
+
+def windowed(picture: Picture, window: Window | None) -> Picture:
+    """Show a part of the range of a picture with more than 8 bits, if a window is given."""
+    if window is None or not isinstance(picture, Image.Image) or picture.mode != "I;16":
+        return picture
+    return make_scan(
+        np.asarray(picture)[None],
+        lambda frames, path: save_image(Image.fromarray(frames[0]), path),
+        window=window,
+        whole=True,
+    )
+
+
+def open_png(path: Path, short_side: int | None, window: Window | None) -> Picture:
+    """Read a PNG with all its bits."""
+    return open_deep(path, window) if is_deep(path) else open_raster(path, short_side, window)
+
+
+def open_tiff(path: Path, short_side: int | None, window: Window | None) -> Picture:
+    """Read a TIFF with PIL if that gives all of it, else with tifffile."""
+    mode = pil_mode(path, short_side)
+    if not mode:
+        return open_stack(path, short_side, window)
+    try:
+        return open_raster(path, short_side, window)
+    except FileError:
+        if mode != "I":
+            raise
+        return open_stack(path, short_side, window)  # values that 16 bits do not hold
+
+
+def open_npy(path: Path, short_side: int | None, window: Window | None) -> np.ndarray | Scan:
     """Read an array `(H, W)` or `(H, W, C)`; never a pickle."""
     with np.errstate(over="ignore"):  # of the size that a damaged header claims
         array = np.lib.format.open_memmap(path, mode="r")
@@ -240,19 +328,41 @@ def open_npy(path: Path, short_side: int | None) -> np.ndarray:
         raise FileError(f"{path} has shape {array.shape}; expected (H, W) or (H, W, C).")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise FileError(f"{path} has {array.shape[1]} x {array.shape[0]} pixels, more than {MAX_PIXELS:,}.")
-    return np.array(array)
+    pixels = np.array(array)
+    usual = pixels.ndim == 2 or pixels.shape[2] in (1, 3)
+    if pixels.dtype.kind not in "iuf" or (
+        usual and pixels.dtype.kind != "i" and not (window and pixels.itemsize > 1)
+    ):
+        return pixels
+    native = pixels.astype(pixels.dtype.newbyteorder("="))
+    return make_scan(
+        native[None],
+        lambda frames, target: np.save(target, frames[0].astype(pixels.dtype), allow_pickle=False),
+        window=window,
+        own=(0.0, 1.0) if pixels.dtype.kind == "f" and window is None else None,
+        whole=True,
+    )
 
 
-def save_npy(image: Picture, path: Path, options: dict) -> None:
+def save_npy(image: Image.Image | np.ndarray, path: Path, options: dict) -> None:
     """Write an array."""
     np.save(path, np.asarray(image), **options)
 
 
-JPEG = Codec(open_pil, save_pil, {"quality": 95, "subsampling": 0})
-PNG = Codec(open_pil, save_pil, {})
-TIFF = Codec(open_pil, save_pil, {"compression": "tiff_deflate"})
-WEBP = Codec(open_pil, save_pil, {"quality": 95})
+def save_nothing(image: Image.Image | np.ndarray, path: Path, options: dict) -> None:
+    """Refuse: such files are written from what was read of one, with its header."""
+    raise ValueError(f"a {suffix_of(path)} file is only made of another one, by styling it")
+
+
+JPEG = Codec(open_raster, save_pil, {"quality": 95, "subsampling": 0})
+PNG = Codec(open_png, save_pil, {})
+TIFF = Codec(open_tiff, save_pil, {"compression": "tiff_deflate"})
+BMP = Codec(open_raster, save_pil, {})
+WEBP = Codec(open_raster, save_pil, {"quality": 95})
 NPY = Codec(open_npy, save_npy, {"allow_pickle": False})
+DICOM = Codec(open_dicom, save_nothing, {})
+NIFTI = Codec(open_nifti, save_nothing, {})
+ITK = Codec(open_itk, save_nothing, {})
 
 SUFFIXES: dict[str, Codec] = {
     ".png": PNG,
@@ -260,7 +370,15 @@ SUFFIXES: dict[str, Codec] = {
     ".jpeg": JPEG,
     ".tif": TIFF,
     ".tiff": TIFF,
-    ".bmp": PNG,
+    ".bmp": BMP,
     ".webp": WEBP,
     ".npy": NPY,
+    ".dcm": DICOM,
+    ".dicom": DICOM,
+    ".ima": DICOM,
+    ".nii": NIFTI,
+    ".nii.gz": NIFTI,
+    ".nrrd": ITK,
+    ".mha": ITK,
+    ".mhd": ITK,
 }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from styleaug.bank import StyleBank
 from styleaug.errors import BankError
 from styleaug.files import image_files, open_image
+from styleaug.formats.scan import as_picture
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import luminance, to_float, to_pixels
 from styleaug.weights import find_styles, load_generator, pretrained_folder
@@ -150,7 +151,7 @@ def read_samples(folder: str | Path | None = None) -> list[Tensor]:
     """
     paths = image_files(pretrained_folder() / "samples" if folder is None else Path(folder))
     paths = paths[:: -(-len(paths) // MOST_SAMPLES)]
-    opened = [to_float(to_pixels(open_image(path, short_side=256))[0]) for path in paths]
+    opened = [to_float(to_pixels(as_picture(open_image(path, short_side=256)))[0]) for path in paths]
     return [picture.expand(-1, 3, -1, -1) for picture in opened]
 
 

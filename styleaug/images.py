@@ -1,7 +1,8 @@
 """Images in memory: PIL, NumPy and torch in any layout, to and from pixels `(B, C, H, W)`."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,24 +12,45 @@ from torch import Tensor
 
 from styleaug.errors import ImageError
 
-__all__ = ["check_range", "from_float", "luminance", "to_float", "to_pixels", "with_luminance"]
+__all__ = [
+    "MOST_CHANNELS",
+    "ValueRange",
+    "as_unit",
+    "check_range",
+    "from_float",
+    "luminance",
+    "range_of",
+    "to_float",
+    "to_pixels",
+    "to_unit",
+    "with_luminance",
+]
 
 MAX_OF = {torch.uint8: 255, torch.uint16: 65535}
+SIGNED = (torch.int16, torch.int32)
+"""Integers that say nothing of what is black and white; they need a range."""
+
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 TOLERANCE = 1e-3
 """How far floats may leave [0, 1] through rounding before they are an error."""
 
-PIL_MODES = {"L": 1, "LA": 1, "RGB": 3, "RGBA": 3, "I;16": 1}
+MOST_CHANNELS = 16
+"""More are a sign of an array without a channel axis, or with it at the other end."""
+
+PIL_MODES = {"L": 1, "LA": 1, "RGB": 3, "RGBA": 3, "I;16": 1, "I": 1, "F": 1}
 
 Restore = Callable[[Tensor], Any]
+ValueRange = tuple[float, float] | Literal["auto"] | None
+"""Which values are black and white; see `range_of`."""
 
 
-def to_pixels(image: Any) -> tuple[Shaped[Tensor, "B C H W"], Restore]:
-    """View any image or batch as pixels `(B, C, H, W)` with C of 1 or 3, in its own dtype.
+def to_pixels(image: Any, *, most_channels: int | None = None) -> tuple[Shaped[Tensor, "B C H W"], Restore]:
+    """View any image or batch as pixels `(B, C, H, W)`, in its own dtype.
 
     Args:
         image: a tensor `(C, H, W)`, `(B, C, H, W)` or with more leading axes, an array `(H, W)`,
-            `(H, W, C)` or `(N, H, W, C)`, or a PIL image of mode L, LA, RGB, RGBA or I;16.
+            `(H, W, C)` or `(N, H, W, C)`, or a PIL image of mode L, LA, RGB, RGBA, I;16, I or F.
+        most_channels: C may be any number up to this; None allows 1 and 3.
 
     Returns:
         The pixels, and a function that gives pixels of the same shape back in the form that
@@ -45,12 +67,14 @@ def to_pixels(image: Any) -> tuple[Shaped[Tensor, "B C H W"], Restore]:
         pixels, restore = pil_pixels(image)
     else:
         raise ImageError(f"expected a PIL image, tensor or array, got {type(image).__name__}.")
-    if pixels.shape[1] not in (1, 3):
+    channels = pixels.shape[1]
+    if channels not in (1, 3) and not channels <= (most_channels or 0):
+        allowed = "1 or 3 channels" if most_channels is None else f"at most {most_channels} channels"
         raise ImageError(
-            f"images must have 1 or 3 channels, got {pixels.shape[1]} in shape {tuple(image_shape(image))}. "
+            f"images must have {allowed}, got {channels} in shape {tuple(image_shape(image))}. "
             "Tensors are (..., C, H, W), arrays (H, W, C)."
         )
-    if pixels.dtype not in MAX_OF and pixels.dtype not in FLOATS:
+    if pixels.dtype not in MAX_OF and pixels.dtype not in FLOATS and pixels.dtype not in SIGNED:
         raise ImageError(
             f"images must be uint8, uint16 or float, got {pixels.dtype}. Convert them, "
             "for example with v2.ToDtype(torch.float32, scale=True)."
@@ -76,7 +100,8 @@ def array_pixels(image: np.ndarray) -> tuple[Tensor, Restore]:
     """See `to_pixels`; arrays have their channels last."""
     if image.ndim not in (2, 3, 4):
         raise ImageError(f"image arrays must be (H, W), (H, W, C) or (N, H, W, C), got {image.shape}.")
-    if image.dtype.kind not in "fu" or image.dtype.itemsize > 8 or image.dtype.name in ("uint32", "uint64"):
+    signed = image.dtype.name in ("int16", "int32")
+    if not signed and image.dtype.name not in ("uint8", "uint16", "float16", "float32", "float64"):
         raise ImageError(f"image arrays must be uint8, uint16 or float, got {image.dtype}.")
     tensor = torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("="), order="C"))
     shape = image.shape
@@ -115,18 +140,27 @@ def image_shape(image: Any) -> tuple[int, ...]:
     return tuple(image.shape)
 
 
-def check_range(pixels: Shaped[Tensor, "B C H W"]) -> None:
-    """Refuse NaN and floats outside [0, 1].
+def check_range(pixels: Shaped[Tensor, "B C H W"], value_range: ValueRange = None) -> None:
+    """Refuse NaN, floats outside [0, 1], and signed integers; of those with a range only NaN and infinity.
 
-    Integers cannot be wrong. Off the CPU nothing is checked, since reading the answer would stall
-    the device.
+    Off the CPU no values are checked, since reading the answer would stall the device.
 
     Raises:
-        ImageError: with the range that was found.
+        ImageError: with the range or dtype that was found.
     """
+    if value_range is None and pixels.dtype in SIGNED:
+        raise ImageError(
+            f"images must be uint8, uint16 or float in [0, 1], got {pixels.dtype}, whose values say nothing "
+            "of what is black and white. Give value_range=(low, high), such as (-160, 240) for CT in HU, "
+            'or value_range="auto".'
+        )
     if pixels.dtype not in FLOATS or pixels.device.type != "cpu" or pixels.numel() == 0:
         return
     low, high = (float(x) for x in torch.aminmax(pixels.detach()))
+    if value_range is not None:
+        if not -math.inf < low <= high < math.inf:
+            raise ImageError("images must be finite, got NaN or infinite values. Replace them first.")
+        return
     if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # written so that NaN fails too
         raise ImageError(
             f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]. Stylise before Normalize, "
@@ -134,19 +168,113 @@ def check_range(pixels: Shaped[Tensor, "B C H W"]) -> None:
         )
 
 
-def to_float(pixels: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def to_float(pixels: Shaped[Tensor, "*B C H W"]) -> Float[Tensor, "*B C H W"]:
     """Give pixels as float32 in [0, 1]."""
     if pixels.dtype in MAX_OF:
         return pixels.to(torch.float32).mul_(1 / MAX_OF[pixels.dtype])
     return pixels.to(torch.float32).clamp(0, 1)
 
 
-def from_float(values: Float[Tensor, "B C H W"], dtype: torch.dtype) -> Shaped[Tensor, "B C H W"]:
+def from_float(values: Float[Tensor, "*B C H W"], dtype: torch.dtype) -> Shaped[Tensor, "*B C H W"]:
     """Give values in [0, 1] as `dtype`, integers rounded to the nearest over their whole range."""
     if dtype in MAX_OF:
         scaled = values.mul(MAX_OF[dtype]).round_().clamp_(0, MAX_OF[dtype])
         return scaled.to(torch.int32).to(dtype) if dtype == torch.uint16 else scaled.to(dtype)
     return values.to(dtype)
+
+
+def to_unit(
+    values: Shaped[Tensor, "..."], low: float, high: float
+) -> tuple[Float[Tensor, "..."], Callable[[Tensor], Tensor]]:
+    """Map [low, high] to [0, 1]; what lies beyond is cut off, and put back on the way back.
+
+    So air outside a CT window keeps its distance to the window's border.
+
+    Args:
+        values: of any dtype and shape.
+        low: the value that becomes 0, such as -160 HU.
+        high: the value that becomes 1; greater than `low`.
+
+    Returns:
+        The mapped values in float32, and a function that gives styled ones of the same shape back in
+        the range and dtype of `values`, integers rounded to the nearest.
+
+    Raises:
+        ImageError: NaN or infinite values, or `low` not below `high`.
+    """
+    if not -math.inf < low < high < math.inf:  # written so that NaN fails too
+        raise ImageError(f"the range must be (low, high) with low < high, got ({low}, {high}).")
+    if values.dtype.is_floating_point and not bool(values.isfinite().all()):
+        raise ImageError("images must be finite, got NaN or infinite values. Replace them first.")
+    return between(values, low, high)
+
+
+def between(
+    values: Shaped[Tensor, "..."], low: Any, high: Any
+) -> tuple[Float[Tensor, "..."], Callable[[Tensor], Tensor]]:
+    """Do what `to_unit` says, unchecked; `low` and `high` may also be tensors."""
+    # float32 holds whole numbers to 2^24 only.
+    wide = torch.float64 if values.dtype in (torch.int32, torch.float64) else torch.float32
+    full = values.to(wide)
+    inside = full.clamp(low, high)
+
+    def back(styled: Tensor) -> Tensor:
+        moved = styled.to(wide).mul(high - low).add_(low).add_(full - inside)
+        if values.dtype.is_floating_point:
+            return moved.to(values.dtype)
+        limits = torch.iinfo(values.dtype)
+        return moved.round_().clamp_(limits.min, limits.max).to(torch.int32).to(values.dtype)
+
+    return ((inside - low) / (high - low)).to(torch.float32), back
+
+
+def as_unit(
+    images: Shaped[Tensor, "*B C H W"], value_range: Any
+) -> tuple[Float[Tensor, "*B C H W"], Callable[[Tensor], Tensor]]:
+    """Give checked images as float32 in [0, 1], and a function that gives styled ones the old form.
+
+    Args:
+        images: of any dtype.
+        value_range: from `range_of`.
+    """
+    if value_range is None:
+        return to_float(images), lambda styled: from_float(styled, images.dtype)
+    return between(images, *value_range)
+
+
+TAILS = 0.005
+"""Share of the pixels that `"auto"` leaves out at either end: glare, defects, metal."""
+
+RANGE_GRID = 16384
+"""About how many pixels `"auto"` reads of each image or volume."""
+
+
+def range_of(images: Shaped[Tensor, "K ..."], value_range: ValueRange) -> Any:
+    """Give the range of each image; `"auto"` is its own 0.5th and 99.5th percentile.
+
+    They are read on a regular grid. An image that is flat between them counts as flat: its styled
+    version has no other values.
+
+    Args:
+        images: `(K, C, H, W)`, or volumes `(K, T, C, H, W)`.
+        value_range: as the transform has it.
+
+    Returns:
+        None, two numbers, or two tensors `(K, 1, ...)`.
+    """
+    if value_range != "auto":
+        return value_range
+    if images.ndim == 5:
+        images = images[:, :: math.ceil(images.shape[1] / 16)]
+    step = math.ceil(math.sqrt(math.prod(images.shape[1:]) / RANGE_GRID))
+    thinned = images[..., ::step, ::step].flatten(1).detach()
+    wide = torch.float64 if images.dtype in (torch.int32, torch.float64) else torch.float32
+    values = thinned.to(wide).sort(dim=1).values
+    last = values.shape[1] - 1
+    low, high = values[:, round(TAILS * last)], values[:, round((1 - TAILS) * last)]
+    high = torch.maximum(high, low + (1e-6 * low.abs()).clamp_min(1e-30))
+    shape = (-1, *[1] * (images.ndim - 1))
+    return low.view(shape), high.view(shape)
 
 
 def luminance(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:

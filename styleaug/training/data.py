@@ -14,7 +14,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from styleaug.errors import FileError, ImageError
-from styleaug.files import image_files, open_image
+from styleaug.files import image_files, open_image, stem_of
+from styleaug.formats.scan import as_picture
 from styleaug.images import check_range, to_float, to_pixels
 from styleaug.training.config import TrainConfig
 
@@ -68,7 +69,7 @@ def list_images(source: str | Path) -> ImageList:
     paths = image_files(source)
     inside = [path.relative_to(source) for path in paths]
     classes = tuple(path.parts[0] if len(path.parts) > 1 else "" for path in inside)
-    return ImageList(tuple(paths), classes, tuple(str(path.with_suffix("")) for path in inside))
+    return ImageList(tuple(paths), classes, tuple(str(path.with_name(stem_of(path))) for path in inside))
 
 
 def read_list(path: Path) -> ImageList:
@@ -88,7 +89,7 @@ def read_list(path: Path) -> ImageList:
     if missing:
         first = str(missing[0])[:200]
         raise FileError(f"{path} names {len(missing)} files that are not there; the first: {first!r}")
-    keys = tuple(row.get("key") or Path(row["path"]).stem for row in rows)
+    keys = tuple(row.get("key") or stem_of(Path(row["path"])) for row in rows)
     return ImageList(paths, tuple(row.get("class") or "" for row in rows), keys)
 
 
@@ -181,7 +182,7 @@ def read_image(path: Path, short_side: int) -> Shaped[Tensor, "3 H W"]:
         FileError, ImageError: it cannot be read, naming the file.
     """
     try:
-        pixels, _ = to_pixels(open_image(path, short_side=short_side))
+        pixels, _ = to_pixels(as_picture(open_image(path, short_side=short_side)))
         check_range(pixels)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None

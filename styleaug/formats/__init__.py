@@ -1,0 +1,1 @@
+"""Codecs of medical and scientific files, each with its own optional library."""

@@ -1,0 +1,322 @@
+"""DICOM: frames in true values, the window that the file asks for, and writing with the file's header."""
+
+import copy
+import hashlib
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from styleaug.errors import FileError, StyleAugError
+from styleaug.formats.dicom_pixels import PIXELS, check_codestreams, check_kind, decode, read_shape, syntax_of
+from styleaug.formats.dicom_values import (
+    modality_lookup,
+    number,
+    padding_of,
+    rescale_of,
+    stored_limits,
+    window_of,
+)
+from styleaug.formats.scan import MAX_BYTES, Scan, Window, make_scan, missing, quiet, rescaled, unreadable
+
+__all__ = ["has_prefix", "open_dicom", "origin_of", "read_tags"]
+
+PREFIX = b"DICM"
+
+DICOMDIR = "1.2.840.10008.1.3.10"
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+TAGS = (
+    "Modality",
+    "BodyPartExamined",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "InstitutionName",
+    "StationName",
+    "MagneticFieldStrength",
+    "SliceThickness",
+    "KVP",
+    "ConvolutionKernel",
+    "ContrastBolusAgent",
+    "ScanningSequence",
+    "ViewPosition",
+    "ImageLaterality",
+    "PhotometricInterpretation",
+)
+"""What may be read to group images; nothing of a patient, a date or an identifier."""
+
+STALE = (
+    "SmallestImagePixelValue",
+    "LargestImagePixelValue",
+    "IconImageSequence",
+    "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData",
+)
+"""What is no longer true of styled pixels."""
+
+SWAPPED = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
+"""Bytes of the values that pydicom leaves in the file's byte order."""
+
+
+def has_prefix(path: Path) -> bool:
+    """Tell whether a file begins as DICOM files do; a folder's index, DICOMDIR, is none of them."""
+    if path.name.upper().startswith("DICOMDIR"):
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == PREFIX
+    except OSError:
+        return False
+
+
+def open_dicom(path: Path, short_side: int | None = None, window: Window | None = None) -> Scan:
+    """Read all frames of a DICOM file.
+
+    Grey values are those after the rescale or the modality's lookup table; where less is brighter
+    (MONOCHROME1) they are mirrored, and mirrored again when they are saved. Palettes and YBR become
+    RGB. Several frames are one volume.
+
+    Args:
+        path: the file.
+        short_side: not used.
+        window: None takes the file's first window.
+
+    Raises:
+        FileError: damaged, too large, without pixels, or pixels that are labels or a dose.
+        ConfigError: pydicom, or what decodes its transfer syntax, is missing.
+    """
+    with quiet("pydicom"):
+        data = parse(path)
+        check_kind(data, path)
+        shape = read_shape(data, path)
+        check_codestreams(data, path)
+        stored = decode(data, path).reshape(shape)
+        for keyword in PIXELS:  # decoded, so the encoded ones need not stay in memory
+            if keyword in data:
+                delattr(data, keyword)
+        build = colour_scan if stored.ndim == 4 else grey_scan
+        return build(data, stored, path, window)
+
+
+def parse(path: Path, **options: Any) -> Any:
+    """Read a data set.
+
+    Raises:
+        FileError: it cannot be parsed, is too large, or is the index of a folder.
+        ConfigError: pydicom is missing.
+    """
+    try:
+        import pydicom
+        from pydicom.filereader import read_file_meta_info
+    except ImportError:
+        raise missing(path, "pydicom") from None
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        raise FileError(f"{path} has {path.stat().st_size:,} bytes, more than {MAX_BYTES:,}; split it.")
+    try:
+        if has_prefix(path) and read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
+            check_deflated(path)
+        # Old files have no prefix; those that are no DICOM at all turn out to have no pixels.
+        data = pydicom.dcmread(path, force=True, **options)
+        kind = data.file_meta.get("MediaStorageSOPClassUID")
+    except StyleAugError:
+        raise
+    except FileNotFoundError:
+        raise FileError(f"there is no file {path}.") from None
+    except Exception as error:  # damaged files make pydicom raise anything
+        raise unreadable(path, error) from None
+    if kind == DICOMDIR:
+        raise FileError(f"{path} is the index of a DICOM folder; give the files beside it.")
+    return data
+
+
+def check_deflated(path: Path) -> None:
+    """Refuse a deflated data set that is huge, since it can only be inflated whole."""
+    content = path.read_bytes()
+    start = 144 + int.from_bytes(content[140:144], "little")  # the length of the meta information
+    inflate, size, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, content[start:]
+    while rest and not inflate.eof:
+        size += len(inflate.decompress(rest, 2**24))
+        rest = inflate.unconsumed_tail
+        if size > MAX_BYTES:
+            raise FileError(f"{path} inflates to more than {MAX_BYTES:,} bytes; split it.")
+
+
+def colour_scan(data: Any, frames: np.ndarray, path: Path, window: Window | None) -> Scan:
+    """Build a scan of RGB, which has no window: all of its range is shown."""
+    if frames.dtype.kind != "u":
+        raise FileError(f"{path} has colour with signs; save it again.")
+
+    stored_as_colour = number(data, "SamplesPerPixel") == 3
+    own = stored_limits(data, frames.dtype) if stored_as_colour else None
+
+    def save(styled: np.ndarray, target: Path) -> None:
+        facts = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+        if not stored_as_colour:  # the palette's index may have had fewer bits
+            facts |= {"BitsAllocated": 8, "BitsStored": 8}
+        write(data, styled.astype(frames.dtype), target, **facts)
+
+    return make_scan(frames, save, window=None, own=own, whole=True, volume=len(frames) > 1)
+
+
+def grey_scan(data: Any, stored: np.ndarray, path: Path, window: Window | None) -> Scan:
+    """Build a scan of true values."""
+    slope, intercept = rescale_of(data, len(stored))
+    lookup = modality_lookup(data)
+    inverted = str(data.get("PhotometricInterpretation", "")) == "MONOCHROME1"
+    limits = stored_limits(data, stored.dtype)
+    values = stored if lookup is None else lookup[0](stored)
+    if lookup is not None:
+        first, last = lookup[0](np.array(limits)).tolist()
+        limits = (min(first, last), max(first, last))
+    frames, back, mirror = rescaled(values, slope, intercept, limits, inverted=inverted)
+    padding = padding_of(data, stored)
+
+    def save(styled: np.ndarray, target: Path) -> None:
+        written = back(styled)
+        written = (written if lookup is None else lookup[1](written)).astype(stored.dtype)
+        write(data, written if padding is None else np.where(padding, stored, written), target)
+
+    return make_scan(
+        frames,
+        save,
+        window=window,
+        own=window_of(data),
+        volume=len(frames) > 1,
+        beside=padding,
+        mirror=mirror if inverted else None,
+    )
+
+
+def derived(data: Any) -> Any:
+    """Copy a header for styled pixels, and say in it that they are derived."""
+    from pydicom import uid
+
+    header = copy.deepcopy(data)
+    for tag in list(header.keys()):
+        try:
+            header.get(tag)  # parses it, as it may be written in another encoding
+        except Exception:  # its value is no DICOM, and cannot be written again
+            del header[tag]
+    if not syntax_of(data).is_little_endian:
+        header.walk(swap)
+    kinds = [str(kind) for kind in header.get("ImageType") or []]
+    header.ImageType = ["DERIVED", "SECONDARY", *kinds[2:]]
+    header.DerivationDescription = "Stylised by styleaug"
+    for keyword in STALE:
+        if keyword in header:
+            delattr(header, keyword)
+    header.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    if not header.get("SOPClassUID"):
+        header.SOPClassUID = header.file_meta.get("MediaStorageSOPClassUID") or SECONDARY_CAPTURE
+    return header
+
+
+def swap(_: Any, element: Any) -> None:
+    """Turn the bytes of a big-endian value round."""
+    size = SWAPPED.get(element.VR)
+    if size and isinstance(element.value, bytes) and len(element.value) % size == 0:
+        element.value = np.frombuffer(element.value, f">u{size}").astype(f"<u{size}").tobytes()
+
+
+def write(data: Any, stored: np.ndarray, path: Path, **tags: Any) -> None:
+    """Write pixels with a file's header, changed by some tags, uncompressed."""
+    import pydicom
+    from pydicom.uid import generate_uid
+
+    bits = 8 * stored.dtype.itemsize
+    content = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
+    with quiet("pydicom"):
+        try:
+            header = derived(data)
+            for keyword, value in tags.items():
+                setattr(header, keyword, value)
+            if stored.dtype.kind == "f":
+                setattr(header, "FloatPixelData" if bits == 32 else "DoubleFloatPixelData", content)
+            else:
+                header.add_new("PixelData", "OW" if bits > 8 else "OB", content + b"\0" * (len(content) % 2))
+                header.PixelRepresentation = int(stored.dtype.kind == "i")
+                used = int(number(header, "BitsStored") or bits)
+                header.BitsStored = used if header.BitsAllocated == bits else bits
+                header.BitsAllocated, header.HighBit = bits, header.BitsStored - 1
+            # The same pixels of the same image are the same object, however often they are made.
+            source = str(header.get("SOPInstanceUID", ""))
+            digest = hashlib.sha256(content).hexdigest()
+            header.SOPInstanceUID = generate_uid(entropy_srcs=[source, digest])
+            header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
+            pydicom.dcmwrite(path, header, enforce_file_format=True, implicit_vr=False, little_endian=True)
+        except FileError:
+            raise
+        except Exception as error:
+            raise FileError(f"the header cannot be written again: {error}.") from None
+
+
+def read_tags(path: str | Path) -> dict[str, str]:
+    """Read what a DICOM file says of how it was made; nothing of a patient, a date or an identifier.
+
+    Args:
+        path: the file; its pixels are not read.
+
+    Returns:
+        Those of the tags in `TAGS` that have a value, by their keyword.
+
+    Raises:
+        FileError: it cannot be read.
+        ConfigError: pydicom is missing.
+    """
+    with quiet("pydicom"):
+        data = parse(Path(path), stop_before_pixels=True, specific_tags=list(TAGS))
+        found = {}
+        for keyword in TAGS:
+            with suppress(Exception):
+                if text := str(data.get(keyword) or "").strip():
+                    found[keyword] = text
+        return found
+
+
+def series_of(path: str | Path) -> str:
+    """Give a digest that is the same for all slices of one volume, or "" for what is no slice of one.
+
+    A slice has a single frame and a place in the patient.
+
+    Raises:
+        FileError: the file cannot be read.
+        ConfigError: pydicom is missing.
+    """
+    alike = ("SeriesInstanceUID", "Rows", "Columns", "BitsAllocated", "PixelRepresentation")
+    rest = ("NumberOfFrames", "ImagePositionPatient", "SliceLocation")
+    with quiet("pydicom"):
+        data = parse(Path(path), stop_before_pixels=True, specific_tags=[*alike, *rest])
+        placed = data.get("ImagePositionPatient") is not None or data.get("SliceLocation") is not None
+        if not placed or not data.get("SeriesInstanceUID") or str(data.get("NumberOfFrames") or 1) != "1":
+            return ""
+        return hashlib.sha256(repr([str(data.get(keyword)) for keyword in alike]).encode()).hexdigest()
+
+
+def origin_of(path: str | Path) -> str:
+    """Give a digest that is the same for all files of a patient, to count patients by.
+
+    It is made of the patient's identifier, else of the study's, else of the path. Whoever knows an
+    identifier can tell that it is meant, so keep it in memory only.
+
+    Raises:
+        FileError: the file cannot be read.
+        ConfigError: pydicom is missing.
+    """
+    keywords = ("PatientID", "StudyInstanceUID")
+    with quiet("pydicom"):
+        data = parse(Path(path), stop_before_pixels=True, specific_tags=list(keywords))
+        texts = [f"{keyword}:{str(data.get(keyword) or '').strip()}" for keyword in keywords]
+    named = [text for text in texts if not text.endswith(":")] or [f"path:{Path(path).resolve()}"]
+    return hashlib.sha256(named[0].encode()).hexdigest()
