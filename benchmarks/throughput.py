@@ -24,8 +24,7 @@ from machine import describe_card, machine_card
 from reference import ReferenceAdaIN
 
 from styleaug.generators.base import keep_freed_memory
-from styleaug.generators.color import COLOR_GENERATORS
-from styleaug.weights import generator_names, load_generator
+from styleaug.weights import TRAINING_FREE, generator_names, load_generator
 
 SIZE = 224
 REFERENCE = "AdaIN VGG-19 (reference)"
@@ -69,7 +68,7 @@ def measure(
     """Give each generator's median and middle half of images per second."""
     calls = {}
     for name, generator in generators.items():
-        if dtype != torch.float32 and name in COLOR_GENERATORS:
+        if dtype != torch.float32 and name in TRAINING_FREE:
             continue
         generator = generator.to(device, torch.float32)
         images = torch.rand(batch, 3, SIZE, SIZE, device=device).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Training-free colour generators: channel statistics, histograms, low-frequency amplitudes."""
+"""Training-free colour generators: channel statistics and histograms; `fourier` has the third."""
 
 import math
 from collections.abc import Callable
@@ -11,9 +11,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from styleaug.errors import ConfigError
-from styleaug.generators.base import AbstractGenerator, mix
-from styleaug.generators.colorspace import lab_to_rgb, luma, rgb_to_lab, rgb_to_ycbcr, ycbcr_to_rgb
+from styleaug.generators.base import AbstractGenerator, blend, widen
+from styleaug.generators.colorspace import (
+    hed_to_rgb,
+    hsv_to_rgb,
+    lab_to_rgb,
+    luma,
+    rgb_to_hed,
+    rgb_to_hsv,
+    rgb_to_lab,
+    rgb_to_ycbcr,
+    ycbcr_to_rgb,
+)
+from styleaug.generators.fourier import FourierAmplitude
 from styleaug.generators.layers import adain, channel_stats, is_exporting
+from styleaug.generators.shared import pooled, sharing
 
 __all__ = ["COLOR_GENERATORS", "ChannelStats", "FourierAmplitude", "HistogramMatching"]
 
@@ -36,9 +48,21 @@ SPACES = {
     "rgb": Space(3, lambda images: images, lambda images, old, new: new),
     "lab": Space(3, rgb_to_lab, lambda images, old, new: lab_to_rgb(new)),
     "ycbcr": Space(3, rgb_to_ycbcr, lambda images, old, new: ycbcr_to_rgb(new)),
+    "hsv": Space(3, rgb_to_hsv, lambda images, old, new: hsv_to_rgb(new)),
+    "hed": Space(3, rgb_to_hed, lambda images, old, new: hed_to_rgb(new)),
     # A grey added to all three channels moves Y and leaves Cb and Cr as they are.
     "luminance": Space(1, luma, lambda images, old, new: images + (new - old)),
 }
+
+RANGES: dict[str, list[tuple[float, float]]] = {
+    "rgb": [(0, 1)] * 3,
+    "lab": [(0, 100), (-110, 110), (-110, 110)],
+    "ycbcr": [(0, 1)] * 3,
+    "hsv": [(0, 1)] * 3,
+    "hed": [(-10, 26), (-21, 16), (-10, 22)],
+    "luminance": [(0, 1)],
+}
+"""Of each plane's values."""
 
 
 def space_named(name: str, allowed: tuple[str, ...]) -> str:
@@ -48,40 +72,38 @@ def space_named(name: str, allowed: tuple[str, ...]) -> str:
     return name
 
 
-def widen(images: Tensor) -> Tensor:
-    """Cast half precision to float32, in which the statistics are computed."""
-    return images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
-
-
-def blend(
-    images: Float[Tensor, "B 3 H W"], styled: Float[Tensor, "B 3 H W"], strength: Float[Tensor, " B"]
-) -> Float[Tensor, "B 3 H W"]:
-    """Clamp `styled` to the gamut, then mix it in; the result has the dtype of `images`."""
-    return mix(images, styled.clamp(0, 1).to(images.dtype), strength.to(images.dtype))
-
-
 class ChannelStats(AbstractGenerator):
     """Give each channel of a colour space the style's mean and standard deviation.
 
     Reinhard et al. 2001, "Color transfer between images". Their space is l-alpha-beta;
     "lab" here is CIELAB under D65, as is common since. "luminance" moves the mean and deviation of
-    luma alone (BT.601 Y) and keeps the chroma.
+    luma alone (BT.601 Y) and keeps the chroma. "hsv" takes hue for a number, with its jump at green, and
+    never spreads it. "hed" is the amounts of haematoxylin, eosin and DAB, for slides: see `colorspace`.
+
+    torchstain's and tiatoolbox' Reinhard is "lab": torchstain's differs by rounding to 8 bits, tiatoolbox' by
+    OpenCV's 8-bit CIELAB.
 
     Contrast grows at most `MAX_GAIN` = 5 times in any channel, so that the noise of nearly flat
     images stays small; beyond that the style's deviation is not reached.
 
     Code: the means, then the standard deviations, of the channels in the units of the space ([0, 1];
-    for "lab" L in [0, 100], a and b in about [-110, 110]): 6 floats, for "luminance" 2.
+    for "lab" L in [0, 100], a and b in about [-110, 110]; for "hed" mostly [-1, 3]): 6 floats, for
+    "luminance" 2.
 
     Args:
-        space: "rgb", "lab", "ycbcr" or "luminance".
+        space: "rgb", "lab", "ycbcr", "hsv", "hed" or "luminance".
     """
+
+    margin = 0
 
     def __init__(self, space: str = "lab"):
         super().__init__()
-        self.space = space_named(space, ("rgb", "lab", "ycbcr", "luminance"))
+        self.space = space_named(space, tuple(SPACES))
         self.name = f"reinhard-{space}"
         self.code_length = 2 * SPACES[space].planes
+        ranges = RANGES[space]
+        spreads = [(0.0, (high - low) / 2) for low, high in ranges]  # no deviation is larger
+        self.code_range = ([low for low, _ in ranges + spreads], [high for _, high in ranges + spreads])
 
     def extra_repr(self) -> str:
         """Name the space, which is part of the fingerprint."""
@@ -104,6 +126,8 @@ class ChannelStats(AbstractGenerator):
         std = std.clamp(min=0)  # a code drawn from a Gaussian may go below
         own_mean, own_std = channel_stats(old).chunk(2, dim=1)
         own_std = torch.maximum(own_std, std / MAX_GAIN)
+        if self.space == "hsv":  # the hue of grey is noise, which must not set that of colours apart
+            own_std = torch.cat([torch.maximum(own_std[:, :1], std[:, :1]), own_std[:, 1:]], dim=1)
         new = adain(old, torch.cat([mean, std], dim=1), torch.cat([own_mean, own_std], dim=1))
         return blend(images, space.join(full, old, new), strength)
 
@@ -129,6 +153,8 @@ class HistogramMatching(AbstractGenerator):
         space: "rgb" or "luminance".
         quantiles: values per channel, from 2.
     """
+
+    margin = 0
 
     def __init__(self, space: str = "rgb", *, quantiles: int = 64):
         super().__init__()
@@ -172,9 +198,9 @@ MAX_STEP = 1024
 LEVELS = 256
 
 
-def thin(planes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
-    """Take every n-th row and column, about `GRID` pixels in all."""
-    step = math.ceil(math.sqrt(planes.shape[2] * planes.shape[3] / GRID))
+def thin(planes: Float[Tensor, "B C H W"], most: int = GRID) -> Float[Tensor, "B C H2 W2"]:
+    """Take every n-th row and column, about `most` pixels in all."""
+    step = math.ceil(math.sqrt(planes.shape[2] * planes.shape[3] / most))
     return planes[:, :, ::step, ::step]
 
 
@@ -196,6 +222,23 @@ def level_ranks(
     planes: Float[Tensor, "B C H W"],
 ) -> tuple[Float[Tensor, "B C 256"], Bool[Tensor, "B C 256"]]:
     """Compute the mean rank in [0, 1] of a pixel at each of the 256 levels, and which levels occur."""
+    if sharing():
+        shares = pooled(level_shares, planes, most=GRID)
+        return (shares.cumsum(dim=2) - shares / 2).clamp(0, 1), shares > 0
+    counts, total = level_counts(planes)
+    below_or_at = counts.cumsum(dim=2)
+    ranks = (2 * below_or_at - counts).to(planes.dtype) / (2 * total)
+    return ranks, counts > 0
+
+
+def level_shares(planes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 256"]:
+    """Compute the share of the pixels at each of the 256 levels."""
+    counts, total = level_counts(planes)
+    return counts.to(planes.dtype) / total
+
+
+def level_counts(planes: Float[Tensor, "B C H W"]) -> tuple[Int[Tensor, "B C 256"], int | Tensor]:
+    """Count the pixels at each of the 256 levels, in 256ths of a pixel, and how many there are in all."""
     # In whole 256ths of a pixel: sums of integers do not depend on their order, so that a row gives
     # the same bits alone, in a batch and on every device.
     planes, open_size = planes.detach(), any(isinstance(size, torch.SymInt) for size in planes.shape[2:])
@@ -208,15 +251,13 @@ def level_ranks(
         lower, upper, pixels = lower * counted, upper * counted, counted.sum()
     counts = parts.new_zeros(*parts.shape[:2], LEVELS + 1)
     counts = counts.scatter_add_(2, level, lower).scatter_add_(2, level + 1, upper)[:, :, :LEVELS]
-    below_or_at = counts.cumsum(dim=2)
-    ranks = (2 * below_or_at - counts).to(planes.dtype) / (2 * 256 * pixels)
-    return ranks, counts > 0
+    return counts, 256 * pixels
 
 
-def grid(planes: Float[Tensor, "B C H W"]) -> Int[Tensor, " P"]:
+def grid(planes: Float[Tensor, "B C H W"], most: int = GRID) -> Int[Tensor, " P"]:
     """Give 1 for each pixel that `thin` takes, and 0 for the others."""
     height, width = planes.shape[2:]
-    smaller = torch.arange(MAX_STEP, device=planes.device).square() * GRID < height * width
+    smaller = torch.arange(MAX_STEP, device=planes.device).square() * most < height * width
     step = smaller.sum()
     rows, columns = (torch.arange(size, device=planes.device) % step == 0 for size in (height, width))
     return (rows[:, None] & columns).flatten().long()
@@ -252,122 +293,12 @@ def running_min(values: Float[Tensor, "B C N"]) -> Float[Tensor, "B C N"]:
     return values
 
 
-FAINT = 1e-3
-
-
-class FourierAmplitude(AbstractGenerator):
-    """Swap the amplitudes of the lowest spatial frequencies, keep their phase.
-
-    Yang & Soatto 2020, "FDA: Fourier domain adaptation for semantic segmentation", for each
-    RGB channel. Only the few frequencies concerned are computed, and their change is added to the
-    image, which equals the paper's transform, swap and inverse.
-
-    The paper's window reaches `beta * min(H, W)` cycles per image from the centre, ours `cycles` at
-    any size: beta = 0.01 at 300 pixels is `cycles=3`. Frequencies at or above an image's Nyquist
-    limit are left alone. An amplitude under `FAINT` = 0.001 has a phase of mere noise, and
-    grows no more than from there: a flat image takes the style's mean and no pattern.
-
-    Code: amplitudes >= 0 divided by the number of pixels. For each channel, first those with u >= 0,
-    `(cycles + 1)^2` floats by u (down) and v (across), of which the first is the mean; then those
-    with u < 0 < v, `cycles^2` floats by -u and v. The remaining half-plane mirrors these.
-
-    Args:
-        cycles: highest frequency swapped, in cycles per image along either side, from 0.
-    """
-
-    def __init__(self, cycles: int = 3):
-        super().__init__()
-        if not cycles >= 0:
-            raise ConfigError(f"cycles must be at least 0, got {cycles}.")
-        self.name = "fourier"
-        self.cycles = cycles
-        self.code_length = 3 * ((cycles + 1) ** 2 + cycles**2)
-
-    def extra_repr(self) -> str:
-        """Name the window, which is part of the fingerprint."""
-        return f"cycles={self.cycles}"
-
-    def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
-        """Read the amplitudes of the lowest frequencies."""
-        amplitude = magnitude(low_spectrum(widen(images), self.cycles))
-        plus, minus = amplitude[:, :, 0], amplitude[:, :, 1, 1:, 1:]
-        return torch.cat([plus.flatten(2), minus.flatten(2)], dim=2).flatten(1)
-
-    def amplitudes(self, codes: Float[Tensor, "B S"]) -> Float[Tensor, "B 3 2 U V"]:
-        """Lay a code out as `low_spectrum` lays out frequencies: u >= 0, then u <= 0."""
-        side = self.cycles + 1
-        plus, minus = codes.clamp(min=0).unflatten(1, (3, -1)).split([side**2, self.cycles**2], dim=2)
-        plus = plus.unflatten(2, (side, side))
-        minus = minus.reshape(*minus.shape[:2], self.cycles, self.cycles)
-        lower = torch.cat([plus[:, :, 1:, :1], minus], dim=3)
-        return torch.stack([plus, torch.cat([plus[:, :, :1], lower], dim=2)], dim=2)
-
-    def forward(
-        self,
-        images: Float[Tensor, "B 3 H W"],
-        codes: Float[Tensor, "B S"],
-        strength: Float[Tensor, " B"],
-    ) -> Float[Tensor, "B 3 H W"]:
-        """Give the lowest frequencies of each image the amplitudes in its code."""
-        full = widen(images)
-        height, width = full.shape[2:]
-        old, wanted = low_spectrum(full, self.cycles), self.amplitudes(codes.to(full.dtype))
-        gain = wanted / torch.maximum(magnitude(old), wanted.clamp(max=FAINT))
-        new = old * gain[:, :, None]
-        new[:, :, 0, :, 0, 0] = wanted[..., 0, 0]  # the phase of a mean is 0, even of a black image's
-        return blend(images, full + low_image(new - old, height, width), strength)
-
-
-def magnitude(spectrum: Float[Tensor, "B 3 2 2 U V"]) -> Float[Tensor, "B 3 2 U V"]:
-    """Compute the amplitude of each frequency, with a finite gradient at 0."""
-    return (spectrum.square().sum(dim=2) + 1e-12).sqrt()
-
-
-def waves(length: int, cycles: int, like: Tensor) -> Float[Tensor, "N L"]:
-    """Sample cosines of 0 to `cycles` cycles, then sines; those that `length` cannot hold are 0."""
-    cycle = torch.arange(cycles + 1, device=like.device)[:, None]
-    # The turn is reduced in whole numbers, so that its angle is as exact on long sides.
-    turn = torch.arange(length, device=like.device) * cycle % torch.full((), length, device=like.device)
-    angle = turn.to(like.dtype) * (2 * math.pi / length)
-    return torch.cat([angle.cos(), angle.sin()]) * (2 * cycle < length).repeat(2, 1)
-
-
-def low_spectrum(images: Float[Tensor, "B 3 H W"], cycles: int) -> Float[Tensor, "B 3 2 2 U V"]:
-    """Compute the Fourier coefficients of the lowest frequencies, divided by the number of pixels.
-
-    Shape:
-        `(B, 3, part, sign, U, V)`: part is real, imaginary; sign is u >= 0, u <= 0 down the image;
-        U and V count 0 to `cycles` cycles down and across.
-    """
-    height, width = images.shape[2:]
-    down, across = waves(height, cycles, images), waves(width, cycles, images)
-    with torch.autocast(images.device.type, enabled=False):
-        sums = down @ (images @ across.T) / (height * width)
-    sums = sums.unflatten(3, (2, -1)).unflatten(2, (2, -1))
-    cos_cos, cos_sin, sin_cos, sin_sin = (sums[:, :, i, :, j] for i in (0, 1) for j in (0, 1))
-    real = torch.stack([cos_cos - sin_sin, cos_cos + sin_sin], dim=2)
-    imaginary = torch.stack([-sin_cos - cos_sin, sin_cos - cos_sin], dim=2)
-    return torch.stack([real, imaginary], dim=2)
-
-
-def low_image(spectrum: Float[Tensor, "B 3 2 2 U V"], height: int, width: int) -> Float[Tensor, "B 3 H W"]:
-    """Compute the image that has these low frequencies and no others; inverts `low_spectrum`."""
-    cycles = spectrum.shape[-1] - 1
-    down, across = waves(height, cycles, spectrum), waves(width, cycles, spectrum)
-    real, imaginary = spectrum.unbind(2)
-    top = torch.cat([real.sum(2), -imaginary.sum(2)], dim=3)
-    bottom = torch.cat([imaginary.diff(dim=2).squeeze(2), real.diff(dim=2).squeeze(2)], dim=3)
-    sums = torch.cat([top, bottom], dim=2) / 2
-    # A frequency other than 0 stands for its mirror image, too.
-    twice = 2 - (torch.arange(2 * cycles + 2, device=sums.device) % (cycles + 1) == 0).to(sums.dtype)
-    with torch.autocast(sums.device.type, enabled=False):
-        return down.T @ (sums * twice[:, None] * twice) @ across
-
-
 COLOR_GENERATORS: dict[str, Callable[[], AbstractGenerator]] = {
     "reinhard-rgb": partial(ChannelStats, "rgb"),
     "reinhard-lab": partial(ChannelStats, "lab"),
     "reinhard-ycbcr": partial(ChannelStats, "ycbcr"),
+    "reinhard-hsv": partial(ChannelStats, "hsv"),
+    "reinhard-hed": partial(ChannelStats, "hed"),
     "reinhard-luminance": partial(ChannelStats, "luminance"),
     "histogram": HistogramMatching,
     "histogram-luminance": partial(HistogramMatching, "luminance"),

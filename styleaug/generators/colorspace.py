@@ -1,15 +1,27 @@
-"""Conversions between sRGB, CIELAB and YCbCr: pure functions of `(B, 3, H, W)` tensors.
+"""Conversions between sRGB, CIELAB, YCbCr, HSV and HED: pure functions of `(B, 3, H, W)` tensors.
 
 The matrices are applied as multiply-adds of planes by Python numbers: as fast as a matmul on the
 CPU, in full precision under autocast and TF32, and with no constant to move to a device. The
 straight toes of the curves are joined by clamping, so values and gradients stay finite at 0.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["lab_to_rgb", "luma", "rgb_to_lab", "rgb_to_ycbcr", "ycbcr_to_rgb"]
+__all__ = [
+    "hed_to_rgb",
+    "hsv_to_rgb",
+    "lab_to_rgb",
+    "luma",
+    "rgb_to_hed",
+    "rgb_to_hsv",
+    "rgb_to_lab",
+    "rgb_to_ycbcr",
+    "ycbcr_to_rgb",
+]
 
 Row = tuple[float, float, float]
 
@@ -33,6 +45,16 @@ LAB_KNEE, LAB_SLOPE = 6 / 29, 3 * (6 / 29) ** 2
 # ITU-R BT.601: luma, and the spans that bring the colour differences to [-0.5, 0.5].
 LUMA: Row = (0.299, 0.587, 0.114)
 CB_SPAN, CR_SPAN = 1.772, 1.402
+
+# Densities of red, green and blue (rows) of haematoxylin, eosin and DAB (Ruifrok & Johnston 2001), and back.
+HED_TO_DENSITY: tuple[Row, ...] = ((0.65, 0.07, 0.27), (0.70, 0.99, 0.57), (0.29, 0.11, 0.78))
+DENSITY_TO_HED: tuple[Row, ...] = (
+    (1.877982737, -0.065908062, -0.601907363),
+    (-1.007678686, 1.134730372, -0.480414188),
+    (-0.556115818, -0.135521799, 1.573588072),
+)
+HED_FLOOR = 1e-6
+"""Least light, so that black has a logarithm."""
 
 
 def rgb_to_lab(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
@@ -79,6 +101,48 @@ def ycbcr_to_rgb(ycbcr: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     blue = y.add(cb, alpha=CB_SPAN).sub_(CB_SPAN / 2)
     green = y.sub(red, alpha=LUMA[0]).sub_(blue, alpha=LUMA[2]).mul_(1 / LUMA[1])
     return torch.stack([red, green, blue], dim=1)
+
+
+def rgb_to_hsv(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Convert RGB in [0, 1] to hue, saturation and value in [0, 1]; hue is 0 at green, not at red.
+
+    So blue is 1/3, magenta 1/2 and red 2/3, and hue has its jump where slides have no colours. Grey is red.
+    """
+    red, green, blue = images.unbind(1)
+    value, least = images.amax(dim=1), images.amin(dim=1)
+    chroma = value - least
+    over = 1 / (6 * chroma).clamp(min=1e-12)
+    # Each in its own third of the circle; green's lies about the jump.
+    by_green = (blue - red) * over
+    by_green = by_green + (by_green < 0).to(by_green.dtype)
+    hue = torch.where(blue >= value, (red - green) * over + 1 / 3, by_green)
+    hue = torch.where(red >= value, (green - blue) * over + 2 / 3, hue)
+    return torch.stack([hue, chroma / value.clamp(min=1e-12), value], dim=1)
+
+
+def hsv_to_rgb(hsv: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Convert what `rgb_to_hsv` gives to RGB; values outside [0, 1] are cut off, hue's as well."""
+    hue, saturation, value = hsv.clamp(0, 1).unbind(1)
+    swing = value * saturation
+    places = [
+        (6 * hue + start) % 6 for start in (1, 5, 3)
+    ]  # how far past its darkest stretch each channel is
+    return torch.stack(
+        [value - swing * torch.minimum(place, 4 - place).clamp(0, 1) for place in places], dim=1
+    )
+
+
+def rgb_to_hed(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Convert RGB to amounts of haematoxylin, eosin and DAB, in natural logarithms of light.
+
+    scikit-image's are these divided by `log(1e6)`, 13.8, and cut off below 0.
+    """
+    return transform(-images.clamp(min=HED_FLOOR).log(), DENSITY_TO_HED)
+
+
+def hed_to_rgb(hed: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Convert amounts of haematoxylin, eosin and DAB to RGB; more light than 1 is cut off."""
+    return transform(hed * (-1 / math.log(2)), HED_TO_DENSITY).exp2_().clamp(max=1)
 
 
 def transform(images: Float[Tensor, "B 3 H W"], matrix: tuple[Row, ...]) -> Float[Tensor, "B 3 H W"]:

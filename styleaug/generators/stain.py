@@ -1,0 +1,247 @@
+"""Stain generators for slides: dyes are told apart, and each gets the colour and strength of a style's.
+
+For haematoxylin and eosin, for Romanowsky stains of blood (azure and eosin), and for any other pair of dyes.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from styleaug.errors import ConfigError
+from styleaug.generators.base import AbstractGenerator, widen
+from styleaug.generators.color import MAX_GAIN, ChannelStats
+from styleaug.generators.colorspace import DENSITY_TO_HED, HED_FLOOR, HED_TO_DENSITY, rgb_to_hed
+from styleaug.generators.layers import channel_stats
+from styleaug.generators.opticaldensity import (
+    MOST,
+    USUAL,
+    WHITE,
+    Stains,
+    read_stains,
+    repaint,
+    unit,
+    unmixing,
+)
+from styleaug.generators.shared import sharing
+
+__all__ = ["STAIN_GENERATORS", "HedJitter", "RandStainNA", "TwoDyes"]
+
+
+class TwoDyes(AbstractGenerator):
+    """Replace the two dyes of an image by those of a style, in colour and in strength.
+
+    Macenko et al. 2009, "A method for normalizing histology slides for quantitative analysis": the dyes
+    are the outermost directions in the plane of the densities, at the 1st and 99th percentile of the
+    angle, and their amounts follow by least squares. Vahadane et al. 2016, "Structure-preserving color
+    normalization and sparse stain separation": the dyes of which densities are sparse sums, none
+    negative, found here from Macenko's by `opticaldensity.ROUNDS` updates of the dictionary over all
+    pixels read, in place of the SPAMS library's over samples; amounts by least squares, too. Each amount
+    is scaled so that its 99th percentile is the style's, by no more than `MAX_GAIN` = 5 either way.
+
+    What two dyes do not explain is dropped, as the papers do, unless `residual` keeps it. An image with
+    hardly any tissue, or with one dye, comes back as it was: nobody can tell what its dyes are. Dyes
+    are read from about 4096 pixels of a grid, which are all of an image up to 64 x 64.
+
+    Code: the density of the first dye in red, green and blue, of unit length, then the second's, then the
+    two 99th percentiles: 8 floats. First is the bluer dye. A style whose dyes cannot be
+    told gets usual haematoxylin and eosin, from half to twice as strong as usual, the darker the stronger.
+
+    On blood films "vahadane" finds the same two dyes in every image of a laboratory; "macenko" often takes
+    the colour of nuclei and that of their rims for dyes, as there is little tissue to count percentiles in.
+
+    Args:
+        method: "macenko" or "vahadane".
+        residual: keep what two dyes do not explain.
+    """
+
+    margin = 0
+    code_length = 8
+    code_range = ([-1.0] * 6 + [MOST[0]] * 2, [1.0] * 6 + [MOST[1]] * 2)
+
+    def __init__(self, method: str = "macenko", *, residual: bool = False):
+        super().__init__()
+        if method not in ("macenko", "vahadane"):
+            raise ConfigError(f"method must be macenko or vahadane, got {method!r}.")
+        self.name = f"{method}-residual" if residual else method
+        self.method, self.residual = method, residual
+        self.register_buffer("usual", torch.tensor(USUAL), persistent=False)
+
+    def extra_repr(self) -> str:
+        """Name the method, which is part of the fingerprint."""
+        return f"method={self.method!r}, residual={self.residual}"
+
+    def stains(self, images: Float[Tensor, "B 3 H W"]) -> Stains:
+        """Find the two dyes of each image."""
+        return read_stains(images, sparse=self.method == "vahadane")
+
+    def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 8"]:
+        """Read the dyes and the 99th percentile of their amounts."""
+        full = widen(images)
+        axes, most, known = self.stains(full)
+        usual_axes, usual_most = self.get_buffer("usual").to(full.dtype).split([6, 2])
+        dark = (2 - 2 * full.mean(dim=(1, 2, 3))).clamp(0.5, 2.0)
+        axes = torch.where(known[:, None], axes.mT.flatten(1), usual_axes)
+        most = torch.where(known[:, None], most, usual_most * dark[:, None])
+        return torch.cat([axes, most.clamp(*MOST)], dim=1)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        codes: Float[Tensor, "B 8"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Give each image the dyes in its code."""
+        full = widen(images)
+        with torch.autocast(images.device.type, enabled=False):
+            matrix = self.matrix(full, codes.to(full.dtype))
+        shift = WHITE * (1 - matrix.sum(dim=2))
+        return repaint(full, matrix, shift, strength.to(full.dtype)).to(images.dtype)
+
+    def matrix(self, images: Float[Tensor, "B 3 H W"], codes: Float[Tensor, "B 8"]) -> Float[Tensor, "B 3 3"]:
+        """Compute what makes densities of an image's dyes those of a code's."""
+        axes, most, known = self.stains(images)
+        wanted, wanted_most = codes.split([6, 2], dim=1)
+        wanted = unit(wanted.unflatten(1, (2, 3)).mT)
+        gain = (wanted_most / most.clamp(min=1e-3)).clamp(1 / MAX_GAIN, MAX_GAIN)
+        amounts = unmixing(axes)
+        matrix = (wanted * gain[:, None]) @ amounts
+        same = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
+        if self.residual:
+            matrix = matrix + same - axes @ amounts
+        return torch.where(known[:, None, None], matrix, same)
+
+
+LIGHT, STRONG = 0.05, 0.2
+
+
+class HedJitter(AbstractGenerator):
+    """Scale and shift haematoxylin, eosin and DAB at random; it needs no bank.
+
+    Tellez et al. 2018, "Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference to
+    train distilled stain-invariant convolutional networks": of each of the three dyes of Ruifrok & Johnston
+    2001 the amount becomes `a * amount + b`, with a drawn from U(1 - sigma, 1 + sigma) and b from
+    U(-sigma, sigma). Amounts are natural logarithms, so a b of 0.05 is about 5 % of the light;
+    scikit-image's are these over 13.8. Negative amounts are kept, where scikit-image cuts them off:
+    so no jitter is the image itself.
+
+    Code: three of a, then three of b, each as a standard normal z with `erf(z / sqrt(2))` from -1 to 1 the
+    place in its range: codes drawn from the prior are the paper's uniform draws. The code of an
+    image says by how much its dyes differ from usual ones, in deviation and mean.
+
+    Args:
+        sigma: half the width of both ranges, in [0, 1]. The paper's is 0.05 ("light"); Tellez et al. 2019
+            have 0.2 ("strong") as well.
+    """
+
+    margin = 0
+    code_length = 6
+    has_prior = True
+
+    def __init__(self, sigma: float = LIGHT):
+        super().__init__()
+        if not 0 <= sigma <= 1:
+            raise ConfigError(f"sigma must be from 0 to 1, got {sigma}.")
+        self.sigma = sigma
+        self.name = "hed-jitter-strong" if sigma == STRONG else "hed-jitter"
+        self.register_buffer("unmix", torch.tensor(DENSITY_TO_HED), persistent=False)
+        self.register_buffer("mix", torch.tensor(HED_TO_DENSITY), persistent=False)
+
+    def extra_repr(self) -> str:
+        """Name the width, which is part of the fingerprint."""
+        return f"sigma={self.sigma}"
+
+    def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 6"]:
+        """Read by how much the dyes differ from usual ones, about -3 to 3."""
+        mean, std = channel_stats(rgb_to_hed(widen(images))).chunk(2, dim=1)
+        return torch.cat([(std - 0.2) / 0.025, (mean - 0.25) / 0.05], dim=1).clamp(-3, 3)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        codes: Float[Tensor, "B 6"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Scale and shift the dyes of each image as its code says."""
+        full = widen(images)
+        scale, shift = (self.sigma * torch.erf(codes.to(full.dtype) / math.sqrt(2))).chunk(2, dim=1)
+        unmix, mix = (self.get_buffer(name).to(full.dtype) for name in ("unmix", "mix"))
+        with torch.autocast(images.device.type, enabled=False):
+            matrix, shift = mix @ ((1 + scale)[:, :, None] * unmix), -(shift @ mix.mT)
+        return repaint(full, matrix, shift, strength.to(full.dtype), level=HED_FLOOR).to(images.dtype)
+
+
+class RandStainNA(AbstractGenerator):
+    """Give the channels of one of three colour spaces the style's mean and standard deviation.
+
+    Shen et al. 2022, "RandStainNA: learning stain-agnostic features from histology slides by bridging stain
+    augmentation and normalization": for each image a space is drawn of CIELAB, HSV and HED, and a virtual
+    style from Gaussians fitted to a data set's statistics. Here the virtual style is the code, with
+    `sampler="gaussian"` of a bank; `sampler="uniform"` takes the statistics of single images. The space
+    follows from the code, so that the same code gives the same image: the first, second or third, as the
+    fraction of the mean `L + a + b` is in the first, second or third part of [0, 1). These units are small
+    beside what images differ by, so each space is as likely.
+
+    Other than the authors' program: nothing is rounded to 8 bits; the sampler keeps the statistics'
+    covariance; hue has its jump at green and not at red, near which eosin and red cells lie, and is never
+    spread; contrast grows at most `MAX_GAIN` = 5 times; HED is not cut off at 0, nor its light
+    stretched to the full range.
+
+    Code: the codes of "reinhard-lab", "reinhard-hsv" and "reinhard-hed": 18 floats.
+    """
+
+    name = "randstainna"
+    margin = 0
+
+    def __init__(self):
+        super().__init__()
+        self.spaces = tuple(ChannelStats(space) for space in ("lab", "hsv", "hed"))
+        self.code_length = sum(space.code_length for space in self.spaces)
+        low, high = zip(*(space.code_range or ([], []) for space in self.spaces), strict=True)
+        self.code_range = (list(chain(*low)), list(chain(*high)))
+
+    def extra_repr(self) -> str:
+        """Name how the space is chosen, which is part of the fingerprint."""
+        return "spaces=lab,hsv,hed, by=fraction"
+
+    def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 18"]:
+        """Read the mean and standard deviation of each channel of each space."""
+        return torch.cat([space.encode_style(images) for space in self.spaces], dim=1)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        codes: Float[Tensor, "B 18"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Shift and scale the channels of each image in the space that its code chooses."""
+        chosen = (3 * (codes[:, :3].sum(dim=1) % 1)).floor().clamp(max=2)
+        each = list(zip(self.spaces, codes.split(6, dim=1), strict=True))
+        if images.device.type != "cpu" or torch.compiler.is_compiling() or sharing():
+            # To choose rows, a GPU would be waited for, a graph have no fixed shape, views be split up.
+            painted = images
+            for index, (space, part) in enumerate(each):
+                painted = torch.where(
+                    (chosen == index)[:, None, None, None], space(images, part, strength), painted
+                )
+            return painted
+        painted = torch.empty_like(images)
+        for index, (space, part) in enumerate(each):
+            rows = (chosen == index).nonzero()[:, 0]
+            if len(rows):
+                painted[rows] = space(images[rows], part[rows], strength[rows])
+        return painted
+
+
+STAIN_GENERATORS: dict[str, Callable[[], AbstractGenerator]] = {
+    "macenko": partial(TwoDyes, "macenko"),
+    "vahadane": partial(TwoDyes, "vahadane"),
+    "hed-jitter": partial(HedJitter, LIGHT),
+    "hed-jitter-strong": partial(HedJitter, STRONG),
+    "randstainna": RandStainNA,
+}
+"""Constructor of each generator of this file, by name."""
