@@ -58,6 +58,7 @@ class AdaIN(AbstractGenerator):
         half, quarter, eighth = widths
         self.widths, self.depth, self.hidden = tuple(widths), blocks, hidden
         self.code_length = 2 * (3 + sum(widths))
+        self.margin = 32 + 16 * blocks  # what all convolutions in a row see, in cells of 8 x 8 pixels
 
         self.encode_half = conv3x3(3, half, stride=2)
         self.encode_quarter = conv3x3(half, quarter, stride=2)

@@ -30,8 +30,21 @@ class AbstractGenerator(nn.Module, ABC):
     """Short side in pixels to which style images are reduced before `encode_style`."""
     has_prior: bool = False
     """Whether codes may be drawn from the standard normal distribution; true of no code at all, too."""
+    codes_average: bool = True
+    """Whether the mean of several codes is a style as well."""
+    code_range: tuple[list[float], list[float]] | None = None
+    """Least and greatest value of each entry over all images, where they are known."""
     takes_bfloat16: bool = False
     """Whether the weights may be bfloat16 while images and codes stay float32."""
+    multiple: int = 1
+    """Of how many pixels sides are made a multiple, by repeating the edge at the right and the bottom."""
+    minimum: int = 1
+    """How many pixels sides are made at least, likewise."""
+    margin: int | None = None
+    """Pixels around a tile that it must see to fit the next without a seam; a multiple of `multiple`.
+
+    None if the generator cannot be tiled. See `generators.shared`.
+    """
 
     @abstractmethod
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B {self.code_length}"]:
@@ -125,6 +138,18 @@ def checked_settings(
             kind = type(low).__name__
             raise WeightsError(f"{name} must be of type {kind} and from {low} to {high}, got {value!r}.")
     return settings
+
+
+def widen(images: Tensor) -> Tensor:
+    """Cast half precision to float32, in which the statistics are computed."""
+    return images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+
+
+def blend(
+    images: Float[Tensor, "B 3 H W"], styled: Float[Tensor, "B 3 H W"], strength: Float[Tensor, " B"]
+) -> Float[Tensor, "B 3 H W"]:
+    """Clamp `styled` to the gamut, then mix it in; the result has the dtype of `images`."""
+    return mix(images, styled.clamp(0, 1).to(images.dtype), strength.to(images.dtype))
 
 
 @cache

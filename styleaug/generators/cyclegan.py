@@ -42,6 +42,7 @@ class CycleGAN(AbstractGenerator):
         self.width, self.depth, self.fold, self.skip = width, blocks, fold, skip
         self.multiple = 4 * fold
         self.minimum = 8 * fold  # two pixels at the blocks, which reflection needs
+        self.margin = 8 + 8 * fold * (1 + blocks)  # what all convolutions in a row see
         self.stem = Stem(width, fold)
         self.blocks = nn.ModuleList(ResidualBlock(4 * width) for _ in range(blocks))
         self.tail = Tail(width, fold, skip=skip)

@@ -57,6 +57,7 @@ class PatchSwap(AbstractGenerator):
     """
 
     name = "patchswap"
+    codes_average = False  # the mean of patches is a patch of nothing
     takes_bfloat16 = True
     multiple = AdaIN.multiple
     minimum = 5 * AdaIN.multiple
@@ -65,6 +66,7 @@ class PatchSwap(AbstractGenerator):
     def __init__(self, network: AdaIN, *, patches: int = 32):
         super().__init__()
         self.network, self.patches = network, patches
+        self.margin = 48 + 16 * network.depth  # two cells more than the network's, for patches
         self.channels = network.widths[-1] + 3
         self.dictionary_length = patches * self.channels * SIDE**2
         self.code_length = network.code_length + self.dictionary_length

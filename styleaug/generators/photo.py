@@ -17,6 +17,7 @@ from styleaug.generators.layers import (
     recolour,
     whiten,
 )
+from styleaug.generators.shared import places, predicted
 
 __all__ = ["Photo"]
 
@@ -51,6 +52,7 @@ class Photo(AbstractGenerator):
 
     name = "photo"
     takes_bfloat16 = True
+    margin = 0
 
     def __init__(
         self,
@@ -139,6 +141,20 @@ class Photo(AbstractGenerator):
         """
         images = images.contiguous()  # arithmetic with one number a channel is slow in other layouts
         colours = channel_stats(images)
+        # All slices of a volume take the mean of their grids: a grid of each one's own would flicker.
+        grid, tone, wanted = predicted(self.predict, images, colours, codes, strength)
+        whitened = whiten(images, colours)
+        painted = self.look_up(grid.to(images.dtype), whitened, tone.to(images.dtype))
+        return recolour(images, painted, wanted, strength)
+
+    def predict(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        colours: Float[Tensor, "B 6"],
+        codes: Float[Tensor, "B S"],
+        strength: Float[Tensor, " B"],
+    ) -> tuple[Float[Tensor, "B G 16 16"], Float[Tensor, "B 4"], Float[Tensor, "B 6"]]:
+        """Predict the grid, the weights and bias of the tone, and the colours to give."""
         levels = self.encoder(whiten(shrink(images), colours))
         own = torch.cat([colours, *(channel_stats(level) for level in levels)], dim=1)
         codes = torch.lerp(own, codes.float(), strength.float()[:, None])
@@ -147,10 +163,7 @@ class Photo(AbstractGenerator):
         x = F.relu(self.widen(levels[-1]))
         for block, modulation in zip(self.blocks, modulations, strict=True):
             x = block(x, modulation)
-        grid = self.to_grid(x) + everywhere[:, :, None, None]
-        whitened = whiten(images, colours)
-        painted = self.look_up(grid.to(images.dtype), whitened, tone.to(images.dtype))
-        return recolour(images, painted, codes[:, :6], strength)
+        return self.to_grid(x) + everywhere[:, :, None, None], tone, codes[:, :6]
 
     def look_up(
         self, grid: Float[Tensor, "B G 16 16"], whitened: Float[Tensor, "B 3 H W"], tone: Float[Tensor, "B 4"]
@@ -162,10 +175,10 @@ class Photo(AbstractGenerator):
         red, green, blue = whitened.split(1, dim=1)
         brightness = (tone[:, :3, None, None] * whitened).sum(dim=1, keepdim=True)
         position = torch.sigmoid(brightness + tone[:, 3:, None, None]) * (self.tones - 1)
-        rows, columns = (interpolation(size, CELLS, grid) for size in whitened.shape[-2:])
+        rows, columns = positions(grid, whitened)
         painted = whitened
         for index, transforms in enumerate(grid.split(12, dim=1)):
-            maps = rows @ transforms @ columns.T
+            maps = rows @ transforms @ columns.mT
             change = torch.addcmul(maps[:, 9:], maps[:, :3], red)
             change = torch.addcmul(change, maps[:, 3:6], green)
             change = torch.addcmul(change, maps[:, 6:9], blue)
@@ -179,11 +192,26 @@ def shrink(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 64 64"]:
     return F.interpolate(images.float(), size=(SMALL, SMALL), mode="bilinear", antialias=True)
 
 
-def interpolation(size_out: int, size_in: int, like: Tensor) -> Float[Tensor, "O I"]:
+def positions(grid: Tensor, whitened: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
+    """Make the matrices that enlarge a grid to the rows and columns of the images, or of each tile."""
+    tiles = places()
+    height, width = whitened.shape[-2:]
+    if tiles is None:
+        return interpolation(height, CELLS, grid), interpolation(width, CELLS, grid)
+    rows = [interpolation(tile.height, CELLS, grid, part=(tile.top, height)) for tile in tiles]
+    columns = [interpolation(tile.width, CELLS, grid, part=(tile.left, width)) for tile in tiles]
+    return torch.stack(rows)[:, None], torch.stack(columns)[:, None]
+
+
+def interpolation(
+    size_out: int, size_in: int, like: Tensor, *, part: tuple[int, int] | None = None
+) -> Float[Tensor, "O I"]:
     """Make the matrix that interpolates linearly between pixel centres, edges repeated.
 
-    To enlarge a small grid, a product with it takes a sixth of the time of `F.interpolate` on a CPU.
+    Of its rows only those of the `part`, the first one and how many, if there is one. To enlarge a
+    small grid, a product with it takes a sixth of the time of `F.interpolate` on a CPU.
     """
-    places = (torch.arange(size_out, device=like.device) + 0.5) * (size_in / size_out) - 0.5
-    distance = (places.clamp(0, size_in - 1)[:, None] - torch.arange(size_in, device=like.device)).abs()
+    first, count = (0, size_out) if part is None else part
+    at = (torch.arange(first, first + count, device=like.device) + 0.5) * (size_in / size_out) - 0.5
+    distance = (at.clamp(0, size_in - 1)[:, None] - torch.arange(size_in, device=like.device)).abs()
     return F.relu(1 - distance).to(like.dtype)

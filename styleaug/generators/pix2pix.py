@@ -47,7 +47,8 @@ class Pix2Pix(AbstractGenerator):
         if depth < 2:
             raise ConfigError(f"depth must be at least 2, got {depth!r}.")
         self.width, self.depth, self.dropout = width, depth, float(dropout)
-        self.multiple = 2**depth
+        self.multiple = self.minimum = 2**depth
+        self.margin = max(16, 3 * self.multiple)  # what all convolutions in a row see
         channels = [width * min(2**level, 8) for level in range(depth)]
         down, up = [], []
         for level, (wide, narrow) in enumerate(pairwise([3, *channels])):

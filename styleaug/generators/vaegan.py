@@ -61,6 +61,7 @@ class VAEGAN(AbstractGenerator):
         self.code_length = latent
         self.multiple = 4 * fold
         self.minimum = 8 * fold  # two pixels at the blocks, which reflection needs
+        self.margin = 8 + 8 * fold * (1 + blocks)  # what all convolutions in a row see
         self.stem = Stem(width, fold)
         deep = [ModulatedBlock(4 * width) for _ in range(blocks)]
         self.blocks = nn.ModuleList(deep)
