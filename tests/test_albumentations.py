@@ -125,9 +125,12 @@ def test_targets_in_a_pipeline(target, stacked, channels, dtype):
 @pytest.mark.parametrize("options", [{}, {"splice": "fields", "parts": 3}])
 def test_all_images_and_slices_of_a_call_share_a_style(name, options):
     transform, volumes = augment(name, **options), array(2, 3, 12, 10, 3, dtype="float32")
-    one_by_one = np.stack([[transform.apply(image, 5) for image in volume] for volume in volumes])
-    np.testing.assert_allclose(transform.apply_to_images(volumes[0], 5), one_by_one[0], atol=1e-5)
-    np.testing.assert_allclose(transform.apply_to_volumes(volumes, 5), one_by_one, atol=1e-5)
+    still = volumes[:, :1].repeat(3, axis=1)  # frames share statistics, so only alike ones tell
+    one_by_one = np.stack([[transform.apply(image, 5) for image in volume] for volume in still])
+    np.testing.assert_allclose(transform.apply_to_images(still[0], 5), one_by_one[0], atol=1e-5)
+    np.testing.assert_allclose(transform.apply_to_volumes(still, 5), one_by_one, atol=1e-5)
+    each = np.stack([transform.apply_to_images(volume, 5) for volume in volumes])
+    np.testing.assert_allclose(transform.apply_to_volumes(volumes, 5), each, atol=1e-6)
     grey = transform.apply_to_volumes(volumes[..., 0], 5)
     np.testing.assert_array_equal(grey, transform.apply_to_volumes(volumes[..., :1], 5)[..., 0])
 
@@ -355,10 +358,9 @@ def test_a_float_image_is_stylised_as_its_integers_are():
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (array(8, 8, 4), r"1 or 3 channels, got 4.*" + ADVICE),
-        (array(3, 8, 8), r"1 or 3 channels, got 8.*" + ADVICE),
+        (array(3, 24, 32), r"at most 16 channels, got 32.*" + ADVICE),
         (array(2, 8, 8, 3), r"expected an array \(H, W\[, C\]\), got ndarray \(2, 8, 8, 3\).*" + ADVICE),
-        (array(8, 8, 3).astype(np.int32), "uint8, uint16 or float, got int32.*" + ADVICE),
+        (array(8, 8, 3).astype(np.int32), r"uint8, uint16 or float in \[0, 1\], got torch.int32.*" + ADVICE),
         (array(8, 8, 3) > 99, "got bool.*" + ADVICE),
         (array(8, 8, 3, dtype="float32") * 4 - 2, r"must lie in \[0, 1\].*" + ADVICE),
         (np.full((8, 8, 3), np.nan, np.float32), r"must lie in \[0, 1\].*nan.*" + ADVICE),

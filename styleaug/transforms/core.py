@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any, get_args
@@ -15,24 +16,29 @@ from styleaug import samplers
 from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError, DeviceError, ImageError
 from styleaug.generators.base import AbstractGenerator
-from styleaug.images import check_range, from_float, luminance, to_float, to_pixels, with_luminance
-from styleaug.transforms.params import Precision, StyleParams, check_share, check_strength
-from styleaug.transforms.placement import fast_bfloat16, place, put, rows_on, run_of, take, to_device
-from styleaug.transforms.splice import (
-    Splice,
-    check_splice,
-    composite,
-    draw_fields,
-    mask_weights,
-    part_weights,
-    read_masks,
-    unspliced,
+from styleaug.images import MOST_CHANNELS, Restore, ValueRange, check_range, to_pixels
+from styleaug.transforms.frames import channels_of, frames_to_survey, grouped, looks_of
+from styleaug.transforms.guard import Edges, Protect, check_guard
+from styleaug.transforms.painting import Brush
+from styleaug.transforms.params import (
+    Channels,
+    Precision,
+    StyleParams,
+    check_range_option,
+    check_share,
+    check_strength,
 )
+from styleaug.transforms.placement import fast_bfloat16, place, run_of
+from styleaug.transforms.splice import Splice, check_splice, draw_fields, read_masks, unspliced
 from styleaug.weights import find_styles, load_generator
 
 __all__ = ["Stylizer"]
 
 PRECISIONS = get_args(Precision)
+CHANNELS = get_args(Channels)
+MOST_SEPARATE = 256
+"""Channels, where the user says that each of them is an image."""
+
 WITHIN_BATCH = "batch"
 WITHIN_BATCH_GENERATOR = "reinhard-lab"
 CPU_CHUNK_PIXELS = 8 * 224 * 224
@@ -62,6 +68,11 @@ class Stylizer(nn.Module):
         splice: Splice | None = None,
         parts: int = 2,
         keep: bool = False,
+        value_range: ValueRange = None,
+        channels: Channels = "auto",
+        preserve: float | None = None,
+        edges: Edges = "sobel",
+        protect: Protect | None = None,
         precision: Precision = "auto",
         compiled: bool = False,
     ):
@@ -75,7 +86,14 @@ class Stylizer(nn.Module):
         self.keep_luminance = keep_luminance
         self.splice: Splice | None = splice
         self.parts, self.keep = check_splice(splice, parts, keep=keep), keep
+        self.value_range: ValueRange = check_range_option(value_range)
+        if channels not in CHANNELS:
+            raise ConfigError(f"channels must be one of {', '.join(CHANNELS)}, got {channels!r}.")
+        self.channels: Channels = channels
+        self.guard = check_guard(preserve, edges, protect)
         self.within_batch = bank == WITHIN_BATCH
+        if self.within_batch and channels == "independent":
+            raise ConfigError('bank="batch" gives a row one style; use channels="shared".')
         if self.within_batch:
             self.bank, source = None, WITHIN_BATCH_GENERATOR if generator is None else generator
         else:
@@ -137,7 +155,20 @@ class Stylizer(nn.Module):
             images: an image or a batch; only its shape is read.
             rng: None draws from torch's global generator, which DataLoader seeds in each worker.
         """
-        return self.draw(count_rows(images), rng)
+        return self.draw(self.rows_of(images), rng)
+
+    def rows_of(self, images: Any) -> int:
+        """Tell how many rows to draw for `images`: those of a batch, else one; see `rows_each`."""
+        return count_rows(images) * self.rows_each(channels_of(images))
+
+    def rows_each(self, channels: int) -> int:
+        """Tell how many rows an image of so many channels takes: with `"independent"`, each is one."""
+        return channels if self.channels == "independent" else 1
+
+    def to_pixels(self, images: Any) -> tuple[Shaped[Tensor, "B C H W"], Restore]:
+        """View images as pixels, with as many channels as this transform takes; see `images.to_pixels`."""
+        most = MOST_CHANNELS if self.channels == "auto" else MOST_SEPARATE
+        return to_pixels(images, most_channels=most)
 
     def draw(self, count: int, rng: torch.Generator | None = None) -> StyleParams:
         """Draw parameters for a batch of `count` rows. Gates come first, so unpicked rows cost nothing."""
@@ -186,11 +217,11 @@ class Stylizer(nn.Module):
 
         Args:
             images: a PIL image, an array `(H, W[, C])`, or a tensor `(C, H, W)` or `(B, ..., C, H, W)`
-                of dtype uint8, uint16 or float in [0, 1]. Axes between B and C are frames: they share
-                their row's style.
+                of dtype uint8, uint16 or float in [0, 1], or within `value_range`. Axes between B and C
+                are frames: they share their row's style, and the statistics by which they get it.
             params: from `make_params` for the same number of rows.
-            masks: for `splice="mask"`, a tensor or array `(H, W)`, `(B, H, W)` or `(B, 1, H, W)` of
-                booleans, integer labels, or floats in [0, 1].
+            masks: for `splice="mask"` and `protect="mask"`, a tensor or array `(H, W)`, `(B, H, W)` or
+                `(B, 1, H, W)` of booleans, integer labels, or floats in [0, 1].
             differentiable: let gradients of float images through, if autograd is on.
 
         Returns:
@@ -204,20 +235,24 @@ class Stylizer(nn.Module):
             return super().apply(images)
         if len(params["rows"]) == 0:
             return images
-        pixels, restore = to_pixels(images)
-        check_range(pixels)
+        pixels, restore = self.to_pixels(images)
+        check_range(pixels, self.value_range)
         count = count_rows(images)
-        if int(params["rows"].max()) >= count:
-            raise ImageError(f"these parameters are for a larger batch than the {count} rows given.")
+        if int(params["rows"].max()) >= self.rows_of(images):
+            raise ImageError(
+                f"these parameters are for a larger batch than the {self.rows_of(images)} rows given."
+            )
         frames = len(pixels) // count
         by_mask = params["fields"] is None and unspliced(params["rows"])[1] > 1
-        if by_mask != (masks is not None):
+        if (by_mask or self.guard.protect == "mask") != (masks is not None):
             raise ImageError(
                 "these parameters splice by a mask; give masks=..."
                 if by_mask
-                else 'masks are given, but nothing is spliced by them; use splice="mask".'
+                else 'protect="mask" goes by a mask; give masks=...'
+                if masks is None
+                else 'masks are given, but nothing is spliced by them; use splice="mask" or protect="mask".'
             )
-        if by_mask:
+        if masks is not None:
             masks = read_masks(masks, count, frames, (pixels.shape[-2], pixels.shape[-1])).to(pixels.device)
         grad = torch.set_grad_enabled(differentiable and torch.is_grad_enabled())
         with grad, torch.autocast(pixels.device.type, enabled=False):
@@ -231,68 +266,38 @@ class Stylizer(nn.Module):
         masks: Shaped[Tensor, "M H W"] | None = None,
     ) -> Tensor:
         """Replace the picked rows in a copy of `pixels`, a chunk at a time."""
-        device = pixels.device
-        check_worker(device)
-        generator = self.generator_on(device)
-        codes = self.read_codes(pixels, params, frames, generator)
-        rows, parts = unspliced(params["rows"])
-        picked = (rows[:, None] * frames + torch.arange(frames)).flatten()
-        owner = torch.arange(len(rows)).repeat_interleave(frames)
-        # Where every row is stylised nothing of the input is left to copy.
-        everything = run_of(picked) == slice(0, len(pixels))
+        check_worker(pixels.device)
+        generator = self.generator_on(pixels.device)
+        channels = pixels.shape[1]
+        apart = channels > 1 and (self.channels != "auto" or channels != 3)
+        source = grouped(pixels, frames, apart=apart)
+        single = partial(self.run_compiled, generator) if self.compiled else generator
+        brush = Brush(generator, single, self.value_range, self.keep_luminance, self.guard)
+        read = partial(brush.read_codes, source, most=chunk_images(pixels))
+        by_mask = params["fields"] is None and unspliced(params["rows"])[1] > 1
+        protect = masks if self.guard.protect == "mask" else self.guard.protect
+        looks = looks_of(
+            params,
+            source,
+            masks if by_mask else None,
+            read,
+            spread=self.channels != "independent",
+            protect=protect,
+        )
+        # Where every group is stylised nothing of the input is left to copy.
+        everything = run_of(looks.groups) == slice(0, source.shape[0] * source.shape[1])
         result = torch.empty_like(pixels) if everything else pixels.clone()
-        for chunk in torch.arange(len(picked)).split(max(1, chunk_images(pixels) // parts)):
-            target = rows_on(picked[chunk], device)
-            images = to_float(take(pixels, target))
-            entries = (owner[chunk, None] * parts + torch.arange(parts)).flatten()
-            strength = params["strength"][entries].float()
-            with torch.inference_mode(not (self.compiled or torch.is_grad_enabled())):
-                styled = self.paint_parts(generator, images, codes[to_device(entries, device)], strength)
-                if masks is not None:
-                    shown = picked[chunk] // (len(pixels) // len(masks))
-                    styled = composite(styled, mask_weights(masks[to_device(shown, device)], parts))
-                elif params["fields"] is not None:
-                    fields = to_device(params["fields"][entries], device)
-                    styled = composite(
-                        styled, part_weights(fields, parts, images.shape[-2], images.shape[-1])
-                    )
-            put(result, target, from_float(styled.flatten(0, -4), pixels.dtype))
+        target = grouped(result, frames, apart=apart)
+        most = max(1, chunk_images(pixels) // looks.parts)
+        views = frames_to_survey(frames, pixels) if frames > most else None
+        with torch.inference_mode(not (self.compiled or torch.is_grad_enabled())):
+            if views is None or len(views) == frames:
+                for chunk in torch.arange(len(looks.groups)).split(max(1, most // frames)):
+                    brush.stylise_groups(source, target, looks, chunk)
+            else:
+                for number in range(len(looks.groups)):
+                    brush.stylise_volume(source, target, looks, number, views, most)
         return result
-
-    def paint_parts(
-        self,
-        generator: AbstractGenerator,
-        images: Float[Tensor, "K C H W"],
-        codes: Float[Tensor, "E S"],
-        strength: Float[Tensor, " E"],
-    ) -> Float[Tensor, "K P C H W"]:
-        """Give each image the looks of its parts; of a spliced image those of strength 0 cost nothing."""
-        device, parts = images.device, len(codes) // len(images)
-        if parts == 1:
-            return self.paint(generator, images, codes, to_device(strength, device))[:, None]
-        looks = images.repeat_interleave(parts, dim=0)
-        loud = strength.nonzero()[:, 0]
-        if len(loud):
-            place, strength = to_device(loud, device), to_device(strength[loud], device)
-            looks.index_copy_(0, place, self.paint(generator, looks[place], codes[place], strength))
-        return looks.unflatten(0, (-1, parts))
-
-    def paint(
-        self,
-        generator: AbstractGenerator,
-        images: Float[Tensor, "K C H W"],
-        codes: Float[Tensor, "K S"],
-        strength: Float[Tensor, " K"],
-    ) -> Float[Tensor, "K C H W"]:
-        """Run the generator on colour or grey images."""
-        coloured = images.expand(-1, 3, -1, -1)
-        if self.compiled:
-            styled = self.run_compiled(generator, coloured, codes, strength)
-        else:
-            styled = generator(coloured, codes, strength)
-        if self.keep_luminance:
-            styled = with_luminance(styled, coloured)
-        return luminance(styled) if images.shape[1] == 1 else styled
 
     def run_compiled(
         self,
@@ -312,25 +317,6 @@ class Stylizer(nn.Module):
             self._compiled[device] = torch.compile(generator, dynamic=False, mode=mode)
         rows = torch.arange(1 << (count - 1).bit_length(), device=device).clamp_max(count - 1)
         return self._compiled[device](images[rows], codes[rows], strength[rows])[:count]
-
-    def read_codes(
-        self,
-        pixels: Shaped[Tensor, "N C H W"],
-        params: StyleParams,
-        frames: int,
-        generator: AbstractGenerator,
-    ) -> Float[Tensor, "K S"]:
-        """Give the codes of the picked rows on the images' device; each source is encoded once."""
-        if params["codes"] is not None:
-            return to_device(params["codes"].float(), pixels.device)
-        sources, place_of = params["sources"][:, 0].unique(return_inverse=True)
-        codes = [
-            generator.encode_style(
-                to_float(take(pixels, to_device(part * frames, pixels.device))).expand(-1, 3, -1, -1)
-            )
-            for part in sources.split(chunk_images(pixels))
-        ]
-        return torch.cat(codes)[to_device(place_of, pixels.device)]
 
 
 def count_rows(images: Any) -> int:

@@ -78,16 +78,26 @@ def advised(*, images: str = "", device: str = "") -> Iterator[None]:
         raise DeviceError(f"{error} {device}".rstrip()) from None
 
 
-def needs_no_other_inputs(stylizer: Stylizer, host: str) -> Stylizer:
+def needs_no_other_inputs(stylizer: Stylizer, host: str, *, masks: bool = False) -> Stylizer:
     """Refuse options that need more than one image, where the host hands over one at a time.
 
+    Args:
+        stylizer: the core.
+        host: its name, for the message.
+        masks: it does hand over the image's mask, to protect what is in it.
+
     Raises:
-        ConfigError: styles from the batch, or parts from a mask.
+        ConfigError: styles from the batch, or parts or regions from a mask.
     """
     if stylizer.within_batch:
         raise ConfigError(
             f'bank="batch" takes styles from other images of a batch, and {host} hands over one at a time. '
             "Use styleaug.StyleCollate or styleaug.StyleLoader, or give a bank."
+        )
+    if stylizer.guard.protect == "mask" and not masks:
+        raise ConfigError(
+            f'protect="mask" is not available in {host}; give a function that finds the regions in images, '
+            "or use styleaug.StyleAugment with tv_tensors."
         )
     if stylizer.splice == "mask":
         raise ConfigError(

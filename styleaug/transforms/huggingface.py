@@ -12,7 +12,7 @@ from torch import Tensor
 
 from styleaug.errors import ConfigError, DeviceError
 from styleaug.images import to_pixels
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.core import MOST_SEPARATE, Stylizer
 from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from
 from styleaug.transforms.params import StyleParams
 from styleaug.transforms.ragged import stylise_ragged
@@ -83,7 +83,7 @@ class StyleColumn:
         reading = not rest and isinstance(batch, dict)  # `map` hands over a mapping of its own kind
         with advised(images=ADVICE), forking_explained():
             if reading:
-                params = [self.stylizer.draw(1) for _ in images]
+                params = [self.stylizer.draw(self.rows_of(image)) for image in images]
             else:
                 params = [self.draw_fixed(*row) for row in zip(images, indices, strict=True)]
             styled = self.stylise(images, params, device)
@@ -121,7 +121,11 @@ class StyleColumn:
     def draw_fixed(self, image: Any, index: int | None) -> StyleParams:
         """Draw one row's parameters, from its index or its pixels."""
         part = hash_of(image) if index is None else index
-        return self.stylizer.draw(1, rng_from(seed_from(self.seed, part)))
+        return self.stylizer.draw(self.rows_of(image), rng_from(seed_from(self.seed, part)))
+
+    def rows_of(self, image: Any) -> int:
+        """Tell how many rows to draw for an image; a None entry passes, but draws as before."""
+        return 1 if image is None else self.stylizer.rows_of(image)
 
     def stylise(
         self, images: Sequence[Any], params: Sequence[StyleParams], device: torch.device
@@ -129,7 +133,8 @@ class StyleColumn:
         """Stylise the picked images; the others are the same objects."""
         result = list(images)
         picked = [row for row, image in enumerate(images) if image is not None and len(params[row]["rows"])]
-        pixels, drawn = [to_pixels(images[row]) for row in picked], [params[row] for row in picked]
+        pixels = [self.stylizer.to_pixels(images[row]) for row in picked]
+        drawn = [params[row] for row in picked]
         for index, image in stylise_ragged(self.stylizer, pixels, drawn, device=device):
             result[picked[index]] = image
         return result
@@ -192,6 +197,6 @@ def hash_of(image: Any) -> str:
     """Hash an image's pixels; None has none."""
     if image is None:
         return ""
-    pixels, _ = to_pixels(image)
+    pixels, _ = to_pixels(image, most_channels=MOST_SEPARATE)
     rows = pixels.permute(0, 2, 3, 1).contiguous()  # as PIL has them, which saves a copy
     return hashlib.sha256(rows.flatten().view(torch.uint8).numpy().data).hexdigest()

@@ -41,19 +41,21 @@ class RandomStyle(IntensityAugmentationBase2D):
         differentiable: let gradients through to the images of picked rows; otherwise only rows that are
             not picked pass them on. It can be given for one call, too.
         options: `generator`, `strength`, `sampler`, `weights`, `components`, `keep_luminance`, `splice`,
-            `parts`, `keep`, `precision` and `compiled`.
+            `parts`, `keep`, `value_range`, `channels`, `preserve`, `edges`, `protect`, `precision` and
+            `compiled`. With `channels="independent"` each channel of a picked row has a style and strength
+            of its own.
 
     Shape:
-        `(B, C, H, W)`, `(C, H, W)` or `(H, W)` of 1 or 3 channels, float16, bfloat16, float32 or
-        float64 in [0, 1]; dtype and device are kept. In a `VideoSequential` the frames of a clip
-        share a style, or with `same_on_frame=False` have one each.
+        `(B, C, H, W)`, `(C, H, W)` or `(H, W)` of up to 16 channels, float16, bfloat16, float32 or
+        float64 in [0, 1] or within `value_range`; dtype and device are kept. In a `VideoSequential` the
+        frames of a clip share a style, or with `same_on_frame=False` have one each.
 
     Raises:
         BankError: the bank is damaged, unknown, or made by another generator.
         WeightsError: the generator is damaged or unknown.
-        ConfigError: an argument outside its range, or `splice="mask"`.
-        ImageError: when called with NaN, values outside [0, 1], other than 1 or 3 channels, or
-            parameters for another number of rows.
+        ConfigError: an argument outside its range, `splice="mask"` or `protect="mask"`.
+        ImageError: when called with NaN, values outside [0, 1] without a `value_range`, more than 16
+            channels, or parameters for another number of rows.
 
     Example:
         >>> import kornia.augmentation as K
@@ -80,6 +82,12 @@ class RandomStyle(IntensityAugmentationBase2D):
                 'splice="mask" is not available in kornia, which hands over each of the data_keys by itself; '
                 'use "halves" or "fields", or styleaug.StyleAugment with tv_tensors.'
             )
+        if options.get("protect") == "mask":
+            raise ConfigError(
+                'protect="mask" is not available in kornia, which hands over each of the data_keys by '
+                "itself; give a function that finds the regions in images, or use styleaug.StyleAugment "
+                "with tv_tensors."
+            )
         self.stylizer = Stylizer(bank, p=1.0, **options)  # kornia has its own gate
         self._param_generator = StyleGenerator(self.stylizer)
         self.flags = {"differentiable": differentiable}
@@ -97,7 +105,7 @@ class RandomStyle(IntensityAugmentationBase2D):
     ) -> Tensor:
         """Stylise the picked rows, as kornia asks; the others come back as they are."""
         with advised(images=IMAGES, device=DEVICE):
-            drawn = self.read(params, len(input))
+            drawn = self.read(params, len(input), self.stylizer.rows_each(input.shape[-3]))
             return self.stylizer.apply(input, drawn, differentiable=flags["differentiable"])
 
     @staticmethod
@@ -108,25 +116,30 @@ class RandomStyle(IntensityAugmentationBase2D):
             return IntensityAugmentationBase2D._blend_by_prob(transformed, not_transformed, to_apply)
         return transformed
 
-    def read(self, params: dict[str, Tensor], count: int) -> StyleParams:
-        """Make the core's parameters of kornia's, for the picked ones of `count` rows.
+    def read(self, params: dict[str, Tensor], count: int, each: int = 1) -> StyleParams:
+        """Make the core's parameters of kornia's, for the picked ones of `count` images.
+
+        Args:
+            params: kornia's.
+            count: of the images.
+            each: how many rows an image has: its channels, if they are independent.
 
         Raises:
             ImageError: the parameters are for another number of rows.
         """
         always = self.p == 1 and self.p_batch == 1  # then kornia does not read the gates, either
         gates = torch.ones(count) if always else params["batch_prob"]
-        if not len(params["strength"]) == len(gates) == count:
+        if not len(params["strength"]) == len(gates) == count or params["strength"].shape[1] % each:
             raise ImageError(f"these parameters are for {len(params['strength'])} rows, got {count}.")
         rows = (gates.cpu() > 0.5).nonzero()[:, 0]
         picked = {name: params[name].cpu()[rows].flatten(0, 1) for name in FIELDS if name in params}
-        none = torch.empty(len(rows) * self.stylizer.parts, 0)
+        none = torch.empty(len(rows) * each * self.stylizer.parts, 0)
         sources = picked.get("sources", none.long())
         if self.stylizer.within_batch and len(rows):
             # A VideoSequential draws for clips and hands over frames: a clip's style is its first one's.
             sources = sources * (count // int(params["forward_input_shape"][0]))
         return StyleParams(
-            rows=rows.repeat_interleave(self.stylizer.parts),
+            rows=(rows[:, None] * each + torch.arange(each)).flatten().repeat_interleave(self.stylizer.parts),
             strength=picked["strength"],
             codes=None if self.stylizer.within_batch else picked.get("codes", none),
             sources=sources,
@@ -143,6 +156,7 @@ class StyleGenerator(RandomGeneratorBase):
 
     They are those of `StyleParams`, of all rows, with an axis for the parts of a row after the first:
     `strength` `(B, P)`, `codes` `(B, P, S)`, `sources` and `shares` `(B, P, M)`, `fields` `(B, P, G, G)`.
+    With `channels="independent"` P is the channels' number times that of the parts.
     Those without a number are left out, as kornia cannot repeat them for the frames of a clip.
 
     Args:
@@ -161,8 +175,8 @@ class StyleGenerator(RandomGeneratorBase):
 
     def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> dict[str, Tensor]:
         """Draw for a batch of this shape `(B, C, H, W)`; the first row's for all if they are the same."""
-        count, parts = batch_shape[0], self.stylizer.parts
-        drawn = self.stylizer.draw(count)
+        count, each = batch_shape[0], self.stylizer.rows_each(batch_shape[-3])
+        drawn, parts = self.stylizer.draw(count * each), each * self.stylizer.parts
         rows = torch.zeros(count, dtype=torch.long) if same_on_batch else torch.arange(count)
         return {
             name: value.reshape(count, parts, *value.shape[1:])[rows]

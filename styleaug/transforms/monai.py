@@ -17,22 +17,22 @@ from torch.utils.data import get_worker_info
 
 from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError, ImageError
+from styleaug.images import MOST_CHANNELS
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from
-from styleaug.transforms.params import StyleOptions, StyleParams, check_share
+from styleaug.transforms.params import StyleOptions, StyleParams, check_share, first_rows
 
 __all__ = ["RandStyle", "RandStyleD", "RandStyleDict", "RandStyled"]
 
 IMAGES = (
     "In MONAI: after EnsureChannelFirstd and ScaleIntensityd(minv=0, maxv=1) or ScaleIntensityRanged(..., "
-    "b_min=0, b_max=1, clip=True), and before NormalizeIntensityd."
+    "b_min=0, b_max=1, clip=True), and before NormalizeIntensityd. With value_range=(low, high) no scaling "
+    "is needed."
 )
 DEVICE = (
     "In MONAI: load with ThreadDataLoader(dataset, num_workers=0), or leave EnsureTyped(device='cuda') out "
     "of what the workers do."
 )
-MOST_CHANNELS = 16
-"""More are a sign of an array without a channel axis, or with it last."""
 
 
 class AbstractRandStyle(RandomizableTransform):
@@ -70,7 +70,8 @@ class AbstractRandStyle(RandomizableTransform):
         worker = get_worker_info()
         rng = rng_from(seed_from(int(self.R.rand() * 2**53), worker.seed if worker else 0))
         picked = torch.rand((), generator=rng).item() < self.prob
-        drawn = self.stylizer.draw(int(picked), rng)
+        # How many channels there are is not known here: all that may be, and `stylise` takes the first.
+        drawn = self.stylizer.draw(picked * self.stylizer.rows_each(MOST_CHANNELS), rng)
         self._do_transform, self.drawn = picked, drawn
         return drawn
 
@@ -80,33 +81,30 @@ class AbstractRandStyle(RandomizableTransform):
             return img
         with advised(images=IMAGES, device=DEVICE):
             pixels = as_tensor(img)
-            styled = self.from_frames(self.stylizer.apply(self.to_frames(pixels), drawn), pixels.shape)
+            frames = self.to_frames(pixels)
+            drawn = first_rows(drawn, self.stylizer.rows_of(frames))
+            styled = self.from_frames(self.stylizer.apply(frames, drawn))
         return like(styled, img)
 
     def to_frames(self, pixels: Tensor) -> Tensor:
-        """Give an image or a volume as one row of frames `(1, ..., C, H, W)` with C of 1 or 3.
+        """View an image as a batch of one `(1, C, H, W)`, a volume as one row of frames `(1, D, C, H, W)`.
 
         Raises:
-            ImageError: neither `(C, H, W)` nor `(C, H, W, D)`, or too many channels.
+            ImageError: neither `(C, H, W)` nor `(C, H, W, D)`, or more channels than were drawn for.
         """
-        if pixels.ndim not in (3, 4) or not len(pixels) <= MOST_CHANNELS:
+        independent = self.stylizer.channels == "independent"
+        if pixels.ndim not in (3, 4) or (independent and not len(pixels) <= MOST_CHANNELS):
             raise ImageError(
-                f"images must be (C, H, W) or (C, H, W, D) of at most {MOST_CHANNELS} channels, got "
-                f"{tuple(pixels.shape)}."
+                f"images must be (C, H, W) or (C, H, W, D), of at most {MOST_CHANNELS} channels if each has "
+                f"a style of its own, got {tuple(pixels.shape)}."
             )
-        channels = 0  # which axis
-        if pixels.ndim == 4:
-            pixels, channels = pixels.movedim(self.slices, 0), 1
-        if pixels.shape[channels] not in (1, 3):
-            pixels = pixels.unsqueeze(channels + 1)  # each channel is a grey frame of its own
-        return pixels[None]
+        return (pixels.movedim(self.slices, 0) if pixels.ndim == 4 else pixels)[None]
 
-    def from_frames(self, frames: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Undo `to_frames`, for an image of this shape."""
-        if len(shape) == 3:
-            return frames.reshape(shape)
-        pixels = frames[0].squeeze(2) if frames.ndim == 6 else frames[0]
-        return pixels.movedim(0, self.slices).contiguous()
+    def from_frames(self, frames: Tensor) -> Tensor:
+        """Undo `to_frames`."""
+        # The styled volume has the memory layout of the given one, so that this copies it rarely.
+        pixels = frames[0].movedim(0, self.slices) if frames.ndim == 5 else frames[0]
+        return pixels.contiguous()
 
     @property
     def slices(self) -> int:
@@ -127,8 +125,10 @@ class RandStyle(AbstractRandStyle):
 
     Place it between scaling to [0, 1] and `NormalizeIntensity`. MetaTensors keep their affine, meta
     and applied operations; arrays come back as arrays, tensors as tensors. A volume is stylised slice
-    by slice, all with one style and strength. One and three channels are an image, grey or coloured;
-    of two, four and more each is stylised as a grey image by itself, all with one style and strength.
+    by slice, all with one style, strength and statistics, so that slices stay alike. One and three channels
+    are an image, grey or coloured; of two, four and more each is stylised as a grey image by itself, all
+    with one style and strength, or with `channels="independent"` with its own. With a `value_range` no
+    scaling is needed before: `(-160, 240)` for CT in HU, `"auto"` for MR.
 
     Draws come from `R` (`set_random_state`, `Compose.set_random_state`, `monai.data.DataLoader`). In
     workers the DataLoader's seed is mixed in, so they differ in a plain torch DataLoader, too.
@@ -138,16 +138,18 @@ class RandStyle(AbstractRandStyle):
         prob: chance to be stylised.
         axis: the spatial axis that the slices of a volume are counted along, from -3 to 2.
         options: `generator`, `strength`, `sampler`, `weights`, `components`, `keep_luminance`, `splice`,
-            `parts`, `keep`, `precision` and `compiled`.
+            `parts`, `keep`, `value_range`, `channels`, `preserve`, `edges`, `protect`, `precision` and
+            `compiled`.
 
     Shape:
-        `(C, H, W)` or `(C, H, W, D)` with C up to 16, floats in [0, 1], uint8 or uint16. Shape, kind,
-        dtype and device are kept. What is not picked comes back as the same object.
+        `(C, H, W)` or `(C, H, W, D)` with C up to 16, floats in [0, 1], uint8 or uint16; with
+        `value_range` any floats, int16 and int32, too. Shape, kind, dtype and device are kept. What is
+        not picked comes back as the same object.
 
     Raises:
         BankError: the bank is damaged, unknown, or made by another generator.
         WeightsError: the generator is damaged or unknown.
-        ConfigError: an argument outside its range, `bank="batch"`, or `splice="mask"`.
+        ConfigError: an argument outside its range, `bank="batch"`, `splice="mask"` or `protect="mask"`.
         ImageError: when called with NaN, values outside [0, 1], another shape, or no image at all.
 
     Example:

@@ -1,5 +1,6 @@
 """What is random about a call, as a value; and the options that every adapter takes."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -10,12 +11,25 @@ from torch import Tensor
 
 from styleaug.errors import ConfigError
 from styleaug.generators.base import AbstractGenerator
+from styleaug.images import ValueRange
 from styleaug.samplers import Sampler
+from styleaug.transforms.guard import Edges, Protect
 from styleaug.transforms.splice import Splice
 
-__all__ = ["Precision", "StyleOptions", "StyleParams", "check_share", "check_strength", "join"]
+__all__ = [
+    "Channels",
+    "Precision",
+    "StyleOptions",
+    "StyleParams",
+    "check_range_option",
+    "check_share",
+    "check_strength",
+    "first_rows",
+    "join",
+]
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Channels = Literal["auto", "shared", "independent"]
 
 
 class StyleOptions(TypedDict, total=False):
@@ -30,6 +44,11 @@ class StyleOptions(TypedDict, total=False):
     splice: Splice | None
     parts: int
     keep: bool
+    value_range: ValueRange
+    channels: Channels
+    preserve: float | None
+    edges: Edges
+    protect: Protect | None
     precision: Precision
     compiled: bool
 
@@ -40,6 +59,7 @@ class StyleParams(TypedDict):
     rows: Int[Tensor, " K"]
     """Which rows of the batch are stylised; the others are not touched.
 
+    With `channels="independent"` each channel is a row: those of the first image, then of the next.
     A row that is spliced stands here once for each of its parts, in succession.
     """
 
@@ -57,24 +77,38 @@ class StyleParams(TypedDict):
     """Where in the image each part is: logits on a small grid. None if no row is spliced, or by masks."""
 
 
-def join(rows: Sequence[StyleParams]) -> StyleParams:
-    """Make the parameters of a batch of those that were drawn for each of its rows by itself.
+def join(rows: Sequence[StyleParams], *, each: int = 1) -> StyleParams:
+    """Make the parameters of a batch of those that were drawn for each of its images by itself.
 
     Args:
         rows: at least one, each drawn for one image, by one `Stylizer` that does not take styles
             from the batch.
+        each: how many rows an image has: its channels, where they are independent.
     """
     first = rows[0]
     codes = [row["codes"] for row in rows if row["codes"] is not None]
     fields = [row["fields"] for row in rows if row["fields"] is not None]
     assert first["codes"] is not None, "rows drawn by themselves have no other rows to take styles from"
     return StyleParams(
-        rows=torch.cat([row["rows"] + index for index, row in enumerate(rows)]),
+        rows=torch.cat([row["rows"] + index * each for index, row in enumerate(rows)]),
         strength=torch.cat([row["strength"] for row in rows]),
         codes=torch.cat(codes),
         sources=torch.cat([row["sources"] for row in rows]),
         shares=torch.cat([row["shares"] for row in rows]),
         fields=torch.cat(fields) if fields else None,
+    )
+
+
+def first_rows(params: StyleParams, count: int) -> StyleParams:
+    """Give the parameters of the first `count` rows, of those drawn for more."""
+    kept = params["rows"] < count
+    return StyleParams(
+        rows=params["rows"][kept],
+        strength=params["strength"][kept],
+        codes=None if params["codes"] is None else params["codes"][kept],
+        sources=params["sources"][kept],
+        shares=params["shares"][kept],
+        fields=None if params["fields"] is None else params["fields"][kept],
     )
 
 
@@ -93,4 +127,24 @@ def check_strength(strength: float | Sequence[float]) -> tuple[float, float]:
     low, high = check_share("strength", ends[0]), check_share("strength", ends[1])
     if low > high:
         raise ConfigError(f"strength must be (low, high) with low <= high, got {strength!r}.")
+    return low, high
+
+
+def check_range_option(value_range: Any) -> ValueRange:
+    """Check None, `"auto"`, or two finite numbers `(low, high)` with low < high.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if value_range is None or value_range == "auto":
+        return value_range
+    ends = value_range if isinstance(value_range, Sequence) and not isinstance(value_range, str) else ()
+    if len(ends) != 2 or not all(isinstance(end, (int, float)) for end in ends):
+        ends = (math.nan, math.nan)
+    low, high = float(ends[0]), float(ends[1])
+    if not -math.inf < low < high < math.inf:  # written so that NaN fails too
+        raise ConfigError(
+            'value_range must be None, "auto", or (low, high) with low < high, such as (-160, 240), got '
+            f"{value_range!r}."
+        )
     return low, high

@@ -11,9 +11,9 @@ from styleaug.generators.base import AbstractGenerator, keep_freed_memory
 __all__ = ["fast_bfloat16", "place", "put", "rows_on", "run_of", "take", "to_device"]
 
 
-def take(pixels: Tensor, rows: Tensor | slice) -> Tensor:
+def take(pixels: Tensor, rows: Tensor | slice | tuple[Tensor, ...]) -> Tensor:
     """Index rows of any dtype (torch cannot index uint16 everywhere); a view if `rows` is a slice."""
-    if pixels.dtype == torch.uint16 and isinstance(rows, Tensor):
+    if pixels.dtype == torch.uint16 and not isinstance(rows, slice):
         return pixels.view(torch.int16)[rows].view(torch.uint16)
     return pixels[rows]
 

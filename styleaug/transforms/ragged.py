@@ -29,7 +29,8 @@ def stylise_ragged(
 
     Args:
         stylizer: one that does not take styles from the batch.
-        images: from `to_pixels`, one image each.
+        images: from `to_pixels`, one image each; or several `(N, C, H, W)` that share their parameters, or
+            a volume `(1, T, C, H, W)`.
         params: drawn for each image by itself.
         device: where to stylise; the images come from the CPU and go back there.
     """
@@ -37,9 +38,11 @@ def stylise_ragged(
     for index, (pixels, _) in enumerate(images):
         alike.setdefault((pixels.shape, pixels.dtype), []).append(index)
     for (shape, _), rows in alike.items():
-        most = max(1, MOST_PIXELS // (shape[-1] * shape[-2]))
+        most = max(1, MOST_PIXELS // (shape.numel() // shape[-3]))
         for part in (rows[start : start + most] for start in range(0, len(rows), most)):
             batch = torch.cat([images[index][0] for index in part]).to(device)
-            styled = stylizer.apply(batch, join([params[index] for index in part])).cpu()
-            for pixels, index in zip(styled.split(1), part, strict=True):
+            each = [params[index] for index in part for _ in range(shape[0])]
+            drawn = join(each, each=stylizer.rows_each(shape[-3]))
+            styled = stylizer.apply(batch, drawn).cpu()
+            for pixels, index in zip(styled.split(shape[0]), part, strict=True):
                 yield index, images[index][1](pixels)

@@ -10,7 +10,7 @@ import torch
 
 from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError
-from styleaug.images import check_range, to_pixels
+from styleaug.images import check_range
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from
 from styleaug.transforms.params import StyleOptions, StyleParams, join
@@ -38,7 +38,8 @@ class StyleBatch:
     Args:
         bank: see `StyleAugment`; not `"batch"`. Paths must exist on all machines; a `StyleBank` and a
             generator are sent to them.
-        column: holds images `(H, W, C)` or `(H, W)`, uint8, uint16 or float in [0, 1].
+        column: holds images `(H, W, C)` or `(H, W)`, uint8, uint16, float in [0, 1], or within
+            `value_range`.
         p: chance of each row to be stylised.
         seed: of all draws; None draws anew in each pass.
         ids: a column that tells rows apart, for `seed`; None goes by the pixels, so that equal images get
@@ -96,23 +97,27 @@ class StyleBatch:
         """Draw for each row by itself."""
         if self.seed is None:
             rng = rng_from(seed_from(os.urandom(16).hex()))
-            return [self.stylizer.draw(1, rng) for _ in images]
+            return [self.stylizer.draw(self.stylizer.rows_of(image), rng) for image in images]
         names = map(fingerprint, images) if ids is None else map(str, ids)
-        return [self.stylizer.draw(1, rng_from(seed_from(self.seed, name))) for name in names]
+        return [
+            self.stylizer.draw(self.stylizer.rows_of(image), rng_from(seed_from(self.seed, name)))
+            for image, name in zip(images, names, strict=True)
+        ]
 
     def stylise_stacked(self, images: np.ndarray, draws: list[StyleParams]) -> np.ndarray:
         """Stylise images of one size."""
-        pixels, restore = to_pixels(images[..., None] if images.ndim == 3 else images)
-        check_range(pixels)
-        styled = self.stylizer.apply(pixels.to(self.device), join(draws)).cpu()
+        pixels, restore = self.stylizer.to_pixels(images[..., None] if images.ndim == 3 else images)
+        check_range(pixels, self.stylizer.value_range)
+        drawn = join(draws, each=self.stylizer.rows_each(pixels.shape[1]))
+        styled = self.stylizer.apply(pixels.to(self.device), drawn).cpu()
         return restore(styled).reshape(images.shape)
 
     def stylise_ragged(self, images: np.ndarray, draws: list[StyleParams]) -> np.ndarray:
         """Stylise images of many sizes; those that are not picked stay the same objects."""
         picked = [row for row, draw in enumerate(draws) if len(draw["rows"])]
-        ready = [to_pixels(images[row]) for row in picked]
+        ready = [self.stylizer.to_pixels(images[row]) for row in picked]
         for pixels, _ in ready:
-            check_range(pixels)
+            check_range(pixels, self.stylizer.value_range)
         result = images.copy()
         chosen = [draws[row] for row in picked]
         for index, image in stylise_ragged(self.stylizer, ready, chosen, device=self.device):

@@ -14,9 +14,11 @@ from torchvision.transforms import v2
 from styleaug.bank import StyleBank
 from styleaug.errors import ImageError
 from styleaug.generators.base import AbstractGenerator
+from styleaug.images import ValueRange
 from styleaug.samplers import Sampler
-from styleaug.transforms.core import Stylizer, count_rows
-from styleaug.transforms.params import Precision, StyleParams
+from styleaug.transforms.core import Stylizer
+from styleaug.transforms.guard import Edges, Protect
+from styleaug.transforms.params import Channels, Precision, StyleParams
 from styleaug.transforms.splice import Splice
 
 __all__ = ["StyleAugment"]
@@ -29,16 +31,22 @@ IMAGE_DTYPES = (
     torch.float32,
     torch.float64,
 )
+SIGNED_DTYPES = (torch.int16, torch.int32)
 
 
-def is_image_tensor(value: Any) -> bool:
+def is_image_tensor(value: Any, dtypes: tuple[torch.dtype, ...] = IMAGE_DTYPES) -> bool:
     """Tell a plain tensor that can be an image from labels, indices and integer masks."""
     return (
         isinstance(value, Tensor)
         and not isinstance(value, tv_tensors.TVTensor)
         and value.ndim >= 3
-        and value.dtype in IMAGE_DTYPES
+        and value.dtype in dtypes
     )
+
+
+def is_signed_tensor(value: Any) -> bool:
+    """Tell whether a plain tensor can be an image where a range says what its values mean."""
+    return is_image_tensor(value, SIGNED_DTYPES)
 
 
 class StyleAugment(v2.Transform):
@@ -72,6 +80,22 @@ class StyleAugment(v2.Transform):
             are its objects and are joined; floats are the first part's share.
         parts: how many styles an image gets; for `splice`.
         keep: leave the first part as it is; for `splice`.
+        value_range: which values are black and white. None is 0 and the greatest number of uint8 or uint16,
+            0 and 1 of floats. `(low, high)`, such as `(-160, 240)` for CT in HU, takes floats, int16 and
+            int32, too; what lies beyond keeps its distance to the border. `"auto"` is each image's own
+            0.5th and 99.5th percentile, for what has no units.
+        channels: `"auto"` takes 1 channel as grey, 3 as colour, and each of another number as a grey
+            image by itself, with the row's one style and strength. `"shared"` does so for 3, too. With
+            `"independent"` each channel has a gate, a style and a strength of its own.
+        preserve: how much structure every row keeps at least, in (0, 1]: edges that correlate with the
+            image's by that much, and that share of the contrast of blobs of 3 to 30 pixels in nine tenths of
+            the image, and more in half of it; try 0.9 where findings matter. A row that falls below is mixed
+            with the image itself in the style's colours. None keeps what the generator keeps.
+        edges: whose gradients count for `preserve`: `"sobel"`, `"prewitt"`, `"scharr"` or `"kirsch"`.
+        protect: where local contrast stays as it is, with a soft border, and only a smooth shift of colours
+            remains of the style: `"mask"` is what is above 0 in the first `tv_tensors.Mask` of the sample,
+            which itself is passed on; or a function maps images `(K, 3, H, W)` in [0, 1] to weights
+            `(K, 1, H, W)` in [0, 1]. Of several channels that are images of their own it sees each by itself.
         precision: of a network's weights: `"float32"`, `"bfloat16"`, or `"auto"`, which takes
             bfloat16 where the device is faster with it; images differ by less than 2/255 on average.
         compiled: run the generator through `torch.compile`, on CUDA as graphs, with rows padded to
@@ -84,8 +108,9 @@ class StyleAugment(v2.Transform):
         BankError: the bank is damaged, unknown, or made by another generator.
         WeightsError: the generator is damaged or unknown.
         ConfigError: an argument outside its range.
-        ImageError: when called with NaN, values outside [0, 1], other than 1 or 3 channels, or
-            without the mask that `splice="mask"` needs.
+        ImageError: when called with NaN, values outside [0, 1] without a `value_range`, more than 16
+            channels (256, if `channels` says that each is an image), or without the mask that
+            `splice="mask"` or `protect="mask"` needs.
 
     Example:
         >>> from torchvision import transforms
@@ -109,6 +134,11 @@ class StyleAugment(v2.Transform):
         splice: Splice | None = None,
         parts: int = 2,
         keep: bool = False,
+        value_range: ValueRange = None,
+        channels: Channels = "auto",
+        preserve: float | None = None,
+        edges: Edges = "sobel",
+        protect: Protect | None = None,
         precision: Precision = "auto",
         compiled: bool = False,
     ):
@@ -125,11 +155,23 @@ class StyleAugment(v2.Transform):
             splice=splice,
             parts=parts,
             keep=keep,
+            value_range=value_range,
+            channels=channels,
+            preserve=preserve,
+            edges=edges,
+            protect=protect,
             precision=precision,
             compiled=compiled,
         )
-        if splice == "mask":
-            self._transformed_types = (*type(self)._transformed_types, tv_tensors.Mask)
+        if value_range is not None:
+            self._transformed_types = (*self._transformed_types, is_signed_tensor)
+        if self.by_mask:
+            self._transformed_types = (*self._transformed_types, tv_tensors.Mask)
+
+    @property
+    def by_mask(self) -> bool:
+        """Whether a sample needs a mask."""
+        return "mask" in (self.stylizer.splice, self.stylizer.guard.protect)
 
     def extra_repr(self) -> str:
         """Say what is drawn from what."""
@@ -142,13 +184,13 @@ class StyleAugment(v2.Transform):
             kinds = ", ".join(sorted({describe(value) for value in flat_inputs})) or "nothing"
             raise ImageError(
                 f"no image in the sample: got {kinds}. Give a PIL image, a tv_tensors.Image, or a uint8, "
-                "uint16 or float tensor (C, H, W) or (B, C, H, W)."
+                "uint16 or float tensor (C, H, W) or (B, C, H, W); int16 and int32 need a value_range."
             )
-        if self.stylizer.splice == "mask" and not any(
-            isinstance(value, tv_tensors.Mask) for value in flat_inputs
-        ):
+        if self.by_mask and not any(isinstance(value, tv_tensors.Mask) for value in flat_inputs):
+            option = "splice" if self.stylizer.splice == "mask" else "protect"
             raise ImageError(
-                'splice="mask" needs a mask in the sample, and there is none. Wrap it: tv_tensors.Mask(mask).'
+                f'{option}="mask" needs a mask in the sample, and there is none. '
+                "Wrap it: tv_tensors.Mask(mask)."
             )
 
     def make_params(self, flat_inputs: Any, *, rng: torch.Generator | None = None) -> dict[str, Any]:
@@ -160,12 +202,12 @@ class StyleAugment(v2.Transform):
 
         Returns:
             A `StyleParams`: give it to `apply` with the same images to replay the call. With
-            `splice="mask"` the mask is in it, too.
+            `splice="mask"` or `protect="mask"` the mask is in it, too.
         """
         inputs = flat_inputs if isinstance(flat_inputs, (list, tuple)) else [flat_inputs]
         images = [value for value in inputs if not isinstance(value, tv_tensors.Mask)]
         masks = [value for value in inputs if isinstance(value, tv_tensors.Mask)]
-        counts = {rows_of(image) for image in images}
+        counts = {self.stylizer.rows_of(framed(image)) for image in images}
         if len(counts) > 1:
             raise ImageError(
                 f"the images of one sample must have equally many rows, got {sorted(counts)}. "
@@ -194,10 +236,7 @@ class StyleAugment(v2.Transform):
         masks = params.get("masks") if masks is None else masks
         if not isinstance(images, tv_tensors.TVTensor):
             return self.stylizer.apply(images, style, masks=masks)
-        plain = images.as_subclass(Tensor)
-        if isinstance(images, tv_tensors.Video):
-            # Frames are an axis of their own; (T, C, H, W) is one row.
-            plain = plain[None] if plain.ndim == 4 else plain
+        plain = framed(images)
         styled = self.stylizer.apply(plain, style, masks=masks)
         if styled is plain:
             return images
@@ -208,11 +247,12 @@ class StyleAugment(v2.Transform):
         return inpt if isinstance(inpt, tv_tensors.Mask) else self.apply(inpt, params)
 
 
-def rows_of(image: Any) -> int:
-    """Tell how many rows get parameters of their own; a video is one."""
-    if isinstance(image, tv_tensors.Video):
-        return image.shape[0] if image.ndim > 4 else 1
-    return count_rows(image)
+def framed(image: Any) -> Any:
+    """Give a tv_tensor as a plain one; a single video `(T, C, H, W)` as one row of frames."""
+    if not isinstance(image, tv_tensors.TVTensor):
+        return image
+    plain = image.as_subclass(Tensor)
+    return plain[None] if isinstance(image, tv_tensors.Video) and plain.ndim == 4 else plain
 
 
 def describe(value: Any) -> str:

@@ -1,0 +1,388 @@
+"""Findings that stay: measure how much structure a style leaves, and give back what is missing.
+
+A styled row is compared with its image on edges and on the contrast of small blobs. One that falls below
+the floor is mixed with its *colour tier*: the image itself with a gain of at least one and a smooth shift of
+colours towards the styled one. Gain and correlation say how much of it is needed, in closed form:
+
+    weights, tier = read_structure(images, styled, floor=0.9)       # weight 0: passes as it is
+    kept = pull(images, styled, weights, tier)
+
+`keep_structure` does both. The slices of a volume take one tier and one weight: read them from some slices,
+with `frames`, and `pull` all. So do the tiles of a slide: read the tier from a reduced copy of the whole,
+`colour_tier`, and the weight from views of it at full size, `measure_structure`, the largest of theirs;
+then `pull` each tile with its `place`. Nothing here is random, and nothing waits for a GPU.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from styleaug.errors import ConfigError, ImageError
+from styleaug.generators.base import per_row
+from styleaug.generators.shared import Place
+from styleaug.transforms.splice import FEATHER, feather
+from styleaug.transforms.structure import EDGES, FINEST, Edges, contrast_need, edge_need, reduce
+
+__all__ = [
+    "UNGUARDED",
+    "Guard",
+    "Protect",
+    "Tier",
+    "check_guard",
+    "colour_tier",
+    "keep_structure",
+    "measure_structure",
+    "protect_regions",
+    "pull",
+    "read_structure",
+    "regions_by",
+    "still_tier",
+]
+
+Regions = Callable[[Tensor], Tensor]
+"""Maps images `(K, 3, H, W)` in [0, 1] to weights `(K, 1, H, W)` in [0, 1]: 1 where contrast must stay."""
+
+Protect = Literal["mask"] | Regions
+
+MOST_GAIN = 1.25
+"""How many times the colour tier may raise contrast, where a style has more of it. Noise grows alike."""
+
+CELL, MOST_CELLS = 28, 8
+"""The shift is smooth: it is told for cells of so many pixels at least, and so many a side at most."""
+
+STEP = 0.05
+"""By how much the room for a shift may differ between neighbouring cells, lest corners glow."""
+
+
+class Tier(NamedTuple):
+    """The image with the style's colours: `gain * image + shift`."""
+
+    gain: Float[Tensor, " K"]
+    """At least 1: no contrast is lost."""
+
+    shift: Float[Tensor, "K C Y X"]
+    """In the middle of each cell; so small that blobs stay inside [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """How much structure a transform keeps, and what it protects.
+
+    Args:
+        floor: see `keep_structure`; None keeps what the generator keeps.
+        edges: likewise.
+        protect: None, `"mask"`, or what finds the regions; see `protect_regions`.
+    """
+
+    floor: float | None = None
+    edges: Edges = "sobel"
+    protect: Protect | None = None
+
+
+UNGUARDED = Guard()
+
+
+def check_guard(preserve: Any, edges: Any, protect: Any) -> Guard:
+    """Check the arguments of a transform.
+
+    Raises:
+        ConfigError: naming the argument and its range.
+    """
+    number = not isinstance(preserve, bool) and isinstance(preserve, int | float) and 0 < preserve <= 1
+    if preserve is not None and not number:
+        raise ConfigError(f"preserve must be None or a number in (0, 1], got {preserve!r}.")
+    if edges not in EDGES:
+        raise ConfigError(f"edges must be one of {', '.join(EDGES)}, got {edges!r}.")
+    if protect is not None and protect != "mask" and not callable(protect):
+        raise ConfigError(f'protect must be None, "mask" or a function of images, got {protect!r}.')
+    kept: Any = protect
+    return Guard(None if preserve is None else float(preserve), edges, kept)
+
+
+def keep_structure(
+    images: Float[Tensor, "F C H W"],
+    styled: Float[Tensor, "F C H W"],
+    *,
+    floor: float,
+    edges: Edges = "sobel",
+    frames: int = 1,
+) -> Float[Tensor, "F C H W"]:
+    """Give rows whose structure falls below a floor back as much of it as they lack.
+
+    A row passes if the gradient magnitudes of image and result correlate by `floor` or more; and if blobs of
+    3, 6, 12 and 24 pixels keep that share of their contrast in nine tenths of the image, and, with `floor`
+    of 0.9, 0.96 in half of it.
+
+    Args:
+        images: in [0, 1], colour or grey.
+        styled: what a generator made of them, in [0, 1].
+        floor: in (0, 1].
+        edges: whose gradients: `"sobel"`, `"prewitt"`, `"scharr"`, or the largest of `"kirsch"`'s eight.
+        frames: so many rows in succession are frames of one volume, and are treated alike.
+
+    Returns:
+        The same shape; `styled` itself, on a CPU, if every row passes. Rows that pass are bit-identical.
+
+    Example:
+        >>> kept = keep_structure(images, generator(images, codes, strength), floor=0.9)  # doctest: +SKIP
+    """
+    return pull(images, styled, *read_structure(images, styled, floor=floor, edges=edges, frames=frames))
+
+
+@torch.no_grad()
+def read_structure(
+    images: Float[Tensor, "F C H W"],
+    styled: Float[Tensor, "F C H W"],
+    *,
+    floor: float,
+    edges: Edges = "sobel",
+    frames: int = 1,
+) -> tuple[Float[Tensor, " K"], Tier]:
+    """Give the weights and the tier with which `pull` keeps the structure; see `keep_structure`."""
+    small, painted = reduce(images), reduce(styled)
+    tier = tier_of(small, painted, frames)
+    weights = torch.maximum(
+        contrast_need(small, painted, each_frame(tier.gain, frames), floor),
+        edge_need(images, styled, floor, edges),
+    )
+    return weights.unflatten(0, (-1, frames)).amax(dim=1), tier
+
+
+def colour_tier(
+    images: Float[Tensor, "F C H W"], styled: Float[Tensor, "F C H W"], *, frames: int = 1
+) -> Tier:
+    """Read which gain and shift bring each image's colours nearest to the styled one's, contrast kept.
+
+    The gain follows the deviation, from 1 to `MOST_GAIN`. Shifts follow the local means, as far
+    as there is room: a patch that holds black and white cannot be moved.
+
+    Args:
+        images: in [0, 1]; a whole image may be a reduced copy.
+        styled: of the same size.
+        frames: so many rows in succession share one tier.
+
+    Returns:
+        One for each `frames` rows.
+    """
+    return tier_of(reduce(images), reduce(styled), frames)
+
+
+def measure_structure(
+    images: Float[Tensor, "K C H W"],
+    styled: Float[Tensor, "K C H W"],
+    tier: Tier,
+    *,
+    floor: float,
+    edges: Edges = "sobel",
+) -> Float[Tensor, " K"]:
+    """Tell how much of the colour tier each row needs to pass; see `keep_structure`.
+
+    Args:
+        images: in [0, 1], at full size: fine structure counts.
+        styled: what a generator made of them.
+        tier: of each row, or one for all.
+        floor: in (0, 1].
+        edges: whose gradients.
+
+    Returns:
+        Weights in [0, 1]; 0 passes as it is.
+    """
+    need = contrast_need(reduce(images), reduce(styled), tier.gain, floor)
+    return torch.maximum(need, edge_need(images, styled, floor, edges))
+
+
+def pull(
+    images: Float[Tensor, "F C H W"],
+    styled: Float[Tensor, "F C H W"],
+    weights: Float[Tensor, " K"],
+    tier: Tier,
+    *,
+    place: Place | None = None,
+) -> Float[Tensor, "F C H W"]:
+    """Mix styled rows with their colour tier.
+
+    Args:
+        images: in [0, 1]; F is K times any number of frames.
+        styled: what a generator made of them.
+        weights: share of the tier. Rows of weight 0 are not touched.
+        tier: of K rows.
+        place: where the images lie in those that the tier was read from; None if they are those.
+    """
+    frames = len(images) // len(weights)
+    weights, tier = each_frame(weights, frames), Tier(*(each_frame(part, frames) for part in tier))
+    if images.device.type == "cpu":  # reading the weights costs nothing there
+        rows = weights.nonzero()[:, 0]
+        if len(rows) == 0:
+            return styled
+        if 2 * len(rows) < len(weights):  # more are faster with the others than picked from among them
+            some = Tier(*(part[rows] for part in tier))
+            mixed = torch.lerp(styled[rows], calm(images[rows], some, place), per_row(weights[rows]))
+            return styled.index_copy(0, rows, mixed)
+    return torch.lerp(styled, calm(images, tier, place), per_row(weights))
+
+
+def protect_regions(
+    images: Float[Tensor, "F C H W"],
+    styled: Float[Tensor, "F C H W"],
+    regions: Float[Tensor, "F 1 H W"],
+    *,
+    tier: Tier | None = None,
+    frames: int = 1,
+) -> Float[Tensor, "F C H W"]:
+    """Give the image's own local contrast back inside regions; outside, styled images stay as they are.
+
+    Inside, only the smooth shift of the colour tier remains of the style. The border lies outside of the
+    region and is soft.
+
+    Args:
+        images: in [0, 1].
+        styled: what was made of them.
+        regions: in [0, 1]; 1 is inside.
+        tier: from `still_tier`; None reads it from the images.
+        frames: so many rows in succession are frames of one volume, and shift alike.
+    """
+    tier = still_tier(images, styled, frames=frames) if tier is None else tier
+    tier = Tier(*(each_frame(part, frames) for part in tier))
+    return torch.lerp(styled, calm(images, tier, None), soften(regions.to(images.dtype)))
+
+
+@torch.no_grad()
+def still_tier(
+    images: Float[Tensor, "F C H W"], styled: Float[Tensor, "F C H W"], *, frames: int = 1
+) -> Tier:
+    """Read a colour tier whose gain is 1; see `colour_tier`."""
+    return tier_of(reduce(images), reduce(styled), frames, most_gain=1.0)
+
+
+def regions_by(protect: Regions, images: Float[Tensor, "K C H W"]) -> Float[Tensor, "K 1 H W"]:
+    """Ask the user's function where to keep contrast, and check its answer.
+
+    Raises:
+        ImageError: no tensor, or one of another shape.
+    """
+    regions = protect(images.expand(-1, 3, -1, -1))
+    wanted = (len(images), 1, *images.shape[-2:])
+    if not isinstance(regions, Tensor) or tuple(regions.shape) != wanted:
+        got = tuple(regions.shape) if isinstance(regions, Tensor) else type(regions).__name__
+        raise ImageError(f"protect must return weights of shape {wanted} for these images, got {got}.")
+    return regions.detach().to(images).nan_to_num(0.0).clamp(0, 1)
+
+
+def soften(regions: Float[Tensor, "K 1 H W"]) -> Float[Tensor, "K 1 H W"]:
+    """Widen regions as far as their border is then blurred, so that all of them stay inside."""
+    reach = 2 ** max(1, round(math.log2(FEATHER * min(regions.shape[-2:]))))
+    wide = F.max_pool2d(regions, (1, 2 * reach + 1), stride=1, padding=(0, reach))
+    return feather(F.max_pool2d(wide, (2 * reach + 1, 1), stride=1, padding=(reach, 0)))
+
+
+def each_frame(values: Tensor, frames: int) -> Tensor:
+    """Repeat each row's values for each of its frames."""
+    return values if frames == 1 else values.repeat_interleave(frames, dim=0)
+
+
+def tier_of(
+    small: Float[Tensor, "F C Y X"],
+    painted: Float[Tensor, "F C Y X"],
+    frames: int,
+    *,
+    most_gain: float = MOST_GAIN,
+) -> Tier:
+    """See `colour_tier`, of reduced images."""
+    own, other = (x.unflatten(0, (-1, frames)) for x in (small, painted))
+    # FINEST * size, as the copy is so much smaller than the image.
+    high, wide = (max(1, min(MOST_CELLS, FINEST * size // CELL)) for size in small.shape[-2:])
+    means = [cell_means(x, high, wide).unflatten(0, (-1, frames)).mean(dim=1) for x in (small, painted)]
+    lows = -cell_peaks(-small, high, wide).unflatten(0, (-1, frames)).amax(dim=1)
+    highs = cell_peaks(small, high, wide).unflatten(0, (-1, frames)).amax(dim=1)
+    span = (highs.amax(dim=(2, 3)) - lows.amin(dim=(2, 3))).amax(dim=1)
+    most = (1 / span.clamp_min(1e-6)).clamp_max(most_gain)
+    gain = torch.minimum(deviation(other) / deviation(own).clamp_min(1e-6), most).clamp_min(1)
+    scale = per_row(gain)
+    change = blur(means[1] - scale * means[0])
+    return Tier(gain, torch.minimum(torch.maximum(change, -room(scale * lows)), room(1 - scale * highs)))
+
+
+def cell_means(images: Float[Tensor, "F C Y X"], high: int, wide: int) -> Float[Tensor, "F C P Q"]:
+    """Average the pixels of each cell."""
+    rows, columns = (
+        (within(size, cells, images.device) / -(-size // cells)).to(images.dtype)
+        for size, cells in zip(images.shape[-2:], (high, wide), strict=True)
+    )
+    return rows @ images @ columns.T
+
+
+def within(size: int, cells: int, device: torch.device) -> Float[Tensor, "P Q"]:
+    """Make the matrix that adds up the pixels of each cell."""
+    at = members(size, cells, device)
+    return torch.zeros(cells, size, device=device).scatter_(1, at, 1.0)
+
+
+def members(size: int, cells: int, device: torch.device) -> Int[Tensor, "P M"]:
+    """List the pixels of each cell along one axis: equally many, so neighbours may share one."""
+    most = -(-size // cells)
+    start = torch.arange(cells, device=device) * size // cells
+    return start.clamp_max(size - most)[:, None] + torch.arange(most, device=device)
+
+
+def cell_peaks(images: Float[Tensor, "F C Y X"], high: int, wide: int) -> Float[Tensor, "F C P Q"]:
+    """Give the largest pixel of each cell, one axis after the other: pooling takes five times as long."""
+    rows, columns = (
+        members(size, n, images.device) for size, n in zip(images.shape[-2:], (high, wide), strict=True)
+    )
+    tops = images.index_select(2, rows.flatten()).unflatten(2, rows.shape).amax(dim=3)
+    return tops.index_select(3, columns.flatten()).unflatten(3, columns.shape).amax(dim=4)
+
+
+def deviation(images: Float[Tensor, "K T C Y X"]) -> Float[Tensor, " K"]:
+    """Give the standard deviation over all frames, that of all channels in one number."""
+    mean = images.mean(dim=(3, 4)).mean(dim=1)[:, None, :, None, None]
+    return (images - mean).square().mean(dim=(3, 4)).mean(dim=(1, 2)).sqrt()
+
+
+def room(left: Float[Tensor, "K C Y X"]) -> Float[Tensor, "K C Y X"]:
+    """Tell how far each cell may move, where `left` is how far all that is in it may.
+
+    A pixel takes its shift from up to four cells, so each goes by its neighbours, too.
+    """
+    left = -F.max_pool2d(-left.clamp_min(0), 3, 1, 1)
+    for _ in range(max(left.shape[-2:]) - 1):
+        left = torch.minimum(left, STEP - F.max_pool2d(-left, 3, 1, 1))
+    return left
+
+
+def blur(cells: Float[Tensor, "K C Y X"]) -> Float[Tensor, "K C Y X"]:
+    """Average cells with weights 1, 4, 6, 4, 1 along each axis: a finding of one cell hardly moves them."""
+    for axis in (2, 3):
+        last = cells.shape[axis] - 1
+        at = torch.arange(last + 1, device=cells.device)
+        steps = [cells.index_select(axis, (at + step).clamp(0, last)) for step in range(-2, 3)]
+        cells = (steps[0] + 4 * steps[1] + 6 * steps[2] + 4 * steps[3] + steps[4]) / 16
+    return cells
+
+
+def calm(images: Float[Tensor, "K C H W"], tier: Tier, place: Place | None) -> Float[Tensor, "K C H W"]:
+    """Give the colour tier at full size."""
+    height, width = images.shape[-2:]
+    top, left, *whole = (0, 0, height, width) if place is None else place_of(place)
+    rows = between_cells(top, height, whole[0], tier.shift.shape[-2], images)
+    columns = between_cells(left, width, whole[1], tier.shift.shape[-1], images)
+    shift = rows @ tier.shift @ columns.T
+    return shift.addcmul_(images, per_row(tier.gain)).clamp_(0, 1)
+
+
+def place_of(place: Place) -> tuple[int, int, int, int]:
+    """Give top, left, and the size of the whole."""
+    return place.top, place.left, place.height, place.width
+
+
+def between_cells(start: int, count: int, length: int, cells: int, like: Tensor) -> Float[Tensor, "P Q"]:
+    """Make the matrix that interpolates cells of `length` pixels at `count` of them."""
+    at = (torch.arange(start, start + count, device=like.device) + 0.5) * (cells / length) - 0.5
+    away = (at.clamp(0, cells - 1)[:, None] - torch.arange(cells, device=like.device)).abs()
+    return F.relu(1 - away).to(like.dtype)
