@@ -16,10 +16,13 @@ from torch import Tensor
 
 from styleaug.atomic import atomic
 from styleaug.errors import BankError
+from styleaug.groups import check_groups, check_labels, join_groups, regroup
 
 __all__ = ["Provenance", "StyleBank"]
 
 FORMAT = 1
+GROUPED_FORMAT = 2
+"""Of banks with groups; the others are as the first version wrote them."""
 MAX_BYTES = 256 * 2**20
 MAX_STYLES = 2**24
 MAX_CODE_LENGTH = 2**20
@@ -50,13 +53,27 @@ class Provenance:
     """How many images were read."""
 
     created: str = field(default_factory=lambda: datetime.date.today().isoformat())
-    """ISO date."""
+    """ISO date of the fit: of no study, and without the time."""
 
     version: str = field(default_factory=lambda: tool_version())
     """Version of styleaug that made the bank."""
 
     licence: str = ""
     """Licence and source of the images, for banks that are passed on."""
+
+    min_images: int = 1
+    """How many different patients or files each style stems from at least; see `training.privacy`."""
+
+    epsilon: float | None = None
+    """Of differential privacy, None if there is none."""
+
+    delta: float | None = None
+    """The same."""
+
+    def facts(self) -> dict[str, Any]:
+        """Give the fields, without those about privacy that say nothing."""
+        kept = {name: value for name, value in asdict(self).items() if value is not None}
+        return kept if self.min_images != 1 else {k: v for k, v in kept.items() if k != "min_images"}
 
 
 class StyleBank:
@@ -67,12 +84,21 @@ class StyleBank:
     Args:
         codes: `(N, S)` floats, N of at least 1, all finite.
         provenance: what made them.
+        groups: `(N,)` places in `labels`, for styles of several sites, scanners, ...; None for one kind.
+        labels: name of each group, at most 1000, different, of 1 to 100 printable characters.
 
     Raises:
-        BankError: the codes are empty, not a matrix, or not finite.
+        BankError: the codes are empty, not a matrix, or not finite, or groups do not fit them.
     """
 
-    def __init__(self, codes: Tensor, provenance: Provenance):
+    def __init__(
+        self,
+        codes: Tensor,
+        provenance: Provenance,
+        *,
+        groups: Tensor | None = None,
+        labels: Sequence[str] = (),
+    ):
         if codes.ndim != 2 or len(codes) == 0:
             raise BankError(f"codes must be (N, S) with at least one style, got {tuple(codes.shape)}.")
         if not codes.is_floating_point():
@@ -84,6 +110,10 @@ class StyleBank:
             raise BankError(f"{bad} of {len(codes)} codes are not finite. Fit the bank again.")
         self.codes: Float[Tensor, "N S"] = codes
         self.provenance = provenance
+        self.labels = check_labels(labels)
+        self.groups = None if groups is None else check_groups(groups, len(codes), len(self.labels))
+        if groups is None and labels:
+            raise BankError("labels go with groups; give both, or neither.")
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -99,6 +129,8 @@ class StyleBank:
             isinstance(other, StyleBank)
             and self.provenance == other.provenance
             and torch.equal(self.codes, other.codes)
+            and self.labels == other.labels
+            and (self.groups is None or torch.equal(self.groups, other.groups))  # pyright: ignore[reportArgumentType]
         )
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
@@ -123,15 +155,26 @@ class StyleBank:
                 f"bank again: styleaug fit-style FOLDER -o BANK --generator {generator.name}"
             )
 
-    def select(self, rows: Sequence[int] | Tensor | slice) -> "StyleBank":
-        """Keep the styles at `rows`, in that order.
+    def select(
+        self, rows: Sequence[int] | Tensor | slice | None = None, *, group: str | None = None
+    ) -> "StyleBank":
+        """Keep the styles at `rows`, in that order, or those of a group.
 
         Args:
             rows: indices, or a mask `(N,)` of booleans.
+            group: label of the group, instead of rows.
 
         Raises:
-            BankError: a row outside the bank, or none left.
+            BankError: a row outside the bank, none left, or no such group.
         """
+        if (rows is None) == (group is None):
+            raise BankError("give either rows or a group.")
+        if group is not None:
+            if self.groups is None or group not in self.labels:
+                known = f"its groups are {', '.join(self.labels)}" if self.labels else "it has no groups"
+                raise BankError(f"there is no group {group!r} in this bank; {known}.")
+            rows = self.groups == self.labels.index(group)
+        assert rows is not None
         if not isinstance(rows, slice):
             rows = torch.as_tensor(rows)
             rows = rows if rows.dtype == torch.bool else rows.long()
@@ -139,7 +182,18 @@ class StyleBank:
             codes = self.codes[rows]
         except IndexError:
             raise BankError(f"rows {rows} do not all exist in a bank of {len(self)} styles.") from None
-        return StyleBank(codes.clone(), self.provenance)
+        groups, labels = (None, ()) if self.groups is None else regroup(self.groups[rows], self.labels)
+        return StyleBank(codes.clone(), self.provenance, groups=groups, labels=labels)
+
+    def balanced_weights(self) -> Float[Tensor, " N"]:
+        """Give weights for `sampler="weighted"` by which each group is drawn as often as any other.
+
+        Example:
+            StyleAugment(bank, sampler="weighted", weights=bank.balanced_weights())
+        """
+        if self.groups is None:
+            return torch.ones(len(self))
+        return 1 / torch.bincount(self.groups)[self.groups]
 
     def sample(self, count: int, *, seed: int = 0) -> "StyleBank":
         """Keep `count` styles picked at random without repetition, in their order."""
@@ -150,6 +204,10 @@ class StyleBank:
 
     def merge(self, *others: "StyleBank") -> "StyleBank":
         """Join banks of one generator; the images are added up.
+
+        Groups of one label become one, but those that are only numbered stay apart and are numbered anew;
+        a bank without groups is one beside those of others. Of `min_images` the least counts; epsilon
+        and delta are added, as the banks may stem from the same images.
 
         Raises:
             BankError: a bank was made by another generator.
@@ -163,14 +221,15 @@ class StyleBank:
                     f"cannot merge banks of {mine.generator!r} ({mine.fingerprint}) and "
                     f"{theirs.generator!r} ({theirs.fingerprint}); fit them with one generator."
                 )
-        licences = dict.fromkeys(b.provenance.licence for b in banks if b.provenance.licence)
-        joined = Provenance(
-            mine.generator,
-            mine.fingerprint,
-            sum(b.provenance.images for b in banks),
-            licence="; ".join(licences),
+        groups, labels = join_groups(
+            [len(b) for b in banks], [b.groups for b in banks], [b.labels for b in banks]
         )
-        return StyleBank(torch.cat([b.codes for b in banks]), joined)
+        return StyleBank(
+            torch.cat([b.codes for b in banks]),
+            merge_provenance([b.provenance for b in banks]),
+            groups=groups,
+            labels=labels,
+        )
 
     def describe(self) -> dict[str, Any]:
         """Summarise the bank as JSON-ready values.
@@ -180,10 +239,18 @@ class StyleBank:
         return {
             "styles": len(self),
             "code_length": self.codes.shape[1],
-            **asdict(self.provenance),
+            **self.provenance.facts(),
+            **({} if self.groups is None else {"groups": self.count_groups()}),
             "kilobytes": round(len(self.to_bytes()) / 1024, 1),
             "spread": round(self.spread(), 4),
         }
+
+    def count_groups(self) -> dict[str, int]:
+        """Count the styles of each group."""
+        if self.groups is None:
+            return {}
+        counts = torch.bincount(self.groups, minlength=len(self.labels))
+        return dict(zip(self.labels, counts.tolist(), strict=True))
 
     def spread(self) -> float:
         """Tell how unlike the styles are: mean relative deviation of an entry, 0 if all are alike."""
@@ -194,9 +261,13 @@ class StyleBank:
 
     def to_bytes(self) -> bytes:
         """Give the file's content; equal banks give equal bytes."""
-        meta = {"format": FORMAT, **asdict(self.provenance)}
+        meta: dict[str, Any] = {"format": FORMAT, **self.provenance.facts()}
+        tensors = {"codes": self.codes}
+        if self.groups is not None:
+            meta |= {"format": GROUPED_FORMAT, "labels": self.labels}
+            tensors["groups"] = self.groups.to(torch.int32)
         # One key only: safetensors writes several in random order.
-        return save({"codes": self.codes}, {"styleaug_bank": json.dumps(meta, sort_keys=True)})
+        return save(tensors, {"styleaug_bank": json.dumps(meta, sort_keys=True)})
 
     def save(self, path: str | Path) -> Path:
         """Write the bank atomically as safetensors.
@@ -218,16 +289,34 @@ class StyleBank:
         """
         path = Path(path)
         try:
-            meta, codes = read_bank(path)
-            return cls(codes, read_provenance(meta))
+            meta, codes, groups = read_bank(path)
+            provenance = read_provenance(meta)
+            if (meta["format"] == GROUPED_FORMAT) != (groups is not None):
+                raise BankError("has groups without labels, or labels without groups.")
+            labels = check_labels(meta.get("labels")) if groups is not None else ()
+            return cls(codes, provenance, groups=groups, labels=labels)
         except BankError as error:
             raise BankError(f"{path}: {error}") from None
         except OSError as error:
             raise BankError(f"cannot open the bank {path}: {error.strerror or error}.") from None
 
 
-def read_bank(path: Path) -> tuple[dict[str, Any], Tensor]:
-    """Read metadata and codes; sizes are bounded before anything is allocated."""
+def merge_provenance(parts: Sequence[Provenance]) -> Provenance:
+    """Add up where several banks come from."""
+    private = all(part.epsilon is not None for part in parts)
+    return Provenance(
+        parts[0].generator,
+        parts[0].fingerprint,
+        sum(part.images for part in parts),
+        licence="; ".join(dict.fromkeys(part.licence for part in parts if part.licence)),
+        min_images=min(part.min_images for part in parts),
+        epsilon=sum(part.epsilon or 0 for part in parts) if private else None,
+        delta=min(1.0, sum(part.delta or 0 for part in parts)) if private else None,
+    )
+
+
+def read_bank(path: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
+    """Read metadata, codes and groups; sizes are bounded before anything is allocated."""
     if path.is_dir():
         raise BankError("is a folder; fit a bank from it with: styleaug fit-style FOLDER -o BANK.safetensors")
     size = path.stat().st_size
@@ -242,12 +331,17 @@ def read_bank(path: Path) -> tuple[dict[str, Any], Tensor]:
             text = (file.metadata() or {}).get("styleaug_bank")
             if text is None:
                 raise BankError("is a safetensors file, but not a style bank.")
-            if list(file.keys()) != ["codes"]:
-                raise BankError(f"holds {sorted(file.keys())[:4]} where a bank holds one matrix of codes.")
+            keys = sorted(file.keys())
+            if keys not in (["codes"], ["codes", "groups"]):
+                raise BankError(f"holds {keys[:4]} where a bank holds one matrix of codes.")
             shape = file.get_slice("codes").get_shape()
             if len(shape) != 2 or not 1 <= shape[0] <= MAX_STYLES or shape[1] > MAX_CODE_LENGTH:
                 raise BankError(f"has codes of shape {tuple(shape)}; expected (N, S).")
-            return json.loads(text), file.get_tensor("codes")
+            grouped = len(keys) > 1
+            if grouped and list(file.get_slice("groups").get_shape()) != shape[:1]:
+                raise BankError(f"has groups of another number than its {shape[0]} styles.")
+            groups = file.get_tensor("groups") if grouped else None
+            return json.loads(text), file.get_tensor("codes"), groups
     except SafetensorError as error:
         raise BankError(f"is not a safetensors file, or is truncated ({error}).") from None
     except (ValueError, RecursionError) as error:
@@ -260,10 +354,10 @@ def read_provenance(meta: Any) -> Provenance:
     """Check a stranger's metadata against the few fields that a bank has."""
     if not isinstance(meta, dict):
         raise BankError("has metadata that is no JSON object.")
-    if meta.get("format") != FORMAT:
+    if meta.get("format") not in (FORMAT, GROUPED_FORMAT):
         raise BankError(
-            f"has format {meta.get('format')!r}; this version of styleaug reads format {FORMAT}. "
-            "Fit it again, or install the version that made it."
+            f"has format {meta.get('format')!r}; this version of styleaug reads formats {FORMAT} and "
+            f"{GROUPED_FORMAT}. Fit it again, or install the version that made it."
         )
     kinds = {
         "generator": str,
@@ -280,7 +374,20 @@ def read_provenance(meta: Any) -> Provenance:
             raise BankError(f"has no valid {name!r} in its metadata.")
     if not 0 <= values["images"] < math.inf:
         raise BankError(f"claims to come from {values['images']} images.")
-    return Provenance(**values)
+    return Provenance(**values, **read_privacy(meta))
+
+
+def read_privacy(meta: dict[str, Any]) -> dict[str, Any]:
+    """Check what a stranger's metadata says of privacy; the first version said nothing."""
+    least, budget = meta.get("min_images", 1), {name: meta.get(name) for name in ("epsilon", "delta")}
+    if type(least) is not int or not 1 <= least < 2**53:
+        raise BankError("has no valid 'min_images' in its metadata.")
+    for name, value in budget.items():
+        if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
+            raise BankError(f"has no valid {name!r} in its metadata.")
+    if (budget["epsilon"] is None) != (budget["delta"] is None):
+        raise BankError("has epsilon without delta, or delta without epsilon.")
+    return {"min_images": least, **budget}
 
 
 def tool_version() -> str:

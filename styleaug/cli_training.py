@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -36,7 +37,10 @@ TRAINED_BY = {"pix2pix": "patchgan"}
 """Recipes that are not called like their generator."""
 
 TRAINING_ONLY = ("config", "networks", "resume", "minutes")
-FITTING_ONLY = ("max_styles", "patches", "choose", "licence", "strict")
+FITTING_ONLY = (
+    "max_styles", "patches", "choose", "min_images", "epsilon", "delta", "group_by", "class_by", "labels",
+    "split", "window", "report", "reference", "licence", "strict",
+)  # fmt: skip
 """Options of `fit-style` that go with training, and without."""
 
 
@@ -57,6 +61,26 @@ FITTING_ONLY = ("max_styles", "patches", "choose", "licence", "strict")
     "--choose", type=click.Choice(["random", "diverse"]), default="random", show_default=True,
     help="Of more styles: any, as often as the folder has them, or those that cover the folder best.",
 )  # fmt: skip
+@click.option(
+    "--min-images", type=click.IntRange(1), default=5, show_default=True,
+    help="Different patients (DICOM) or files that each style stems from. 1: a style is one image's.",
+)  # fmt: skip
+@click.option(
+    "--epsilon", type=float, help="Differential privacy: 1 is strong, 10 weak; needs a thousand patients."
+)
+@click.option("--delta", type=float, help="Of differential privacy.  [default: 1e-5]")
+@click.option(
+    "--group-by", metavar="KEY",
+    help="Groups: folder, site, scanner, modality, body-part, another DICOM tag, or a column of the list.",
+)  # fmt: skip
+@click.option(
+    "--class-by", metavar="KEY", help="Classes, to warn where groups differ in them: folder or a column."
+)
+@click.option("--labels", is_flag=True, help="Write the groups' names into the bank; else g1, g2, ...")
+@click.option("--split", is_flag=True, help="Write a bank for each group into the folder OUT.")
+@click.option("--window", help="Of DICOM and volumes: CENTRE/WIDTH such as 40/400, auto or dicom.")
+@click.option("--report", type=OUTPUT, help="Draw the styles on a reference image: .html or .png.")
+@click.option("--reference", type=INPUT, help="That image; never a patient's.  [default: a sample photo]")
 @click.option(
     "--method", type=click.Choice(RECIPES), help="Train this generator from SOURCE to TARGET first."
 )
@@ -80,6 +104,16 @@ def fit_style(
     max_styles: int,
     patches: int,
     choose: Any,
+    min_images: int,
+    epsilon: float | None,
+    delta: float | None,
+    group_by: str | None,
+    class_by: str | None,
+    labels: bool,
+    split: bool,
+    window: str | None,
+    report: Path | None,
+    reference: Path | None,
     method: str | None,
     finetune: int | None,
     config: Path | None,
@@ -92,7 +126,8 @@ def fit_style(
 ) -> None:
     """Read the styles of the images in TARGET into a bank of a few kilobytes.
 
-    No labels are needed. The bank holds statistics, no pixels and no file names. With --method or
+    No labels are needed. The bank holds statistics, no pixels and no file names, and each style is the mean
+    of several images'. A fit that was interrupted goes on when it is called again. With --method or
     --finetune a generator is trained first, on SOURCE and TARGET, and OUT is a run folder that
     StyleAugment takes like a bank; see `styleaug train`.
     """
@@ -121,23 +156,60 @@ def fit_style(
         return
     if len(folders) != 1:
         raise click.UsageError("give one folder; two are for --method and --finetune.")
+    if split and group_by is None:
+        raise click.UsageError("--split goes with --group-by.")
+    if reference and not report:
+        raise click.UsageError("--reference goes with --report.")
+    from styleaug.formats.scan import parse_window
+    from styleaug.style_report import check_report, write_report
     from styleaug.training.fit import fit_style
 
-    with progress("reading styles") as report:
+    if report:
+        check_report(report, reference, folders[0])
+    with progress("reading styles") as advance:
         fit = fit_style(
             folders[0],
             generator=generator,
             max_styles=max_styles,
             patches=patches,
             choose=choose,
+            min_images=min_images,
+            epsilon=epsilon,
+            delta=delta,
+            group_by=group_by,
+            class_by=class_by,
+            labels=labels,
+            window=parse_window(window),
+            keep=out.with_name(f".{out.name}.codes"),
             seed=seed,
             licence=licence,
-            report=report,
+            report=advance,
         )
+    for text in fit.warnings:
+        say(f"warning: {text}")
+    for label, group in fit.groups.items():
+        told = f"{group.styles} styles of {group.images} images, {group.origins} patients or files"
+        say(f"{label} is {group.name}: {told}")
     if not (strict and fit.failed):
-        fit.bank.save(out)
-        say(f"{out}: {fit.bank}, {out.stat().st_size / 1024:.1f} kB")
+        banks = {out: fit.bank}
+        if split:
+            banks = {out / f"{name}.safetensors": one for name, one in file_names(fit.split()).items()}
+        for path, one in banks.items():
+            one.save(path)
+            say(f"{path}: {one}, {path.stat().st_size / 1024:.1f} kB")
+        if report:
+            say(f"{write_report(report, fit.bank, generator, reference=reference)} written")
     finish(fit.failed, strict)
+
+
+def file_names(banks: dict[str, Any]) -> dict[str, Any]:
+    """Make labels the names of files: without signs that mean something in a path, all different."""
+    named: dict[str, Any] = {}
+    for number, (label, bank) in enumerate(banks.items(), start=1):
+        name = re.sub(r"[^\w.-]+", "_", label).strip("._")
+        taken = {other.lower() for other in named}  # as some file systems hold them for equal
+        named[name if name and name.lower() not in taken else f"{name}-{number}".strip("-")] = bank
+    return named
 
 
 def is_given(context: click.Context, name: str) -> bool:

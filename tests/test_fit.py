@@ -1,6 +1,7 @@
 """Fitting a bank from a folder: what is read, what is skipped, and that a seed decides."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,15 @@ import torch
 from PIL import Image
 from specimens import generator, photo, pil
 
-from styleaug import ConfigError, FileError, fit_style
+from styleaug import ConfigError, FileError
+from styleaug import fit_style as fit_style_of
 from styleaug.training import fit as module
-from styleaug.training.fit import shrink
+from styleaug.training.style_images import shrink
 from styleaug.training.textures import PATTERNS, texture, write_textures
 
 LAB = generator("reinhard-lab")
+# Here every image is a style; styles of several images are tested in test_privacy.py.
+fit_style = partial(fit_style_of, min_images=1)
 
 
 @pytest.fixture(scope="module")

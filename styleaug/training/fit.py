@@ -1,24 +1,29 @@
 """Build a style bank from a folder of images."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from styleaug.bank import Provenance, StyleBank
-from styleaug.errors import ConfigError, FileError, ImageError, StyleAugError
-from styleaug.files import open_image
+from styleaug.errors import ConfigError, FileError, StyleAugError
+from styleaug.formats.scan import Window
 from styleaug.generators.base import AbstractGenerator
-from styleaug.images import check_range, to_float, to_pixels
-from styleaug.training.data import list_images
+from styleaug.training.clusters import cover
+from styleaug.training.differential import frame_of, private_styles
+from styleaug.training.privacy import Pool, Privacy
+from styleaug.training.studies import Study, balance_warnings, modality_of, origin_of, read_study
+from styleaug.training.style_images import open_style, shrink, views
+from styleaug.training.unfinished import Unfinished
 from styleaug.weights import load_generator
 
-__all__ = ["Choice", "Fit", "cover", "fit_style"]
+__all__ = ["Choice", "Fit", "Group", "fit_style"]
 
 Choice = Literal["random", "diverse"]
 CHOICES = get_args(Choice)
@@ -26,16 +31,37 @@ MAX_STYLES = 100_000
 """The most codes from which the diverse ones are chosen."""
 MAX_NUMBERS = 2**28
 """The most numbers in those codes, 1 GiB: PatchSwap has 19 526 in each."""
-MIN_SIDE = 8
-"""An image with fewer pixels on a side has no style to speak of."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What a group of a bank was made of. Its name is in the bank only if that was asked for."""
+
+    name: str
+    images: int
+    origins: int
+    """Patients, or files that are not DICOM."""
+    styles: int
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted bank, and the files that could not be read for it."""
+    """A fitted bank, the files that could not be read for it, and what its user should know."""
 
     bank: StyleBank
     failed: list[tuple[Path, str]]
+    warnings: list[str] = field(default_factory=list)
+    groups: dict[str, Group] = field(default_factory=dict)
+    """By their label in the bank; empty if the bank has no groups."""
+
+    def split(self) -> dict[str, StyleBank]:
+        """Give a bank for each group, by label; none says which it is."""
+        parts = {label: self.bank.select(group=label).codes for label in self.groups}
+        made_by = self.bank.provenance
+        return {
+            label: StyleBank(codes, replace(made_by, images=self.groups[label].images))
+            for label, codes in parts.items()
+        }
 
 
 def fit_style(
@@ -45,145 +71,242 @@ def fit_style(
     max_styles: int = 256,
     patches: int = 1,
     choose: Choice = "random",
+    min_images: int = 5,
+    epsilon: float | None = None,
+    delta: float | None = None,
+    group_by: str | None = None,
+    class_by: str | None = None,
+    labels: bool = False,
+    window: Window | None = None,
+    keep: Path | None = None,
     seed: int = 0,
     licence: str = "",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Fit:
     """Read the styles of images into a bank.
 
-    No labels are needed, and no pixels or names are kept.
+    No labels are needed, and no pixels or names are kept. Each style is the mean of similar ones of several
+    patients or files; `training.privacy` says what that promises.
 
     Args:
         source: a folder, searched with all folders below it; a CSV or TSV list with the column
             `path`; or the paths themselves.
         generator: whose `encode_style` reads the images.
-        max_styles: the most codes in the bank.
+        max_styles: the most codes in the bank; groups have equal parts of it.
         patches: 1 reads each image whole; N reads N random crops of half to whole its sides, each a
             style of its own.
-        choose: which styles are kept of more than `max_styles`. `"random"` reads only as many, and
-            the bank follows the folder's own distribution; `"diverse"` reads all and keeps those that
-            cover them best (of more than memory takes, a random part).
-        seed: of the choice of images and crops.
+        choose: which styles are kept of more than `max_styles`. `"random"` reads only as many images as
+            they need, and the bank follows the folder's own distribution; `"diverse"` reads all and keeps
+            those that cover them best (of more than memory takes, a random part).
+        min_images: different patients (of DICOM files) or files that each style stems from at least; of each
+            a style takes one code. 1 makes every image a style, and the bank as confidential as the images.
+        epsilon: draw the styles from a mean and covariance with differential privacy, from all images;
+            above 0, at most 100. Needs hundreds of patients or files, thousands for an epsilon of 1.
+        delta: of differential privacy, in (0, 1); 1e-5 unless given.
+        group_by: `"folder"` for the folders below the source, a DICOM tag such as `"Modality"`, `"site"`,
+            `"scanner"` or `"body-part"`, or a column of the list.
+        class_by: `"folder"`, or a column of the list, to warn where groups differ in classes.
+        labels: write the groups' names into the bank; otherwise they are g1, g2, ...
+        window: of DICOM and volumes: `(centre, width)`, `"auto"` or `"dicom"`.
+        keep: file for the codes of single images while the fit is under way, from which the same fit goes
+            on if it dies. Readable by its owner alone, and deleted in the end.
+        seed: of the choice of images and crops; not of differential privacy's noise, which has none.
         licence: of the images, written into the bank.
         report: called with the number of styles read and the number expected.
 
     Raises:
         FileError: no folder, no images in it, or not one that can be read.
-        ConfigError: a number below 1, an unknown choice, or a generator whose styles have no code.
+        ConfigError: a number outside its range, an unknown choice, fewer patients or files than `min_images`,
+            or a generator whose styles have no code, none that can be averaged, or none with bounds.
     """
     if choose not in CHOICES:
         raise ConfigError(f"choose must be one of {', '.join(CHOICES)}, got {choose!r}.")
     for name, value in (("max_styles", max_styles), ("patches", patches)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}.")
+    privacy = Privacy(min_images, epsilon, delta)
+    if privacy.epsilon is not None and choose != "random":
+        raise ConfigError("with epsilon, styles are drawn and not chosen; leave out choose.")
     network = generator if isinstance(generator, AbstractGenerator) else load_generator(generator)
+    check_generator(network, privacy)
+    study = read_study(source, group_by=group_by, class_by=class_by)
+    if not study.paths:
+        raise FileError("there are no images to fit styles from: the list of paths is empty.")
+    quota = max_styles // len(set(study.groups))
+    if not quota:
+        raise ConfigError(f"max_styles must be at least one for each of {len(set(study.groups))} groups.")
+    rng = torch.Generator().manual_seed(seed)
+    everything = choose == "diverse" or privacy.epsilon is not None
+    settings = repr((network.name, network.fingerprint, patches, seed, window))
+    reading = Reading(study, network, privacy, patches, window, seed, Unfinished(keep, settings))
+    try:
+        reading.read(torch.randperm(len(study), generator=rng).tolist(), quota, everything, report)
+        fit = make_bank(reading, quota, rng, grouped=group_by is not None, labels=labels, licence=licence)
+    except StyleAugError:
+        reading.unfinished.remove()
+        raise
+    reading.unfinished.remove()
+    return fit
+
+
+def check_generator(network: AbstractGenerator, privacy: Privacy) -> None:
+    """Refuse generators that have no codes, or none that can be made private as asked."""
     if not network.code_length:
         raise ConfigError(f"{network.name} has one style and no code for it; use it without a bank.")
-    files = list_images(source).paths if isinstance(source, (str, Path)) else source
-    if not files:
-        raise FileError("there are no images to fit styles from: the list of paths is empty.")
-    rng = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(files), generator=rng).tolist()
-    most = min(MAX_STYLES, MAX_NUMBERS // max(1, network.code_length))
-    limit = max_styles if choose == "random" else max(max_styles, most)
-    expected = min(limit, len(files) * patches)
-    codes: list[Tensor] = []
-    failed: list[tuple[Path, str]] = []
-    images = 0
-    for index in order:
-        if len(codes) >= limit:
-            break
-        try:
-            image = open_style(files[index], network.code_size)
-        except StyleAugError as error:
-            failed.append((files[index], str(error)))
+    if privacy.epsilon is not None:
+        frame_of(network)
+    elif privacy.min_images > 1 and not network.codes_average:
+        raise ConfigError(
+            f"styles of {network.name!r} cannot be averaged, so that each is that of one image. Set "
+            "min_images=1 (--min-images 1) if the bank may be as confidential as the images, or use another "
+            "generator."
+        )
+
+
+@dataclass
+class Reading:
+    """Reads the codes of a study's images into a pool for each group."""
+
+    study: Study
+    network: AbstractGenerator
+    privacy: Privacy
+    patches: int
+    window: Window | None
+    seed: int
+    unfinished: Unfinished
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    modalities: Counter[str] = field(default_factory=Counter)
+    owners: dict[str, str] = field(default_factory=dict)
+    """Group of each origin."""
+    left_out: int = 0
+
+    def __post_init__(self) -> None:
+        self.pools = {name: Pool(self.privacy.min_images) for name in sorted(set(self.study.groups))}
+
+    def read(
+        self, order: list[int], quota: int, everything: bool, report: Callable[[int, int], None]
+    ) -> None:
+        """Read images in this order, until each group has `quota` rows, or all that memory takes."""
+        most = min(MAX_STYLES, MAX_NUMBERS // self.network.code_length) // len(self.pools)
+        needed = quota * self.privacy.min_images
+        limit = max(needed, most) if everything else needed
+        sizes = Counter(self.study.groups)
+        expected = sum(min(limit, size * self.patches) for size in sizes.values())
+        for index in order:
+            pool = self.pools[self.study.groups[index]]
+
+            def full(pool: Pool = pool) -> bool:
+                return pool.codes >= limit if everything else pool.rows >= quota
+
+            if full():
+                continue
+            self.read_one(index, pool, full)
+            report(min(expected, sum(pool.codes for pool in self.pools.values())), expected)
+
+    def read_one(self, index: int, pool: Pool, full: Callable[[], bool]) -> None:
+        """Put the codes of one image into its pool, until that is full."""
+        path, group = self.study.paths[index], self.study.groups[index]
+        origin = origin_of(path)
+        # One patient in two groups would be in two summaries, and epsilon hold for neither.
+        if self.privacy.epsilon is not None and self.owners.setdefault(origin, group) != group:
+            self.left_out += 1
+            return
+        codes = self.unfinished.find(path)
+        if codes is None:
+            try:
+                codes = self.encode(index)
+            except StyleAugError as error:
+                self.failed.append((path, str(error)))
+                return
+            self.unfinished.keep(path, codes)
+        pool.images += 1
+        self.modalities[modality_of(path)] += 1
+        for code in codes:
+            if not full():
+                pool.add(origin, code)
+
+    def encode(self, index: int) -> Float[Tensor, "V S"]:
+        """Read the code of an image, or of its crops; of a volume the mean over slices."""
+        frames = open_style(self.study.paths[index], self.network.code_size, self.window)
+        if not self.network.codes_average:
+            frames = frames[len(frames) // 2, None]
+        digest = hashlib.sha256(f"{self.seed}:{index}".encode()).digest()
+        rng = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+        with torch.inference_mode():
+            codes = [
+                self.network.encode_style(shrink(view, self.network.code_size)).mean(dim=0)
+                for view in views(frames, self.patches, rng)
+            ]
+        return torch.stack(codes)
+
+    def warnings(self) -> list[str]:
+        """Say what is odd about the images."""
+        told = balance_warnings(self.study)
+        kinds = {name: count for name, count in self.modalities.items() if name}
+        if len(kinds) > 1 and len(self.pools) == 1:
+            counts = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items()))
+            told.append(
+                f"one bank of several modalities ({counts}); keep them apart with group_by='modality'."
+            )
+        if self.left_out:
+            told.append(
+                f"{self.left_out} images are left out, as their patients are in another group already."
+            )
+        return told
+
+
+def make_bank(
+    reading: Reading, quota: int, rng: torch.Generator, *, grouped: bool, labels: bool, licence: str
+) -> Fit:
+    """Make rows of each group that has enough origins, and a bank of all."""
+    network, privacy, failed, warnings = reading.network, reading.privacy, reading.failed, reading.warnings()
+    pools = {name: pool for name, pool in reading.pools.items() if pool.codes}
+    if not pools:
+        raise FileError(f"none of the {len(failed)} images can be read; the first: {failed[0][1]}")
+    if not grouped or max(pool.origins for pool in pools.values()) < privacy.min_images:
+        of = "the images of the largest group" if grouped else "these images"
+        privacy.check(max(pool.origins for pool in pools.values()), of)
+    rows: list[Tensor] = []
+    groups: dict[str, Group] = {}
+    for name, pool in pools.items():
+        if pool.origins < privacy.min_images:
+            warnings.append(
+                f"group {name!r} is left out: it has {pool.origins} patients or files, and each style stems "
+                f"from at least {privacy.min_images} (min_images)."
+            )
             continue
-        images += 1
-        for view in views(image, patches, rng):
-            if len(codes) < limit:
-                with torch.inference_mode():
-                    codes.append(network.encode_style(shrink(view, network.code_size))[0])
-        report(len(codes), expected)
-    if not codes:
-        reason = failed[0][1]
-        raise FileError(f"none of the {len(failed)} images can be read; the first: {reason}")
-    provenance = Provenance(network.name, network.fingerprint, images, licence=licence)
-    bank = StyleBank(torch.stack(codes), provenance)
-    if len(bank) > max_styles:
-        bank = bank.select(cover(bank.codes, max_styles, rng))
-    return Fit(bank, sorted(failed))
+        privacy.check(pool.origins)
+        rows.append(make_rows(pool, network, privacy, quota, rng))
+        label = label_of(name) if labels else f"g{len(groups) + 1}"
+        groups[label] = Group(name, pool.images, pool.origins, len(rows[-1]))
+    provenance = Provenance(
+        network.name,
+        network.fingerprint,
+        sum(group.images for group in groups.values()),
+        licence=licence,
+        min_images=privacy.min_images,
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+    )
+    if not grouped:
+        return Fit(StyleBank(rows[0], provenance), sorted(failed), warnings)
+    numbers = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(part) for part in rows]))
+    bank = StyleBank(torch.cat(rows), provenance, groups=numbers, labels=tuple(groups))
+    return Fit(bank, sorted(failed), warnings, groups)
 
 
-def cover(codes: Float[Tensor, "N S"], count: int, rng: torch.Generator) -> Int[Tensor, " K"]:
-    """Choose `count` rows from which the others are not far: the rows nearest to k-means' centres.
-
-    Distances are between codes whose entries are scaled to unit deviation; 20 rounds (Lloyd 1982) from
-    a start of rows far from each other.
-
-    Returns:
-        `(count,)` different indices in rising order.
-    """
-    scaled = (codes - codes.mean(dim=0)) / codes.std(dim=0).clamp_min(1e-6)
-    start = torch.randint(len(codes), (1,), generator=rng)
-    centres = scaled[farthest_first(scaled, start, count)]
-    for _ in range(20):
-        owner = torch.cdist(scaled, centres).argmin(dim=1)
-        size = torch.bincount(owner, minlength=count)[:, None]
-        sums = torch.zeros_like(centres).index_add_(0, owner, scaled)
-        centres = torch.where(size > 0, sums / size.clamp_min(1), centres)
-    chosen = torch.cdist(centres, scaled).argmin(dim=1).unique()
-    chosen = farthest_first(scaled, chosen, count)  # two centres may have had the same neighbour
-    return chosen.sort().values
+def make_rows(
+    pool: Pool, network: AbstractGenerator, privacy: Privacy, quota: int, rng: torch.Generator
+) -> Float[Tensor, "N S"]:
+    """Make at most `quota` rows of a pool."""
+    if privacy.epsilon is not None and privacy.delta is not None:
+        return private_styles(
+            pool.by_origin(), network, quota, epsilon=privacy.epsilon, delta=privacy.delta, rng=rng
+        )
+    rows = pool.aggregate()
+    return rows if len(rows) <= quota else rows[cover(rows, quota, rng)]
 
 
-def open_style(path: Path, code_size: int) -> Float[Tensor, "1 3 H W"]:
-    """Read an image as colour, not much larger than its code needs.
-
-    Raises:
-        FileError, ImageError: it cannot be read, or has no style; naming the file.
-    """
-    image = open_image(path, short_side=2 * code_size)  # crops may be half as wide
-    try:
-        pixels, _ = to_pixels(image)
-        check_range(pixels)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
-    height, width = pixels.shape[-2:]
-    if min(height, width) < MIN_SIDE:
-        raise ImageError(f"{path} has {width} x {height} pixels; a style needs {MIN_SIDE} on each side.")
-    return shrink(to_float(pixels).expand(-1, 3, -1, -1), 2 * code_size)
-
-
-def shrink(images: Float[Tensor, "B C H W"], short_side: int) -> Float[Tensor, "B C H2 W2"]:
-    """Reduce the short side to `short_side`; smaller images stay as they are."""
-    height, width = images.shape[-2:]
-    scale = short_side / min(height, width)
-    if scale >= 1:
-        return images
-    size = (max(short_side, round(height * scale)), max(short_side, round(width * scale)))
-    return F.interpolate(images, size=size, mode="bilinear", antialias=True).clamp_(0, 1)
-
-
-def views(image: Float[Tensor, "1 3 H W"], patches: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Give the whole image, or `patches` random crops of it."""
-    if patches == 1:
-        yield image
-        return
-    height, width = image.shape[-2:]
-    for _ in range(patches):
-        share = 0.5 + 0.5 * torch.rand((), generator=rng).item()
-        rows, columns = max(MIN_SIDE, int(height * share)), max(MIN_SIDE, int(width * share))
-        top = int(torch.randint(height - rows + 1, (), generator=rng))
-        left = int(torch.randint(width - columns + 1, (), generator=rng))
-        yield image[..., top : top + rows, left : left + columns]
-
-
-def farthest_first(codes: Float[Tensor, "N S"], chosen: Int[Tensor, " J"], count: int) -> Int[Tensor, " K"]:
-    """Add to `chosen` the row farthest from all of them, until there are `count` (Gonzalez 1985)."""
-    distance = torch.cdist(codes, codes[chosen]).amin(dim=1)
-    rows = chosen.tolist()
-    while len(rows) < count:
-        distance[rows] = -1
-        rows.append(int(distance.argmax()))
-        distance = torch.minimum(distance, torch.cdist(codes, codes[rows[-1:]])[:, 0])
-    return torch.tensor(rows)
+def label_of(name: str) -> str:
+    """Make a group's name a label that a bank takes."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)[:100]

@@ -295,9 +295,9 @@ class Training:
         generator = load_generator(self.run / "generator.safetensors")
         if generator.code_length:
             paths = list(self.data.target_images.paths)
-            fit_style(paths, generator=generator, seed=self.config.seed).bank.save(
-                self.run / "bank.safetensors"
-            )
+            # Every image a style: the network itself was trained on them, and is no more private.
+            fit = fit_style(paths, generator=generator, min_images=1, seed=self.config.seed)
+            fit.bank.save(self.run / "bank.safetensors")
         scores = {name: value for name, value in best.items() if name != "step"}
         self.monitor.close({"chosen step": step, "why": why, "scores": scores})
         self.fabric.barrier()

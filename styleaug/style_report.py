@@ -1,0 +1,113 @@
+"""A page about a fitted bank: its styles on one picture that is nobody's scan, and how it was made."""
+
+import base64
+import html
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+
+from styleaug.atomic import atomic
+from styleaug.bank import StyleBank
+from styleaug.contact_sheet import contact_sheet, one_style, open_rgb, sample_photos
+from styleaug.errors import ConfigError
+from styleaug.files import save_image
+from styleaug.transforms.core import Stylizer
+
+__all__ = ["check_report", "write_report"]
+
+SUFFIXES = (".html", ".png")
+SIDE = 160
+MOST_GROUPS = 40
+PAGE = """<!DOCTYPE html>
+<html lang="en"><meta charset="utf-8"><title>Style bank</title>
+<style>
+body {{ font: 15px/1.5 sans-serif; margin: 2em auto; max-width: 72em; padding: 0 1em }}
+img {{ max-width: 100% }} td {{ padding: 0 1.5em 0 0 }}
+</style>
+<h1>Style bank</h1>
+<p>{styles} styles, of which some are shown, all on one reference image, which is none of those that were
+read. Each group has a row, in the order of the table.</p>
+<img alt="the reference image in styles of the bank" src="data:image/png;base64,{sheet}">
+<table>{rows}</table>
+</html>
+"""
+
+
+def check_report(out: Path, reference: Path | None, source: Path) -> None:
+    """Refuse, before hours of reading, a report that cannot be drawn, or that would show what was read.
+
+    Raises:
+        ConfigError: neither .html nor .png, or a reference image from inside the source.
+    """
+    if out.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"a report is a file .html or .png, got {str(out)!r}.")
+    if reference is not None:
+        if reference.resolve().is_relative_to(source.resolve()):
+            raise ConfigError(
+                "the reference image of a report is one of the images that are read; give another, or leave "
+                "out --reference for a sample photo."
+            )
+        open_rgb(reference, SIDE)
+
+
+def write_report(
+    out: str | Path,
+    bank: StyleBank,
+    generator: str | Path | None = None,
+    *,
+    reference: Path | None = None,
+    styles: int = 6,
+) -> Path:
+    """Draw styles of a bank on one image, a row for each group; as a page also counts and settings.
+
+    It holds no names and no paths but the labels that the bank has.
+
+    Args:
+        out: the file to write, .html or .png.
+        bank: whose styles are shown.
+        generator: see `StyleAugment`.
+        reference: the image; None is a sample photo.
+        styles: columns; an even choice of each group's.
+
+    Raises:
+        ConfigError: another suffix.
+        FileError: the reference image is missing or cannot be read.
+    """
+    out = Path(out)
+    if out.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"a report is a file .html or .png, got {str(out)!r}.")
+    sheet = draw_styles(bank, generator, reference or sample_photos()[0], styles)
+    if out.suffix.lower() == ".png":
+        save_image(sheet, out)
+        return out
+    content = BytesIO()
+    sheet.save(content, "PNG")
+    facts = {key.replace("_", " "): value for key, value in bank.describe().items()}
+    groups = facts.pop("groups", {})
+    facts |= {f"styles of {label}": count for label, count in groups.items()}
+    rows = "".join(
+        f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(str(value))}</td></tr>"
+        for key, value in facts.items()
+    )
+    page = PAGE.format(
+        styles=len(bank), sheet=base64.b64encode(content.getvalue()).decode("ascii"), rows=rows
+    )
+    with atomic(out) as part:
+        part.write_text(page, encoding="utf-8")
+    return out
+
+
+def draw_styles(bank: StyleBank, generator: str | Path | None, reference: Path, styles: int) -> Image.Image:
+    """Lay out the reference image and styles of each group."""
+    stylizer = Stylizer(bank, generator=generator, p=1.0, strength=1.0)
+    tile = ImageOps.fit(open_rgb(reference, SIDE), (SIDE, SIDE), Image.Resampling.LANCZOS)
+    groups = bank.groups if bank.groups is not None else torch.zeros(len(bank), dtype=torch.long)
+    rows = []
+    for group in range(min(MOST_GROUPS, int(groups.max()) + 1)):
+        mine = (groups == group).nonzero()[:, 0]
+        shown = mine[torch.linspace(0, len(mine) - 1, min(styles, len(mine))).round().long()]
+        rows.append([tile, *(stylizer.apply(tile, one_style(bank, int(row), 1.0)) for row in shown)])
+    captions = ["reference", *(f"style {number}" for number in range(1, max(map(len, rows))))]
+    return contact_sheet(rows, captions)
