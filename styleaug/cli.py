@@ -56,6 +56,7 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     show_default=True,
 )  # fmt: skip
 @click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
+@click.option("--preserve", type=STRENGTH, help="Structure that stays at least, such as 0.9.  [default: any]")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--workers", type=click.IntRange(0), default=0, show_default=True,
@@ -75,6 +76,10 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     "--column", default="image", show_default=True,
     help="Of Parquet's images; of a tar file's, the extension.",
 )  # fmt: skip
+@click.option(
+    "--window",
+    help="What is black and white, where there are over 8 bits: CENTRE/WIDTH as in 40/400, auto, dicom.",
+)
 def apply(
     source: Path,
     out: Path,
@@ -84,6 +89,7 @@ def apply(
     strength: tuple[float, float],
     sampler: Any,
     keep_luminance: bool,
+    preserve: float | None,
     seed: int,
     workers: int,
     strict: bool,
@@ -91,6 +97,7 @@ def apply(
     address: str | None,
     format: Any,
     column: str,
+    window: str | None,
 ) -> None:
     """Write stylised copies of the images in SOURCE, with the same tree and file types.
 
@@ -112,6 +119,7 @@ def apply(
             strength=strength,
             sampler=sampler,
             keep_luminance=keep_luminance,
+            preserve=preserve,
             seed=seed,
             workers=workers,
             report=report,
@@ -119,6 +127,7 @@ def apply(
             address=address,
             format=format,
             column=column,
+            window=window,
         )
     earlier = f", {applied.skipped} were there" if applied.skipped else ""
     say(f"{out}: {applied.written} images written{earlier}")

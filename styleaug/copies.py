@@ -1,17 +1,20 @@
 """Make the stylised copies of one unit of a run: of some images of a folder, or of one shard."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from styleaug.atomic import atomic
 from styleaug.errors import ConfigError, StyleAugError
-from styleaug.files import decode_image, encode_image, open_image, save_image
-from styleaug.images import Restore, check_range, to_pixels
+from styleaug.files import Picture, Scan, decode_image, encode_image, open_image, save_image, stem_of
+from styleaug.images import Restore, check_range, to_pixels, to_unit
 from styleaug.shards import AbstractWriter, DamagedShardError, Sample, open_shard
+from styleaug.slides import SlideError, is_slide, stylise_slide
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.host import rng_from, seed_from
 from styleaug.transforms.params import StyleParams
@@ -45,6 +48,9 @@ class Unit:
     wanted: frozenset[str]
     """Which outputs are missing."""
 
+    series: str = ""
+    """What the images have in common, if they are the slices of one volume."""
+
 
 @dataclass(frozen=True)
 class Copier:
@@ -59,6 +65,7 @@ class Copier:
         seed: of all draws.
         column: see `open_shard`.
         device: where images are stylised.
+        window: see `open_image`.
     """
 
     stylizer: Stylizer
@@ -69,15 +76,16 @@ class Copier:
     seed: int
     column: str
     device: str = "cpu"
+    window: str | None = None
 
     def outputs(self, name: str) -> list[str]:
         """Name the files that are made of one: a shard keeps its name, as its samples are renamed."""
         if self.copies == 1 or self.format != "images":
             return [name]
         path = PurePosixPath(name)
-        return [
-            str(path.with_name(f"{path.stem}{self.suffix(copy)}{path.suffix}")) for copy in self.each_copy()
-        ]
+        stem = stem_of(path)
+        ending = path.name[len(stem) :]
+        return [str(path.with_name(f"{stem}{self.suffix(copy)}{ending}")) for copy in self.each_copy()]
 
     def each_copy(self) -> range:
         """Count the copies from 1."""
@@ -93,6 +101,8 @@ class Copier:
         Raises:
             FileError: an output cannot be written. Sources that cannot be read are lines with an error.
         """
+        if unit.series:
+            return self.copy_series(unit)
         if self.format == "images":
             return self.copy_images(unit)
         return self.copy_shard(unit.names[0])
@@ -108,8 +118,10 @@ class Copier:
         return lines, None
 
     def copy_images(self, unit: Unit) -> Iterator[Line]:
-        """Do some images of a folder."""
-        for window in windows(map(self.read, unit.names), lambda read: self.weight(read[1])):
+        """Do some images of a folder; those that do not fit into memory after the others."""
+        slides = [name for name in unit.names if is_slide(self.source / name, self.stylizer.home)]
+        names = [name for name in unit.names if name not in slides]
+        for window in windows(map(self.read, names), lambda read: self.weight(read[1])):
             yield from ({"source": name, "error": found} for name, found in window if isinstance(found, str))
             rows = [
                 (name, found, copy, output)
@@ -126,17 +138,80 @@ class Copier:
                 if output in unit.wanted:
                     save_image(picture, self.out / output)
                     yield {"source": name, "output": output, "copy": copy, **facts(draws[index])}
+        for name in slides:
+            yield from self.copy_slide(name, unit.wanted)
+
+    def copy_series(self, unit: Unit) -> Iterator[Line]:
+        """Do the slices of a volume that are files of their own, with one style and shared statistics."""
+        scans: dict[str, Scan] = {}
+        for name in unit.names:
+            try:
+                scan = open_image(self.source / name, window=self.window)
+                self.ready(scan)
+            except StyleAugError as error:
+                yield {"source": name, "error": self.reason(name, error)}
+            else:
+                assert isinstance(scan, Scan), "series are of DICOM files"
+                scans[name] = scan
+        if not scans:
+            return
+        lows, highs = zip(*(scan.span for scan in scans.values()), strict=True)
+        first, frames = next(iter(scans.values())), np.concatenate([scan.frames for scan in scans.values()])
+        volume = replace(first, frames=frames, span=(min(lows), max(highs)), volume=True)
+        draws = [self.draw(f"series:{unit.series}", copy) for copy in self.each_copy()]
+        for index, styled in self.stylise([scan_pixels(volume)] * self.copies, draws):
+            for place, (name, scan) in enumerate(scans.items()):
+                output = self.outputs(name)[index]
+                if output in unit.wanted:
+                    save_image(replace(scan, frames=styled.frames[place : place + 1]), self.out / output)
+                    line = {"source": name, "output": output, "copy": self.each_copy()[index]}
+                    yield {**line, **facts(draws[index])}
+
+    def copy_slide(self, name: str, wanted: frozenset[str]) -> Iterator[Line]:
+        """Do one image tile by tile."""
+        for copy, output in zip(self.each_copy(), self.outputs(name), strict=True):
+            if output not in wanted:
+                continue
+            draw = self.draw(name, copy)
+            try:
+                stylise_slide(
+                    self.stylizer,
+                    self.source / name,
+                    self.out / output,
+                    draw,
+                    window=self.window,
+                    device=self.device,
+                )
+            except SlideError as error:
+                yield {"source": name, "error": str(error)}
+                return
+            yield {"source": name, "output": output, "copy": copy, **facts(draw)}
 
     def read(self, name: str) -> tuple[str, Ready | str]:
         """Read one image, or tell why that is not possible."""
-        path = self.source / name
         try:
-            pixels, restore = to_pixels(open_image(path))
-            check_range(pixels)
-            return name, (pixels, restore)
+            return name, self.ready(open_image(self.source / name, window=self.window))
         except StyleAugError as error:
-            reason = str(error)
-            return name, reason if str(path) in reason else f"{path}: {reason}"
+            return name, self.reason(name, error)
+
+    def ready(self, picture: Picture) -> Ready:
+        """Give an image's pixels, and the way back.
+
+        Raises:
+            ImageError: it cannot be stylised.
+        """
+        if isinstance(picture, Scan):
+            pixels, restore = scan_pixels(picture)
+            self.stylizer.to_pixels(pixels)  # refuses too many channels
+        else:
+            pixels, restore = to_pixels(picture)
+            check_range(pixels)
+        return pixels, restore
+
+    def reason(self, name: str, error: StyleAugError) -> str:
+        """Tell what is wrong with which file."""
+        path = str(self.source / name)
+        return str(error) if path in str(error) else f"{path}: {error}"
 
     def copy_shard(self, name: str) -> Iterator[Line]:
         """Do one shard; its samples that cannot be stylised are left out and named."""
@@ -221,6 +296,19 @@ def decoded(sample: Sample) -> tuple[Sample, Ready | str, str]:
         return sample, to_pixels(picture), kind
     except StyleAugError as error:
         return sample, str(error), ""
+
+
+def scan_pixels(scan: Scan) -> Ready:
+    """Give a scan within its span: a volume `(1, T, C, H, W)`, other frames `(T, C, H, W)`."""
+    values = torch.from_numpy(np.require(scan.frames, requirements=["C", "W"]))
+    unit, back = to_unit(values if values.ndim == 4 else values[..., None], *scan.span)
+    frames = unit.movedim(-1, 1)
+
+    def restore(styled: Tensor) -> Scan:
+        wide = back(styled.reshape(frames.shape).movedim(1, -1))
+        return replace(scan, frames=wide.reshape(values.shape).numpy())
+
+    return (frames[None] if scan.volume and len(frames) > 1 else frames), restore
 
 
 def facts(params: StyleParams) -> Line:

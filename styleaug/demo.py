@@ -186,7 +186,7 @@ def fit_bank(images: Images, generator: str) -> StyleBank:
     with tempfile.TemporaryDirectory() as folder:
         for index, image in enumerate(images):
             save_image(to_pil_image(image), Path(folder, f"{index:04}.png"))
-        return fit_style(folder, generator=generator).bank
+        return fit_style(folder, generator=generator, min_images=1).bank
 
 
 def flip_polarity(images: Images) -> Images:

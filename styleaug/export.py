@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -50,7 +50,7 @@ PERCENTILE = 99.99
 """Of the values that an int8 range covers: all of them cost adain a third more error."""
 INNER = re.compile(r"block|\b(down|up)\.[1-9]")
 """Convolutions that int8 replaces: most of the arithmetic, and none that reads or writes pixels."""
-NO_ENCODER = ("histogram", "histogram-luminance", "patchswap")
+NO_ENCODER = ("histogram", "histogram-luminance", "macenko", "patchswap", "vahadane")
 """Their codes take sorting or clustering whose extent depends on the size, which ONNX cannot say."""
 TEXTS = {
     "images": "(batch, 3, height, width) in [0, 1], before any normalisation",
@@ -311,7 +311,7 @@ def facts(
         "precision": precision,
         "version": tool_version(),
         "licence": shipped.get(names[0], {}).get("licence", "Apache-2.0") if names else "",
-        "bank": None if bank is None else {"styles": len(bank), **asdict(bank.provenance)},
+        "bank": None if bank is None else {"styles": len(bank), **bank.provenance.facts()},
     }
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,8 @@ from styleaug.atomic import remove_parts
 from styleaug.bank import StyleBank
 from styleaug.copies import Copier, Format, Line, Unit
 from styleaug.errors import ConfigError, FileError, StyleAugError
-from styleaug.files import SUFFIXES, files_below
+from styleaug.files import SUFFIXES, files_below, series_of, suffix_of
+from styleaug.formats.scan import parse_window
 from styleaug.generators.base import AbstractGenerator
 from styleaug.manifest import Applied, Manifest
 from styleaug.samplers import Sampler
@@ -47,6 +49,7 @@ def apply_folder(
     strength: float | Sequence[float] = (0.5, 1.0),
     sampler: Sampler = "uniform",
     keep_luminance: bool = False,
+    preserve: float | None = None,
     seed: int = 0,
     workers: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
@@ -54,6 +57,7 @@ def apply_folder(
     address: str | None = None,
     format: Format | None = None,
     column: str = "image",
+    window: str | None = None,
 ) -> Applied:
     """Write stylised copies of all images below `source` to `out`, and go on where a run stopped.
 
@@ -62,6 +66,9 @@ def apply_folder(
     one line for each file: source, output, strength, and the rows of the bank with their shares; for
     a shard these stand in `images`, one for each image in their order. Lines are added as files are
     finished; on a new call with the same settings, what the manifest names is skipped.
+
+    TIFF files of more than 16 million pixels are styled tile by tile, in less than 2 GB, if the generator
+    allows it; see `stylise_slide`.
 
     Shards keep their names, and all but the images in them: labels, members, columns, order. An image
     keeps its format. Images are stylised on the GPU if this process has one, else, and in worker
@@ -82,6 +89,7 @@ def apply_folder(
         strength: see `StyleAugment`.
         sampler: see `StyleAugment`.
         keep_luminance: see `StyleAugment`.
+        preserve: see `StyleAugment`; not for images that are done by tiles.
         seed: of all draws.
         workers: processes; 0 works in this one. With Ray, actors; 0 takes one for each core, or four
             for each GPU if there are some.
@@ -93,6 +101,10 @@ def apply_folder(
         column: Parquet's column of encoded images. In tar files, where samples hold several images,
             the extension of the one to stylise; `"image"` takes the first of jpg, jpeg, png, webp, tif,
             tiff, bmp.
+        window: which values of images with more than 8 bits are shown as black and white: `"40/400"`
+            (centre/width), `"auto"` or `"dicom"`; see `open_image`. What lies beyond keeps its distance to
+            the window. DICOM series, volumes and stacks keep their type, header and true values; the
+            frames of a volume share one style. Shards are read as 8 bits.
 
     Raises:
         FileError: no images, `out` in `source`, or `out` cannot be written to. Images and shards that
@@ -110,6 +122,7 @@ def apply_folder(
         raise ConfigError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}.")
     if out.resolve().is_relative_to(source.resolve()):
         raise FileError(f"{out} lies in {source}; write the copies to a folder outside it.")
+    parse_window(window)
     format, root, names = find_inputs(source, format)
     if bank == WITHIN_BATCH:
         raise ConfigError('bank="batch" takes styles from other images of a batch; here there is none.')
@@ -122,10 +135,19 @@ def apply_folder(
         strength=strength,
         sampler=sampler,
         keep_luminance=keep_luminance,
+        preserve=preserve,
     )
     rank, world = place_among(engine)
     copier = Copier(
-        stylizer, root, out, format=format, copies=copies, seed=seed, column=column, device=device_of(workers)
+        stylizer,
+        root,
+        out,
+        format=format,
+        copies=copies,
+        seed=seed,
+        column=column,
+        device=device_of(workers),
+        window=window,
     )
     units = plan(copier, names)
     if format != "images":
@@ -155,7 +177,7 @@ def find_inputs(source: Path, format: Format | None) -> tuple[Format, Path, list
         return kind, source.parent, [source.name]
     found: dict[Format, list[Path]] = {}
     for path in files_below(source, KINDS):
-        found.setdefault(KINDS[path.suffix.lower()], []).append(path)
+        found.setdefault(KINDS[suffix_of(path)], []).append(path)
     if not found or (format and format not in found):
         wanted = "image" if format in (None, "images") else f"{format} file"
         raise FileError(f"no {wanted} in {source}; known file types are {' '.join(sorted(KINDS))}.")
@@ -183,18 +205,31 @@ def check_column(root: Path, names: list[str], column: str) -> None:
 def plan(copier: Copier, names: list[str]) -> list[Unit]:
     """Divide the work, by the inputs only; and make sure that no output lands on an input."""
     inputs = {(copier.source / name).resolve() for name in names}
-    size = max(1, UNIT_COPIES // copier.copies) if copier.format == "images" else 1
     units = []
-    for start in range(0, len(names), size):
-        part = tuple(names[start : start + size])
+    for part, series in divide(copier, names):
         outputs = [output for name in part for output in copier.outputs(name)]
         for output in outputs:
             if (copier.out / output).resolve() in inputs:
                 raise FileError(
                     f"{copier.out / output} would overwrite an input; write the copies to another folder."
                 )
-        units.append(Unit(part, frozenset(outputs)))
+        units.append(Unit(tuple(part), frozenset(outputs), series))
     return units
+
+
+def divide(copier: Copier, names: list[str]) -> list[tuple[list[str], str]]:
+    """Put the slices of a volume together, other images so many at a time, and each shard by itself."""
+    if copier.format != "images":
+        return [([name], "") for name in names]
+    keys = {name: series_of(copier.source / name) for name in names}
+    count = Counter(keys.values())
+    volumes: dict[str, list[str]] = {}
+    alone = []
+    for name, key in keys.items():
+        (volumes.setdefault(key, []) if key and count[key] > 1 else alone).append(name)
+    size = max(1, UNIT_COPIES // copier.copies)
+    parts = [(alone[start : start + size], "") for start in range(0, len(alone), size)]
+    return parts + [(slices, key) for key, slices in volumes.items()]
 
 
 def settings_of(copier: Copier) -> dict[str, Any]:
@@ -211,6 +246,11 @@ def settings_of(copier: Copier) -> dict[str, Any]:
         "keep_luminance": stylizer.keep_luminance,
         "seed": copier.seed,
     }
+    # Of runs without them, as of those of earlier versions, these are not said.
+    if stylizer.guard.floor is not None:
+        settings["preserve"] = stylizer.guard.floor
+    if copier.window:
+        settings["window"] = copier.window
     return settings if copier.format == "images" else {**settings, "column": copier.column}
 
 

@@ -23,6 +23,7 @@ from styleaug.generators.cyclegan import CycleGAN
 from styleaug.generators.patchswap import PatchSwap
 from styleaug.generators.photo import Photo
 from styleaug.generators.pix2pix import Pix2Pix
+from styleaug.generators.stain import STAIN_GENERATORS
 from styleaug.generators.vaegan import VAEGAN
 
 __all__ = [
@@ -53,6 +54,8 @@ LEARNED_GENERATORS: dict[str, type[AbstractGenerator]] = {
     "vaegan": VAEGAN,
 }
 """Generators that read their weights from a file, by name."""
+TRAINING_FREE = COLOR_GENERATORS | STAIN_GENERATORS
+"""Generators without weights, by name."""
 DERIVED: dict[str, Callable[[], AbstractGenerator]] = {"patchswap": lambda: shipped_patchswap()}
 """Generators made from the shipped weights of another, by name."""
 
@@ -80,7 +83,7 @@ def card(name: str) -> dict[str, Any]:
 
 def generator_names() -> list[str]:
     """List what `load_generator` knows by name."""
-    return sorted({*COLOR_GENERATORS, *DERIVED, *cards()["generators"]})
+    return sorted({*TRAINING_FREE, *DERIVED, *cards()["generators"]})
 
 
 def bank_names() -> list[str]:
@@ -111,8 +114,8 @@ def load_generator(source: str | Path) -> AbstractGenerator:
 @cache
 def named_generator(name: str) -> AbstractGenerator:
     """Make a shipped or training-free generator, once."""
-    if name in COLOR_GENERATORS:
-        return frozen(COLOR_GENERATORS[name]())
+    if name in TRAINING_FREE:
+        return frozen(TRAINING_FREE[name]())
     if name in DERIVED and name not in cards()["generators"]:
         return frozen(DERIVED[name]())
     return read_generator(pretrained_folder() / cards()["generators"][name]["file"])

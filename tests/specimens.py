@@ -17,6 +17,7 @@ from styleaug.generators.cyclegan import CycleGAN
 from styleaug.generators.patchswap import PatchSwap
 from styleaug.generators.photo import Photo
 from styleaug.generators.pix2pix import Pix2Pix
+from styleaug.generators.stain import STAIN_GENERATORS
 from styleaug.generators.vaegan import VAEGAN
 from styleaug.weights import load_generator
 
@@ -28,7 +29,7 @@ TINY = {
     "tiny-pix2pix": lambda: tiny_pix2pix(),
     "tiny-vaegan": lambda: tiny_vaegan(),
 }
-GENERATORS = [*COLOR_GENERATORS, *TINY]
+GENERATORS = [*COLOR_GENERATORS, *STAIN_GENERATORS, *TINY]
 """What `generator` makes."""
 
 

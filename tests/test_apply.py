@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from shard_files import (
@@ -23,6 +25,8 @@ from specimens import Spy, bank, bank_of, tiny_adain
 
 from styleaug import ConfigError, FileError, apply_folder
 from styleaug.atomic import LEFT_BEHIND
+from styleaug.contact_sheet import sample_photos
+from styleaug.files import open_image
 
 every_format = pytest.mark.parametrize("kind", WRITERS)
 
@@ -113,6 +117,25 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path):
         if path.stat().st_mtime_ns == time
     }
     assert same == {json.loads(line)["output"] for line in kept}
+
+
+def test_structure_is_kept_where_that_was_asked_for(tmp_path):
+    (source := tmp_path / "in").mkdir()
+    photos = [shutil.copy(path, source) for path in sample_photos()[:3]]
+    erase = {"bank": "art", "strength": 1.0}
+    apply_folder(source, tmp_path / "free", **erase)
+    apply_folder(source, tmp_path / "kept", preserve=0.95, **erase)
+
+    def correlation(out: str) -> float:
+        pairs = [(photo, tmp_path / out / Path(photo).name) for photo in photos]
+        greys = [[np.asarray(open_image(path).convert("L")).ravel() for path in pair] for pair in pairs]
+        return min(float(np.corrcoef(*pair)[0, 1]) for pair in greys)
+
+    assert correlation("kept") > correlation("free") + 0.02
+    head = json.loads((tmp_path / "kept" / MANIFEST).read_text().splitlines()[0])
+    assert head["settings"]["preserve"] == 0.95
+    with pytest.raises(ConfigError, match="other settings"):
+        apply_folder(source, tmp_path / "kept", **erase)
 
 
 @every_format

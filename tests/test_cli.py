@@ -49,7 +49,7 @@ def photos(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def bank(photos, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("bank") / "lab.safetensors"
-    run("fit-style", photos, "-o", out, "--generator", "reinhard-lab")
+    run("fit-style", photos, "-o", out, "--generator", "reinhard-lab", "--min-images", 1)
     return out
 
 
@@ -95,10 +95,11 @@ def test_fit_style_writes_a_small_bank(photos, bank):
 
 def test_fit_style_options(photos, tmp_path):
     out = tmp_path / "b.safetensors"
-    run("fit-style", photos, "-o", out, "--generator", "reinhard-rgb", "--patches", 3, "--max-styles", 10)
-    assert len(StyleBank.load(out)) == 10
+    options = ("--generator", "reinhard-rgb", "--patches", 3, "--max-styles", 10, "--min-images", 2)
+    run("fit-style", photos, "-o", out, *options)
+    assert len(StyleBank.load(out)) == 9, "of each crop of 7 images three pairs"
     again = tmp_path / "again.safetensors"
-    run("fit-style", photos, "-o", again, "--generator", "reinhard-rgb", "--patches", 3, "--max-styles", 10)
+    run("fit-style", photos, "-o", again, *options)
     assert again.read_bytes() == out.read_bytes()
 
 
@@ -186,17 +187,17 @@ def messy(photos, tmp_path) -> Path:
     (folder / "text.png").write_text("hello")
     np.save(folder / "nan.npy", np.full((12, 12, 3), np.nan, dtype=np.float32))
     np.save(folder / "large.npy", np.full((12, 12, 3), 7.0, dtype=np.float32))
-    np.save(folder / "two.npy", np.zeros((12, 12, 2), dtype=np.uint8))
+    np.save(folder / "four.npy", np.zeros((2, 12, 12, 3), dtype=np.uint8))
     return folder
 
 
-BAD = ("truncated.jpg", "empty.png", "text.png", "nan.npy", "large.npy", "two.npy")
+BAD = ("truncated.jpg", "empty.png", "text.png", "nan.npy", "large.npy", "four.npy")
 
 
 def test_bad_files_are_named_and_the_rest_goes_on(messy, bank, tmp_path):
     result = run("apply", messy, "-o", tmp_path / "out", "--bank", bank)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.jpg", MANIFEST]
-    fitted = run("fit-style", messy, "-o", tmp_path / "b.safetensors", "--generator", "reinhard-lab")
+    fitted = run("fit-style", messy, "-o", tmp_path / "b.safetensors", "--min-images", 1)
     assert len(StyleBank.load(tmp_path / "b.safetensors")) == 1
     for name in BAD:
         assert str(messy / name) in result.stderr, name
@@ -207,7 +208,7 @@ def test_bad_files_are_named_and_the_rest_goes_on(messy, bank, tmp_path):
 def test_strict_fails(messy, bank, tmp_path):
     run("apply", messy, "-o", tmp_path / "out", "--bank", bank, "--strict", code=1)
     out = tmp_path / "b.safetensors"
-    run("fit-style", messy, "-o", out, "--generator", "reinhard-lab", "--strict", code=1)
+    run("fit-style", messy, "-o", out, "--min-images", 1, "--strict", code=1)
     assert not out.exists()
 
 

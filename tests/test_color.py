@@ -114,7 +114,7 @@ def test_settings_are_shown_in_the_fingerprint() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: ChannelStats("hsv"),
+        lambda: ChannelStats("hsl"),
         lambda: HistogramMatching("lab"),
         lambda: HistogramMatching(quantiles=1),
         lambda: FourierAmplitude(cycles=-1),
@@ -165,8 +165,9 @@ def test_strength_zero_is_exact_in_every_dtype(name: str, dtype: torch.dtype) ->
     assert styled.dtype == dtype
     assert torch.equal(styled[0], images[0])
     reference = restyle(generator, photo(2), photo(4))
-    coarse = torch.finfo(dtype).bits == 16
-    torch.testing.assert_close(styled[1:].float(), reference, atol=0.1 if coarse else 1e-4, rtol=0)
+    coarse = 0.2 if name == "reinhard-hsv" else 0.1  # the hue of nearly grey pixels jumps
+    close = coarse if torch.finfo(dtype).bits == 16 else 1e-4
+    torch.testing.assert_close(styled[1:].float(), reference, atol=close, rtol=0)
 
 
 @every_generator
