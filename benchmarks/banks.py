@@ -87,7 +87,8 @@ def main() -> None:
     rows = {}
     for folder, name in zip(args.pairs[::2], args.pairs[1::2], strict=True):
         bank = load_bank(name)
-        everything = fit_style(folder, generator=bank.provenance.generator, max_styles=100_000).bank
+        maker = bank.provenance.generator
+        everything = fit_style(folder, generator=maker, max_styles=100_000, min_images=1).bank
         rows[name] = {**coverage(everything, bank), **naturalness(bank, contents, vgg)}
         print(name, json.dumps(rows[name]), flush=True)
     print(publish(args.out, "Shipped banks", rows))

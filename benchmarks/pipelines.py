@@ -340,7 +340,8 @@ def measure(name: str, style: str, *, count: int, rounds: int, calls: int) -> di
     torch.manual_seed(0)
     files = image_files(Path(os.environ["STYLEAUG_DATA"]) / "content/imagenet_ajs")[:count]
     shipped = STYLES[style]
-    bank = load_bank(shipped) if shipped else fit_style(pretrained_folder() / "samples", generator=style).bank
+    samples = pretrained_folder() / "samples"
+    bank = load_bank(shipped) if shipped else fit_style(samples, generator=style, min_images=1).bank
     host = HOSTS[name](files, bank)
     speeds: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(rounds + 1):

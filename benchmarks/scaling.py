@@ -24,7 +24,7 @@ SIDES = (32, 64, 128, 224, 512, 1024)
 
 def style_augments(**options) -> dict[str, StyleAugment]:
     """Make a `StyleAugment` for each kind of generator, from safest to strongest."""
-    colour = fit_style(pretrained_folder() / "samples", generator="reinhard-rgb").bank
+    colour = fit_style(pretrained_folder() / "samples", generator="reinhard-rgb", min_images=1).bank
     banks = {"reinhard-rgb": colour, "photo": "photo-tones", "adain": "art"}
     return {name: StyleAugment(bank, **options) for name, bank in banks.items()}
 

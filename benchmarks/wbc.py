@@ -2,15 +2,16 @@
 
     STYLEAUG_DATA=... STYLEAUG_WEIGHTS=... python benchmarks/wbc.py --seeds 3 --jobs 2
 
-Data: `$STYLEAUG_DATA/wbc`, four classes. Each seed draws 400 images of `pbc` (100 per class) to
-train on; the other 80 are the home test. The classifier never trains on an image of `tecom`,
-`cellavision_blog` or `bccd`: it is tested there.
+Data: `$STYLEAUG_DATA/wbc`, four classes, four laboratories. `--homes` are those trained in, one at a
+time: `pbc`, `tecom`. Each seed draws 100 images of each class there, or four fifths of a class with
+fewer than 125, repeated up to 100; the rest is the home test. The classifier never trains on an image
+of the other three laboratories: it is tested there.
 
-Banks: `styleaug fit-style` is called on a flat folder of the images of those three laboratories,
-shuffled, under names without classes. BY DEFAULT THESE ARE THE IMAGES THAT ARE TESTED ON, without
-their labels: the protocol is transductive, as when a laboratory adapts to a pile of its own slides.
-`--bank-split half` is the cleaner protocol: banks see one half of each laboratory, tests use the
-other. The halves are the same for every arm and seed.
+Banks: `styleaug fit-style`, with its defaults, is called once for each of the three laboratories, on a
+flat folder of its images under names without classes; each styled row takes one of the three banks.
+BY DEFAULT THESE ARE THE IMAGES THAT ARE TESTED ON, without their labels: the protocol is transductive,
+as when a laboratory adapts to a pile of its own slides. `--bank-split half` is the cleaner protocol:
+banks see one half of each laboratory, tests use the other. The halves are the same for every arm and seed.
 
 Every arm has the same steps, batches, initial weights and geometry (see `Geometry`), drawn from
 the seed, so arms are compared pairwise. Styling and jitter act on the whole image before geometry.
@@ -31,6 +32,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -40,7 +42,7 @@ from machine import describe_card, machine_card
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
-from wbc_results import HOME, OTHERS, Key, Run, append_run, finished, forget, write_table
+from wbc_results import HOMES, Key, Run, append_run, finished, forget, others, write_table
 from wbc_training import CLASSES, RECIPES, Augment, Images, Recipe, balanced_accuracy, fit, make_net
 
 ROOT = Path(__file__).parents[1]
@@ -54,14 +56,17 @@ class Arm:
     So every styling arm styles the same share `p` of the rows, and `both` is not `color` plus more.
     """
 
-    fitted: tuple[str, ...] = ()  # generators with a bank fitted on the other laboratories
+    fitted: tuple[str, ...] = ()  # generators with a bank fitted on each of the other laboratories
     shipped: tuple[str, ...] = ()  # banks that come with styleaug
+    alone: tuple[str, ...] = ()  # generators without a bank
     jitter: bool = False
     p: float = 0.5
     strength: tuple[float, float] = (0.5, 1.0)
     sampler: str = "uniform"
+    preserve: float | None = None  # the structure guard's floor
 
 
+GUARDED = ("color", "photo", "adain", "macenko", "randstainna")
 ARMS = {
     "none": Arm(),
     "jitter": Arm(jitter=True),
@@ -69,6 +74,13 @@ ARMS = {
     "photo": Arm(fitted=("photo",)),
     "adain": Arm(fitted=("adain",)),
     "both": Arm(fitted=("reinhard-rgb", "adain")),
+    "macenko": Arm(fitted=("macenko",)),
+    "vahadane": Arm(fitted=("vahadane",)),
+    "randstainna": Arm(fitted=("randstainna",), sampler="gaussian"),
+    "hed-jitter": Arm(alone=("hed-jitter",)),
+    "hed-jitter-strong": Arm(alone=("hed-jitter-strong",)),
+    "histogram": Arm(fitted=("histogram",)),
+    "fourier": Arm(fitted=("fourier",)),
     "vaegan": Arm(fitted=("cell-stains",)),
     "color-lab": Arm(fitted=("reinhard-lab",)),
     "adain-art": Arm(shipped=("art",)),
@@ -76,18 +88,33 @@ ARMS = {
     "jitter+adain": Arm(fitted=("adain",), jitter=True),
     "jitter+both": Arm(fitted=("reinhard-rgb", "adain"), jitter=True),
 }
-MAIN_ARMS = ("none", "jitter", "color", "photo", "adain", "vaegan", "both")
+ARMS |= {f"{name}+guard": replace(ARMS[name], preserve=0.9) for name in GUARDED}
+MAIN_ARMS = (
+    "none",
+    "jitter",
+    "color",
+    "photo",
+    "adain",
+    "both",
+    "macenko",
+    "vahadane",
+    "randstainna",
+    "hed-jitter",
+)
+MAIN_ARMS += tuple(f"{name}+guard" for name in GUARDED)
 
 
-def make_augment(arm: Arm, banks: dict[str, Path]) -> Augment:
+def make_augment(arm: Arm, banks: dict[str, list[Path]]) -> Augment:
     """Build the colour and texture part of an arm: float images in [0, 1] to the same."""
     styles = []
-    if arm.fitted or arm.shipped:
+    if arm.fitted or arm.shipped or arm.alone:
         from styleaug import StyleAugment
 
         options = {"p": arm.p, "strength": arm.strength, "sampler": arm.sampler}
-        styles += [StyleAugment(str(banks[name]), **options) for name in arm.fitted]
+        options |= {"preserve": arm.preserve} if arm.preserve else {}
+        styles += [StyleAugment(str(bank), **options) for name in arm.fitted for bank in banks[name]]
         styles += [StyleAugment(name, **options) for name in arm.shipped]
+        styles += [StyleAugment(generator=name, **options) for name in arm.alone]
     jitter = v2.Compose([v2.ColorJitter(0.4, 0.4, 0.4, 0.1), v2.RandomGrayscale(0.2)])
 
     def augment(images: Images) -> Images:
@@ -123,17 +150,13 @@ def lab_paths(folder: Path, lab: str) -> list[str]:
     return sorted(path for path, domain, _ in rows if domain == lab)
 
 
-def bank_paths(folder: Path, bank_split: str) -> list[str]:
-    """Choose the images that banks are fitted on: all of the other laboratories, or half of each.
+def bank_paths(folder: Path, lab: str, bank_split: str) -> list[str]:
+    """Choose the images that a laboratory's bank is fitted on: all of them, or half.
 
-    No label is looked at, so the few basophils are in too.
+    No label is looked at, so basophils are in too.
     """
-    rng = np.random.default_rng(0)
-    chosen: list[str] = []
-    for lab in OTHERS:
-        paths = rng.permutation(lab_paths(folder, lab)).tolist()
-        chosen += paths if bank_split == "all" else paths[: len(paths) // 2]
-    return rng.permutation(chosen).tolist()
+    paths = np.random.default_rng(0).permutation(lab_paths(folder, lab)).tolist()
+    return paths if bank_split == "all" else paths[: len(paths) // 2]
 
 
 def fit_bank(generator: str, folder: Path, paths: list[str], bank: Path, max_styles: int) -> float:
@@ -151,14 +174,18 @@ def fit_bank(generator: str, folder: Path, paths: list[str], bank: Path, max_sty
 
 
 def split_home(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw `TRAIN_PER_CLASS` rows of each class to train on; the others are the home test."""
+    """Draw `TRAIN_PER_CLASS` rows of each class to train on; the others are the home test.
+
+    Of a class with few images four fifths are taken, again and again up to that number.
+    """
     rng = torch.Generator().manual_seed(seed)
     train, test = [], []
     for label in range(len(CLASSES)):
         rows = (labels == label).nonzero().squeeze(1)
         rows = rows[torch.randperm(len(rows), generator=rng)]
-        train.append(rows[:TRAIN_PER_CLASS])
-        test.append(rows[TRAIN_PER_CLASS:])
+        taken = min(TRAIN_PER_CLASS, len(rows) * 4 // 5)
+        train.append(rows[:taken].repeat(-(-TRAIN_PER_CLASS // taken))[:TRAIN_PER_CLASS])
+        test.append(rows[taken:])
     return torch.cat(train), torch.cat(test)
 
 
@@ -166,6 +193,7 @@ def split_home(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 class Job:
     """All that a worker needs for one run."""
 
+    home: str
     classifier: str
     arm: str
     seed: int
@@ -175,11 +203,11 @@ class Job:
     weights: Path
     threads: int
     device: str
-    banks: dict[str, Path] = field(default_factory=dict)
+    banks: dict[str, list[Path]] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
-        return self.bank_split, self.classifier, self.arm, self.seed
+        return self.home, self.bank_split, self.classifier, self.arm, self.seed
 
     @property
     def settings(self) -> dict[str, object]:
@@ -190,9 +218,8 @@ class Job:
 def run(job: Job) -> Run:
     """Train one classifier under one arm and test it in every laboratory."""
     torch.set_num_threads(job.threads)
-    images, labels, _ = load_lab(job.wbc, HOME, job.recipe.side)
+    images, labels, _ = load_lab(job.wbc, job.home, job.recipe.side)
     train, test = split_home(labels, job.seed)
-    seen = set(bank_paths(job.wbc, job.bank_split)) if job.bank_split == "half" else set()
 
     torch.manual_seed(job.seed)
     net = make_net(job.classifier, job.weights)
@@ -201,13 +228,15 @@ def run(job: Job) -> Run:
 
     started, worked = time.perf_counter(), time.process_time()
     fit(net, images[train], labels[train], augment, job.recipe, seed=job.seed, device=job.device)
-    scores = {HOME: balanced_accuracy(net, images[test], labels[test])}  # waits for the device
+    scores = {job.home: balanced_accuracy(net, images[test], labels[test])}  # waits for the device
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - worked
-    for lab in OTHERS:
+    for lab in others(job.home):
         images, labels, paths = load_lab(job.wbc, lab, job.recipe.side)
+        seen = set(bank_paths(job.wbc, lab, job.bank_split)) if job.bank_split == "half" else set()
         rows = [row for row, path in enumerate(paths) if path not in seen]
         scores[lab] = balanced_accuracy(net, images[rows], labels[rows])
     return job.settings | {
+        "home": job.home,
         "bank_split": job.bank_split,
         "classifier": job.classifier,
         "arm": job.arm,
@@ -220,16 +249,23 @@ def run(job: Job) -> Run:
     }
 
 
-def fit_banks(generators: set[str], folder: Path, wbc: Path, split: str, n: int) -> dict[str, Path]:
-    """Fit one bank per generator on the other laboratories, each in its own file."""
-    paths = bank_paths(wbc, split)
+def fit_banks(
+    generators: set[str], labs: set[str], folder: Path, wbc: Path, split: str, n: int
+) -> dict[tuple[str, str], Path]:
+    """Fit one bank per generator and laboratory, each in its own file."""
     banks = {}
-    for generator in sorted(generators):
-        banks[generator] = folder / f"{generator}.safetensors"
-        seconds = fit_bank(generator, wbc, paths, banks[generator], n)
-        size = banks[generator].stat().st_size / 1e3
-        say(f"bank {generator}: {len(paths)} images, {size:.0f} kB, {seconds:.0f} s")
+    for generator, lab in sorted((generator, lab) for generator in generators for lab in labs):
+        paths = bank_paths(wbc, lab, split)
+        bank = banks[generator, lab] = folder / f"{generator}-{lab}.safetensors"
+        seconds = fit_bank(generator, wbc, paths, bank, n)
+        size = bank.stat().st_size / 1e3
+        say(f"bank {generator} {lab}: {len(paths)} images, {size:.0f} kB, {seconds:.0f} s")
     return banks
+
+
+def banks_for(job: Job, banks: dict[tuple[str, str], Path]) -> dict[str, list[Path]]:
+    """Give a job the banks of its generators and of the laboratories that it does not train in."""
+    return {name: [banks[name, lab] for lab in others(job.home)] for name in ARMS[job.arm].fitted}
 
 
 def run_all(jobs: list[Job], processes: int) -> Iterator[Run]:
@@ -267,9 +303,10 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--classifiers", type=names(RECIPES), default=",".join(RECIPES), help=" ".join(RECIPES))
     add("--arms", type=names(ARMS), default=",".join(MAIN_ARMS), help=" ".join(ARMS))
+    add("--homes", type=names(HOMES), default=",".join(HOMES), help=" ".join(HOMES))
     add("--seeds", type=int, default=3, help="run seeds 0, 1, ... this many")
     add("--bank-split", choices=("all", "half"), default="all")
-    add("--max-styles", type=int, default=1000, help="codes in a bank; 1000 keeps every image")
+    add("--max-styles", type=int, default=1000, help="codes in a bank, at most")
     add("--jobs", type=int, default=1, help="runs side by side")
     add("--threads", type=int, default=1, help="of each run")
     add("--device", default="cpu")
@@ -283,12 +320,11 @@ def parse_arguments() -> argparse.Namespace:
 def plan_jobs(args: argparse.Namespace, wbc: Path, weights: Path) -> list[Job]:
     """List the runs that are asked for and missing. One seed of all arms comes before the next."""
     jobs = []
-    for seed in range(args.seeds):
-        for classifier in args.classifiers:
-            recipe = RECIPES[classifier]
-            recipe = replace(recipe, epochs=args.epochs or recipe.epochs)
-            shared = (args.bank_split, recipe, wbc, weights, args.threads, args.device)
-            jobs += [Job(classifier, arm, seed, *shared) for arm in args.arms]
+    for seed, home, classifier in product(range(args.seeds), args.homes, args.classifiers):
+        recipe = RECIPES[classifier]
+        recipe = replace(recipe, epochs=args.epochs or recipe.epochs)
+        shared = (args.bank_split, recipe, wbc, weights, args.threads, args.device)
+        jobs += [Job(home, classifier, arm, seed, *shared) for arm in args.arms]
     if args.redo:
         forget(args.out, [job.key for job in jobs])
     done = finished(args.out)
@@ -320,12 +356,13 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         generators = {name for job in jobs for name in ARMS[job.arm].fitted}
-        banks = fit_banks(generators, Path(folder), wbc, args.bank_split, args.max_styles)
-        jobs = [replace(job, banks=banks) for job in jobs]
+        labs = {lab for job in jobs for lab in others(job.home)}
+        banks = fit_banks(generators, labs, Path(folder), wbc, args.bank_split, args.max_styles)
+        jobs = [replace(job, banks=banks_for(job, banks)) for job in jobs]
         for number, result in enumerate(run_all(jobs, args.jobs), start=1):
             append_run(args.out, result | origin)
             scores = " ".join(f"{lab} {score:.3f}" for lab, score in result["scores"].items())
-            name = f"{result['classifier']} {result['arm']} seed {result['seed']}"
+            name = f"{result['home']} {result['classifier']} {result['arm']} seed {result['seed']}"
             say(f"[{number}/{len(jobs)}] {name}: {scores} ({result['seconds']:.0f} s)")
     print(write_table(args.out))
 
