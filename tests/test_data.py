@@ -15,7 +15,12 @@ from styleaug.training.losses import edge_correlation
 
 pytestmark = pytest.mark.data
 
-MATCHES_MEANS = [name for name in GENERATORS if "luminance" not in name and name not in TINY]
+OTHER_AIMS = {"macenko", "vahadane", "hed-jitter", "hed-jitter-strong"}
+"""They move dyes, or at random, and not the means of colours."""
+
+MATCHES_MEANS = [
+    name for name in GENERATORS if "luminance" not in name and name not in TINY and name not in OTHER_AIMS
+]
 
 
 def laboratory(data: Path, name: str) -> Path:
@@ -36,7 +41,7 @@ def means(pictures: list[Tensor]) -> Tensor:
 @pytest.mark.parametrize("name", MATCHES_MEANS)
 @pytest.mark.parametrize("target", ["tecom", "bccd"])
 def test_styled_cells_have_the_other_laboratorys_colours(data, name, target):
-    bank = fit_style(laboratory(data, target), generator=generator(name), max_styles=32).bank
+    bank = fit_style(laboratory(data, target), generator=generator(name), min_images=1, max_styles=32).bank
     pictures = images(laboratory(data, "pbc"))
     wanted = means(images(laboratory(data, target)))
     augment = StyleAugment(bank, generator=generator(name), p=1.0, strength=1.0)
