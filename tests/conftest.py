@@ -1,7 +1,9 @@
 """Settings and fixtures for all tests."""
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +24,23 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 def seed() -> None:
     """Start every test from the same state of torch's global generator."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run `styleaug` in this process: torch is imported already."""
+    from styleaug.cli import main  # not above: shapes are checked in what is imported after pytest's start
+
+    def run(*args: object, code: int = 0) -> SimpleNamespace:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["styleaug", *map(str, args)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        told = capsys.readouterr()
+        assert (end.value.code or 0) == code, told
+        return SimpleNamespace(stdout=told.out, stderr=told.err)
+
+    return run
 
 
 @pytest.fixture

@@ -18,28 +18,12 @@ from workshop import RECIPES, SMALL_NETWORKS, TINY, loss_networks, two_sides
 
 from styleaug import ConfigError, StyleAugment, load_bank, load_generator
 from styleaug import console as console_module
-from styleaug.cli import cli, main
+from styleaug.cli import cli
 from styleaug.cli_training import origin
 from styleaug.console import training_progress
 from styleaug.training.config import preset
 
 Command = Callable[..., SimpleNamespace]
-
-
-@pytest.fixture
-def command(monkeypatch, capsys) -> Command:
-    """Run `styleaug` in this process: torch is imported already."""
-
-    def run(*args: object, code: int = 0) -> SimpleNamespace:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["styleaug", *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        told = capsys.readouterr()
-        assert (end.value.code or 0) == code, told
-        return SimpleNamespace(stdout=told.out, stderr=told.err)
-
-    return run
 
 
 def process(*args: object, code: int = 0) -> SimpleNamespace:

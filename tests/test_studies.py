@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,29 +15,12 @@ from specimens import generator, photos
 from test_privacy import save_photos, write_dicom
 
 from styleaug import BankError, ConfigError, FileError, StyleAugment, StyleBank, fit_style
-from styleaug.cli import main
 from styleaug.formats.scan import Scan
 from styleaug.training import style_images, unfinished
 from styleaug.training.studies import balance_warnings, read_study
 from styleaug.training.unfinished import Unfinished, read_codes
 
 RGB = generator("reinhard-rgb")
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run `styleaug` in this process."""
-
-    def run(*args: object, code: int = 0) -> SimpleNamespace:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["styleaug", *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        told = capsys.readouterr()
-        assert (end.value.code or 0) == code, told
-        return SimpleNamespace(stdout=told.out, stderr=told.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")
