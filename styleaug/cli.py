@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from styleaug.cli_evaluation import evaluate
 from styleaug.cli_training import fit_style, train
 from styleaug.console import finish, progress, say
 from styleaug.errors import StyleAugError
@@ -279,6 +280,7 @@ def list_() -> None:
     click.echo("banks\n  " + "\n  ".join(bank_names()))
 
 
+cli.add_command(evaluate)
 cli.add_command(fit_style)
 cli.add_command(train)
 

@@ -32,7 +32,7 @@ LEVELS = [
     {"cluster", "manifest"},
     {"folder"},
     {"demo", "console"},
-    {"cli_training"},
+    {"cli_training", "cli_evaluation"},
     {"cli"},
     {"__main__"},
 ]
@@ -43,7 +43,7 @@ ALLOWED_BESIDE = {("atomic", "errors")}
 
 CORE = {"torch", "torchvision", "numpy", "PIL", "safetensors", "jaxtyping"}
 AT_HOME = {  # what is imported in some parts only
-    "click": {"cli", "cli_training", "console"},
+    "click": {"cli", "cli_training", "cli_evaluation", "console"},
     "rich": {"console"},
     "albumentations": {"transforms.albumentations"},
     "kornia": {"transforms.kornia"},

@@ -1,0 +1,1 @@
+"""Measures of quality, shift, robustness and label safety; `styleaug evaluate` runs them."""
