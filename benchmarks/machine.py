@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-__all__ = ["describe_card", "machine_card", "publish"]
+__all__ = ["describe_card", "machine_card", "markdown", "publish"]
 
 
 def machine_card() -> dict[str, str | int | float]:
@@ -53,20 +53,25 @@ def publish(out: Path | None, title: str, rows: dict[str, dict], *, notes: str =
         notes: a paragraph under the heading.
     """
     command = " ".join(["python", *sys.argv])
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     lines = [f"# {title}", "", f"`{command}`", "", describe_card(machine_card()), ""]
     lines += [notes, ""] if notes else []
-    lines += ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, row in rows.items():
-        cells = (row.get(column, "") for column in columns)
-        shown = (f"{cell:g}" if isinstance(cell, int | float) else str(cell) for cell in cells)
-        lines.append(f"| {name} | " + " | ".join(shown) + " |")
-    table = "\n".join(lines) + "\n"
+    table = "\n".join(lines + markdown(rows)) + "\n"
     if out:
         out.with_suffix(".md").write_text(table)
         result = {"command": command, "machine": machine_card(), "rows": rows}
         out.write_text(json.dumps(result, indent=1) + "\n")
     return table
+
+
+def markdown(rows: dict[str, dict]) -> list[str]:
+    """Give the lines of a table: name -> column -> value; a column that a row lacks stays empty."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, row in rows.items():
+        cells = (row.get(column, "") for column in columns)
+        shown = (f"{cell:g}" if isinstance(cell, int | float) else str(cell) for cell in cells)
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return lines
 
 
 def cpu_name() -> str:

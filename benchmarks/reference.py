@@ -36,6 +36,9 @@ class ReferenceAdaIN(nn.Module):
         WeightsError: a file is missing, damaged, or another network.
     """
 
+    code_length = 1024
+    code_size = 512
+
     def __init__(self, folder: Path):
         super().__init__()
         self.encoder = VGG19.from_file(folder / "adain_vgg19_encoder.safetensors")

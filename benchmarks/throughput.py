@@ -5,15 +5,13 @@
 Batch 1 and 32, styles cached, strength 1; on the CPU with 1 and 2 threads, in float32 and (networks only)
 bfloat16; on CUDA where there is one. The generators take turns, so that a slow moment of the machine
 hits all of them; each figure is the median over the rounds, its spread the middle half of them. `times
-reference` compares medians of the same run. The last table is the memory that
-`StyleAugment(p=1)` adds on a uint8 batch of 64, each in a process of its own.
+reference` compares medians of the same run. Memory, and the share of a training step, are in `cost.py`.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,27 +26,6 @@ from styleaug.weights import TRAINING_FREE, generator_names, load_generator
 
 SIZE = 224
 REFERENCE = "AdaIN VGG-19 (reference)"
-
-MEMORY_PROBE = """
-import re, sys, torch
-from pathlib import Path
-from styleaug import StyleAugment, StyleBank
-from styleaug.bank import Provenance
-from styleaug.weights import load_generator
-generator = load_generator(sys.argv[1])
-bank = None  # codes come from the prior, if any are needed
-if not generator.has_prior:
-    codes = generator.encode_style(torch.rand(4, 3, 64, 64))
-    bank = StyleBank(codes, Provenance(generator.name, generator.fingerprint, 4))
-augment = StyleAugment(bank, generator=generator, p=1.0)
-batch = torch.randint(0, 256, (64, 3, 224, 224), dtype=torch.uint8)
-augment(batch[:1, :, :32, :32])
-status = Path("/proc/self/status")
-Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, at what is held now
-before = int(re.search(r"VmRSS:\\s+(\\d+)", status.read_text())[1])
-augment(batch)
-print((int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) - before) / 1024)
-"""
 
 
 def timed(call: Callable[[], object], device: torch.device) -> float:
@@ -98,14 +75,6 @@ def measure(
     return rows
 
 
-def memory(name: str) -> float:
-    """Measure the megabytes that styling a batch of 64 adds, in a fresh process."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", MEMORY_PROBE, name]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    return round(float(done.stdout), 1)
-
-
 def table(result: dict) -> str:
     """Render the result as Markdown."""
     lines = [
@@ -130,14 +99,6 @@ def table(result: dict) -> str:
                 f"| {name} | {row['images_per_s']:g} | {row['low']:g} to {row['high']:g} "
                 f"| {row['times_reference']:g} |"
             )
-    lines += [
-        "",
-        "## Memory added by StyleAugment(p=1) on a uint8 batch of 64",
-        "",
-        "| generator | MB |",
-        "|---|---|",
-    ]
-    lines += [f"| {name} | {megabytes:g} |" for name, megabytes in result["memory_mb"].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -168,7 +129,6 @@ def main() -> None:
         "command": "python benchmarks/throughput.py " + " ".join(sys.argv[1:]),
         "machine": machine_card(),
         "settings": settings,
-        "memory_mb": {name: memory(name) for name in generator_names()},
     }
     print(table(result))
     if args.out:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from styleaug.training.fit import fit_style
     from styleaug.transforms.loader import StyleCollate, StyleLoader
     from styleaug.transforms.torchvision import StyleAugment
+    from styleaug.video import StyleVideo
     from styleaug.weights import bank_names, card, generator_names, load_bank, load_generator
 
 HOMES = {
@@ -40,6 +41,7 @@ HOMES = {
     "StyleBank": "bank",
     "StyleCollate": "transforms.loader",
     "StyleLoader": "transforms.loader",
+    "StyleVideo": "video",
     "TrainError": "errors",
     "WeightsError": "errors",
     "apply_folder": "folder",
@@ -66,6 +68,7 @@ __all__ = [
     "StyleBank",
     "StyleCollate",
     "StyleLoader",
+    "StyleVideo",
     "TrainError",
     "WeightsError",
     "apply_folder",

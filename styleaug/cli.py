@@ -9,6 +9,7 @@ import click
 
 from styleaug.cli_evaluation import evaluate
 from styleaug.cli_training import fit_style, train
+from styleaug.cli_video import video
 from styleaug.console import finish, progress, say
 from styleaug.errors import StyleAugError
 
@@ -283,6 +284,7 @@ def list_() -> None:
 cli.add_command(evaluate)
 cli.add_command(fit_style)
 cli.add_command(train)
+cli.add_command(video)
 
 
 def main() -> None:

@@ -1,10 +1,217 @@
 """The `styleaug evaluate` commands: parse, make one library call, print."""
 
+import json
+from pathlib import Path
+
 import click
 
+from styleaug.cli_robustness import robustness
+from styleaug.console import finish, progress
+
 __all__ = ["evaluate"]
+
+INPUT = OUTPUT = click.Path(path_type=Path)
 
 
 @click.group()
 def evaluate() -> None:
     """Measure what styling reaches, keeps, costs and helps, on your own images."""
+
+
+evaluate.add_command(robustness)
+
+
+@evaluate.command()
+@click.argument("generators", nargs=-1, required=True)
+@click.option("--content", type=INPUT, required=True, help="Folder of images to style.")
+@click.option("--style", type=INPUT, help="Folder of styles.  [default: codes of the bank]")
+@click.option("--bank", help="Name or path of a bank to draw codes from, in place of --style.")
+@click.option("--pairs", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--size", type=click.IntRange(64, 1024), default=256, show_default=True, help="In pixels.")
+@click.option("--strength", type=click.FloatRange(0, 1), default=1.0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of pairs.")
+@click.option("--weights", type=INPUT, help="Folder of the networks that judge.  [default: downloaded]")
+@click.option("--device", help="Such as cpu or cuda.  [default: a GPU if there is one]")
+@click.option("-o", "--out", type=OUTPUT, help="JSON file for the figures, of each pair too.")
+@click.option("--sheet", type=OUTPUT, help="PNG file for the best, median and worst pairs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
+def quality(
+    generators: tuple[str, ...],
+    content: Path,
+    style: Path | None,
+    bank: str | None,
+    pairs: int,
+    size: int,
+    strength: float,
+    seed: int,
+    weights: Path | None,
+    device: str | None,
+    out: Path | None,
+    sheet: Path | None,
+    as_json: bool,
+    strict: bool,
+) -> None:
+    """Measure what GENERATORS (names, weights or run folders) reach of styles and keep of contents.
+
+    Images are paired at random and styled; each pair is measured, and "content unchanged" beside them.
+    """
+    from styleaug.evaluation.quality import evaluate_quality
+
+    with progress("measuring") as report:
+        found = evaluate_quality(
+            generators,
+            content,
+            style,
+            bank=bank,
+            pairs=pairs,
+            size=size,
+            strength=strength,
+            seed=seed,
+            weights=weights,
+            device=device,
+            sheet=sheet,
+            report=report,
+        )
+    if out:
+        found.save(out)
+    click.echo(json.dumps(found.to_dict()) if as_json else found.table())
+    finish(found.failed, strict)
+
+
+@evaluate.command()
+@click.argument("train", type=INPUT)
+@click.argument("target", type=INPUT)
+@click.option("--bank", "banks", multiple=True, help="Name or path of a bank to try; may be repeated.")
+@click.option(
+    "--generator", "generators", multiple=True,
+    help="To try with a bank fitted to TARGET; may be repeated.  [default: several, unless a bank is given]",
+)  # fmt: skip
+@click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="In pixels.")
+@click.option("--most", type=click.IntRange(20), default=500, show_default=True, help="Images of each.")
+@click.option("--folds", type=click.IntRange(2, 20), default=5, show_default=True, help="To validate in.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--weights", type=INPUT, help="Folder of SqueezeNet's weights, which read content better.")
+@click.option(
+    "--content", type=click.Choice(["adain", "squeezenet"]),
+    help="Network that reads content.  [default: squeezenet with --weights, else adain]",
+)  # fmt: skip
+@click.option("--device", help="Such as cpu or cuda.  [default: a GPU if there is one]")
+@click.option("-o", "--out", type=OUTPUT, help="JSON file for all figures.")
+@click.option("--sheet", type=OUTPUT, help="PNG file for images before and after, beside the target.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
+def shift(
+    train: Path,
+    target: Path,
+    banks: tuple[str, ...],
+    generators: tuple[str, ...],
+    size: int,
+    most: int,
+    folds: int,
+    seed: int,
+    weights: Path | None,
+    content: str | None,
+    device: str | None,
+    out: Path | None,
+    sheet: Path | None,
+    as_json: bool,
+    strict: bool,
+) -> None:
+    """Measure how far TARGET lies from TRAIN, how much of it styling closes, and recommend what to try.
+
+    Both are folders of images; labels are not needed. No bank is written.
+    """
+    from styleaug.evaluation.shift import evaluate_shift
+
+    with progress("measuring") as report:
+        found = evaluate_shift(
+            train,
+            target,
+            bank=banks or None,
+            generators=generators or None,
+            size=size,
+            most=most,
+            folds=folds,
+            seed=seed,
+            weights=weights,
+            content=content,
+            device=device,
+            sheet=sheet,
+            report=report,
+        )
+    if out:
+        found.save(out)
+    click.echo(json.dumps(found.to_dict()) if as_json else found.table())
+    finish(found.failed, strict)
+
+
+@evaluate.command()
+@click.argument("images", type=INPUT)
+@click.option("--generator", "generators", multiple=True, help="Name or path; may be repeated.")
+@click.option("--bank", "banks", multiple=True, help="Name or path; may be repeated.  [default: art]")
+@click.option("--style", "styles", type=INPUT, help="Folder to fit banks to.  [default: IMAGES]")
+@click.option(
+    "--strength", "strengths", type=click.FloatRange(0, 1, min_open=True), multiple=True,
+    default=(0.25, 0.5, 0.75, 1.0), show_default=True, help="May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--classifier", default="squeezenet", show_default=True,
+    help="squeezenet or a torchvision name, for classes of ImageNet; trained, on the folders of IMAGES.",
+)  # fmt: skip
+@click.option("--masks", type=INPUT, help="Folder of masks with the names of the images.")
+@click.option("--weights", type=INPUT, help="Folder of SqueezeNet's weights.  [default: downloaded]")
+@click.option("--size", type=click.IntRange(32, 1024), default=224, show_default=True, help="In pixels.")
+@click.option("--most", type=click.IntRange(1), default=200, show_default=True, help="Images.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", help="Such as cpu or cuda.  [default: a GPU if there is one]")
+@click.option("-o", "--out", type=OUTPUT, help="JSON file for all figures.")
+@click.option("--sheet", type=OUTPUT, help="PNG file for the flips that the classifier is surest of.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
+def labels(
+    images: Path,
+    generators: tuple[str, ...],
+    banks: tuple[str, ...],
+    styles: Path | None,
+    strengths: tuple[float, ...],
+    classifier: str,
+    masks: Path | None,
+    weights: Path | None,
+    size: int,
+    most: int,
+    seed: int,
+    device: str | None,
+    out: Path | None,
+    sheet: Path | None,
+    as_json: bool,
+    strict: bool,
+) -> None:
+    """Measure how safe labels are when IMAGES are styled: flipped decisions, moved edges, lost contrast.
+
+    With a folder per class in IMAGES, --classifier trained trains a small network on two thirds of them.
+    """
+    from styleaug.evaluation.label_safety import evaluate_labels
+
+    with progress("measuring") as report:
+        found = evaluate_labels(
+            images,
+            generators=generators,
+            bank=banks or None,
+            styles=styles,
+            strengths=strengths,
+            classifier=classifier,
+            masks=masks,
+            weights=weights,
+            size=size,
+            most=most,
+            seed=seed,
+            device=device,
+            report=report,
+        )
+    if out:
+        found.save(out)
+    if sheet:
+        found.save_sheet(sheet)
+    click.echo(json.dumps(found.to_dict()) if as_json else found.table())
+    finish(found.failed, strict)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-__all__ = ["finish", "progress", "say", "training_progress"]
+__all__ = ["finish", "progress", "say", "stages", "training_progress"]
 
 SECONDS = 30.0
 """Time between two lines about a training run in a file."""
@@ -24,6 +24,17 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with bar("{task.description}") as shown:
         task = shown.add_task(what, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stages() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
+    """Show a progress bar whose name changes; give the function that moves it, and one that says a line."""
+    with bar("{task.description}") as shown:
+        task = shown.add_task("", total=None)
+        yield (
+            lambda what, done, total: shown.update(task, description=what, completed=done, total=total),
+            lambda line: shown.console.print(line, markup=False, highlight=False, soft_wrap=True),
+        )
 
 
 @contextmanager

@@ -107,20 +107,28 @@ def one_style(bank: StyleBank, row: int, strength: float) -> StyleParams:
     )
 
 
-def contact_sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str] = ()) -> Image.Image:
-    """Lay out rows of equal tiles on white, with a caption above each column."""
+def contact_sheet(
+    rows: Sequence[Sequence[Image.Image]], captions: Sequence[str] = (), titles: Sequence[str] = ()
+) -> Image.Image:
+    """Lay out rows of equal tiles on white, with a caption above each column, and a title above each row.
+
+    Args:
+        rows: of tiles.
+        captions: of the columns.
+        titles: of the rows, of any number of lines.
+    """
     width, height = rows[0][0].size
     top = CAPTION if captions else 0
+    head = CAPTION * max((title.count("\n") + 1 for title in titles), default=0)
+    step = head + height + GAP
     columns = max(len(row) for row in rows)
-    sheet = Image.new(
-        "RGB",
-        (columns * (width + GAP) + GAP, len(rows) * (height + GAP) + GAP + top),
-        "white",
-    )
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, len(rows) * step + GAP + top), "white")
     pen = ImageDraw.Draw(sheet)
     for column, text in enumerate(captions):
         pen.text((GAP + column * (width + GAP), 2), text, fill="black")
+    for row, text in enumerate(titles):
+        pen.text((GAP, top + GAP + row * step), text, fill="black")
     for y, row in enumerate(rows):
         for x, tile in enumerate(row):
-            sheet.paste(tile.convert("RGB"), (GAP + x * (width + GAP), top + GAP + y * (height + GAP)))
+            sheet.paste(tile.convert("RGB"), (GAP + x * (width + GAP), top + GAP + head + y * step))
     return sheet

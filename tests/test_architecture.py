@@ -22,17 +22,18 @@ MOST_LINES = 420
 LEVELS = [
     {"errors", "atomic"},
     {"images", "formats", "groups"},
-    {"files", "bank", "samplers"},
+    {"files", "bank", "samplers", "flow"},
     {"generators"},
-    {"weights"},
+    {"weights", "clips", "blending"},
     {"transforms", "training"},
-    {"graphs", "tiles"},
-    {"video", "evaluation", "export", "shards", "contact_sheet", "slides"},
-    {"copies", "style_report"},
+    {"graphs", "tiles", "contact_sheet"},
+    {"video", "evaluation", "export", "shards", "slides"},
+    {"copies", "style_report", "film"},
     {"cluster", "manifest"},
     {"folder"},
     {"demo", "console"},
-    {"cli_training", "cli_evaluation"},
+    {"cli_robustness"},
+    {"cli_training", "cli_evaluation", "cli_video"},
     {"cli"},
     {"__main__"},
 ]
@@ -43,7 +44,7 @@ ALLOWED_BESIDE = {("atomic", "errors")}
 
 CORE = {"torch", "torchvision", "numpy", "PIL", "safetensors", "jaxtyping"}
 AT_HOME = {  # what is imported in some parts only
-    "click": {"cli", "cli_training", "cli_evaluation", "console"},
+    "click": {"cli", "cli_training", "cli_evaluation", "cli_video", "cli_robustness", "console"},
     "rich": {"console"},
     "albumentations": {"transforms.albumentations"},
     "kornia": {"transforms.kornia"},
@@ -62,6 +63,8 @@ AT_HOME = {  # what is imported in some parts only
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "onnxscript": {"export"},
+    "cv2": {"flow"},
+    "av": {"clips"},
 }
 
 

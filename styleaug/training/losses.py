@@ -42,20 +42,41 @@ def style_loss(levels: list[Tensor], stats: list[Tensor], *, rows: bool = False)
     return total if rows else total.mean()
 
 
-def content_loss(level: Float[Tensor, "B C H W"], target: Float[Tensor, "B C H W"]) -> Tensor:
-    """Compare features after instance normalisation, so that style statistics are free to move."""
-    return F.mse_loss(normalise(level.float()), normalise(target.float()))
+def content_loss(
+    level: Float[Tensor, "B C H W"], target: Float[Tensor, "B C H W"], *, rows: bool = False
+) -> Tensor:
+    """Compare features after instance normalisation, so that style statistics are free to move.
+
+    Args:
+        level: of the painted images.
+        target: of the content.
+        rows: give `(B,)` instead of the mean over the batch.
+    """
+    own, wanted = normalise(level.float()), normalise(target.float())
+    return (own - wanted).square().mean(dim=(1, 2, 3)) if rows else F.mse_loss(own, wanted)
 
 
-def edge_correlation(one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
-    """Correlate the Sobel magnitudes of two batches of images, as grey; 1 where no edge differs."""
-    kernel = torch.tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]], dtype=one.dtype, device=one.device)
-    kernels = torch.stack([kernel, kernel.T])[:, None]
+def edge_correlation(
+    one: Float[Tensor, "B 3 H W"],
+    other: Float[Tensor, "B 3 H W"],
+    kernels: Float[Tensor, "D 3 3"] | None = None,
+) -> Float[Tensor, " B"]:
+    """Correlate the edges of two batches of images, as grey; 1 where none differs.
+
+    Args:
+        one: in [0, 1].
+        other: of the same size.
+        kernels: an edge is the length of the two directions, or the largest of more. None is Sobel's two.
+    """
+    if kernels is None:
+        kernel = torch.tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]], dtype=one.dtype, device=one.device)
+        kernels = torch.stack([kernel, kernel.T])
     edges = []
     for images in (one, other):
+        sides = F.conv2d(luminance(images), kernels[:, None].to(images))
         # The square root needs a floor for its gradient.
-        size = (F.conv2d(luminance(images), kernels).square().sum(1) + 1e-6).sqrt().flatten(1)
-        edges.append(size - size.mean(1, keepdim=True))
+        size = (sides.square().sum(1) + 1e-6).sqrt() if len(kernels) == 2 else sides.amax(1)
+        edges.append(size.flatten(1) - size.flatten(1).mean(1, keepdim=True))
     return F.cosine_similarity(edges[0], edges[1], dim=1, eps=1e-12)
 
 

@@ -1,5 +1,6 @@
 """How much structure a style leaves: the contrast of small blobs, and where the edges are."""
 
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
@@ -13,11 +14,13 @@ __all__ = [
     "EDGES",
     "FINEST",
     "Edges",
+    "contrast_kept",
     "contrast_need",
     "edge_kernels",
     "edge_need",
     "gradients",
     "magnitudes",
+    "quantiles",
     "reduce",
 ]
 
@@ -80,23 +83,38 @@ def contrast_need(
         gain: of the tier.
         floor: see `guard.keep_structure`.
     """
-    both = torch.stack([brightness(small), brightness(painted)]).flatten(0, 1)
     need = small.new_zeros(len(small))
+    for share, counts in contrast_kept(small, painted):
+        seen = (counts.sum(dim=1) - 0.01).clamp(0, 1)  # of a flat image there is nothing to keep
+        worst, half = quantiles(share, counts, (WORST, 0.5))
+        for kept, wanted in ((worst, floor), (half, 1 - HALF * (1 - floor))):
+            need = torch.maximum(need, seen * ((wanted - kept).clamp_min(0) / (gain - kept).clamp_min(1e-6)))
+    return need.clamp_max(1)
+
+
+def contrast_kept(
+    small: Float[Tensor, "K C Y X"], painted: Float[Tensor, "K C Y X"]
+) -> Iterator[tuple[Float[Tensor, "K M"], Float[Tensor, "K M"]]]:
+    """Give the share of the blobs' contrast that is left in each window, and how much the window counts.
+
+    For blobs of `FINEST` pixels, then of twice that, and so on, as long as the images are large enough; see
+    `contrast_need`.
+
+    Args:
+        small: reduced images.
+        painted: reduced styled ones.
+    """
+    both = torch.stack([brightness(small), brightness(painted)]).flatten(0, 1)
     for window in WINDOWS:
         if min(both.shape[-2:]) < 3:
             break
         own, other = blobs(both).chunk(2)
         side = tuple(min(window, length) for length in own.shape[-2:])
         power, product = F.avg_pool2d(torch.cat([own * own, own * other]), side).flatten(1).chunk(2)
-        counts = power / (power + QUIET**2)
-        seen = (counts.sum(dim=1) - 0.01).clamp(0, 1)  # of a flat image there is nothing to keep
-        worst, half = quantiles(product / power.clamp_min(1e-12), counts, (WORST, 0.5))
-        for kept, wanted in ((worst, floor), (half, 1 - HALF * (1 - floor))):
-            need = torch.maximum(need, seen * ((wanted - kept).clamp_min(0) / (gain - kept).clamp_min(1e-6)))
+        yield product / power.clamp_min(1e-12), power / (power + QUIET**2)
         if min(both.shape[-2:]) < 6:
             break
         both = F.avg_pool2d(both, 2)
-    return need.clamp_max(1)
 
 
 def blobs(images: Float[Tensor, "K 1 Y X"]) -> Float[Tensor, "K 1 Y2 X2"]:

@@ -1,0 +1,252 @@
+"""Does styling help a classifier elsewhere? Every arm, on blood cells, drawings and corruptions.
+
+    STYLEAUG_DATA=../shared/data STYLEAUG_WEIGHTS=../shared/weights \
+        python benchmarks/evidence.py QUESTION [--arms NAME,...] [--seeds 3] [--jobs 2]
+
+Each question is one call of `styleaug evaluate robustness`, whose rules hold: arms of a seed share the
+split, initial weights, batches and geometry; the last epoch counts; scores are the recall averaged over
+the classes. Results go to `benchmarks/results/evidence_QUESTION.{json,md}`; finished runs are kept.
+
+    cells-pbc, cells-tecom            a small network from scratch, trained in one laboratory on 100 cells
+                                      of each class (all classes as often), tested in the three others
+    cells-pbc-imagenet, ...           the same from an ImageNet SqueezeNet
+    pacs                              48 photos of each class to paintings, cartoons and sketches,
+                                      ImageNet SqueezeNet
+    cifar                             200 images of each class, 15 corruptions in 5 severities, WRN-16-2
+    ablation                          what to set: p, strength, bank, sampler, guard; on pacs and adain
+
+Target banks: `styleaug fit-style` with its defaults is called once for each domain that is tested, on a
+flat folder of its images under names without classes; each styled row takes one of these banks. They are
+THE IMAGES TESTED ON, without their labels: the protocol is transductive, as when a laboratory adapts to
+a pile of its own slides. FDA and histogram matching get the same images as references.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from contextlib import chdir
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+from machine import describe_card, machine_card
+
+from styleaug.atomic import atomic
+from styleaug.console import stages
+from styleaug.evaluation.classifiers import default_recipe
+from styleaug.evaluation.corruptions import CORRUPTIONS
+from styleaug.evaluation.robustness import evaluate_robustness
+from styleaug.files import image_files
+
+RESULTS = Path(__file__).parent / "results"
+FULL = "p=.8,strength=1"
+MILD = "p=.5,strength=.5..1"  # the arms called mild
+STANDARD = {
+    "none": "none",
+    "jitter+grey": "jitter+grey",
+    "trivialaugment": "trivialaugment",
+    "randaugment": "randaugment",
+    "mixstyle": "mixstyle",
+    "batch swap": "channel-swap,p=.8,strength=1",
+}
+REFERENCED = {
+    "fda (albumentations)": "fda:@targets,p=.8",
+    "histogram matching (albumentations)": "histogram-matching:@targets,p=.8",
+}
+"""What other libraries do with target images."""
+
+
+def on_targets(*generators: str, options: str = FULL) -> dict[str, str]:
+    """Give an arm for each generator, with a bank of each target."""
+    return {name: f"@{name},{options}" for name in generators}
+
+
+CELLS = (
+    STANDARD
+    | REFERENCED
+    | {"reinhard-rgb (channel swap)": f"@reinhard-rgb,{FULL}"}
+    | on_targets("reinhard-lab", "histogram", "fourier", "macenko", "vahadane")
+    | on_targets("photo", "adain", "cell-stains")
+    | {
+        "hed-jitter": f"style:hed-jitter,{FULL}",
+        "randstainna": f"@randstainna,{FULL},sampler=gaussian",
+        "randstainna mild": f"@randstainna,{MILD},sampler=gaussian",
+        "randstainna + guard": f"@randstainna,{FULL},sampler=gaussian,preserve=.9",
+        "randstainna + jitter+grey": f"@randstainna,{FULL},sampler=gaussian+jitter+grey",
+        "randstainna + blur": f"@randstainna,{FULL},sampler=gaussian+blur",
+        "randstainna + mixstyle": f"@randstainna,{FULL},sampler=gaussian+mixstyle",
+        "randstainna or adain": f"@randstainna,{FULL},sampler=gaussian/@adain,{FULL}",
+        "randstainna always": "@randstainna,p=1,strength=1,sampler=gaussian",
+        "adain art": f"style:art,{FULL}",
+    }
+)
+PACS = STANDARD | REFERENCED | {
+    "reinhard-rgb (channel swap)": f"@reinhard-rgb,{FULL}",
+    "adain art mild": f"style:art,{MILD}",
+    "adain art": "style:art,p=1,strength=1",
+    "adain target": "@adain,p=1,strength=1",
+}  # fmt: skip
+CIFAR = {
+    "none": "none",
+    "trivialaugment": "trivialaugment",
+    "trivialaugment + adain art": "style:art,p=.3,strength=.5..1+trivialaugment",
+    "adain art": "style:art,p=.3,strength=.5..1",
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One comparison: where it is trained and tested, with what, and the arms."""
+
+    train: str
+    tests: tuple[str, ...]
+    arms: dict[str, str]
+    classifier: str = "squeezenet"
+    recipe: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+LABS = ("pbc", "tecom", "cellavision_blog", "bccd")
+KINDS = ("neutrophil", "lymphocyte", "monocyte", "eosinophil")
+
+
+def cells(home: str, classifier: str) -> Question:
+    """Ask about blood cells, trained in one laboratory."""
+    geometry = {"geometry": "cells", "precision": "bf16"}
+    options = {"classes": KINDS, "per_class": 100, "balanced": True, "held_out": 1 / 6, "fit": "squash"}
+    tests = tuple(f"wbc/{lab}" for lab in LABS if lab != home)
+    return Question(f"wbc/{home}", tests, CELLS, classifier, geometry, options)
+
+
+DRAWN = ("pacs/art_painting", "pacs/cartoon", "pacs/sketch")
+PHOTO = {"per_class": 48, "held_out": 0.25, "fit": "squash"}
+QUESTIONS = {
+    "cells-pbc": cells("pbc", "small"),
+    "cells-tecom": cells("tecom", "small"),
+    "cells-pbc-imagenet": cells("pbc", "squeezenet"),
+    "cells-tecom-imagenet": cells("tecom", "squeezenet"),
+    "pacs": Question("pacs/photo", DRAWN, PACS, recipe={"epochs": 20, "precision": "bf16"}, options=PHOTO),
+    "cifar": Question(
+        "cifar/train",
+        (),
+        CIFAR,
+        "wrn-10-2",
+        {"precision": "bf16", "epochs": 60},
+        {"corruptions": CORRUPTIONS},
+    ),
+}
+
+
+def folder_of(variable: str) -> Path:
+    """Read a folder from the environment, or stop."""
+    value = os.environ.get(variable, "")
+    if not value or not Path(value).is_dir():
+        sys.exit(f"evidence: set {variable} to a folder, got {value!r}; see benchmarks/README.md")
+    return Path(value).resolve()
+
+
+def fit_bank(generator: str, images: Path, bank: Path) -> None:
+    """Fit a bank as a user does, on a flat folder of images under names without classes."""
+    if bank.exists():
+        return
+    with tempfile.TemporaryDirectory() as flat:
+        for number, path in enumerate(image_files(images)):
+            (Path(flat) / f"{number:04d}{path.suffix}").symlink_to(path.resolve())
+        command = ["fit-style", flat, "-o", str(bank), "--generator", generator]
+        done = subprocess.run([sys.executable, "-m", "styleaug", *command], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"evidence: styleaug fit-style --generator {generator}: {done.stderr}")
+
+
+def spelled(spec: str, targets: list[str]) -> str:
+    """Put the target banks, which are fitted here, and the target folders into an arm."""
+
+    def banks(match: re.Match[str]) -> str:
+        generator, options = match[1], match[2] or ""
+        for target in targets:
+            fit_bank(generator, Path(target), Path(f"{generator}-{target}.safetensors"))
+        return "/".join(f"style:{generator}-{target}.safetensors{options}" for target in targets)
+
+    spec = spec.replace("@targets", ",".join(targets))
+    return re.sub(r"@([a-z-]+)((?:,[a-z_]+=[^,+/@]+)*)", banks, spec)
+
+
+def link(folder: Path) -> str:
+    """Give a folder a short name in the working folder."""
+    if not Path(folder.name).is_symlink():
+        Path(folder.name).symlink_to(folder)
+    return folder.name
+
+
+def unpack(data: Path) -> str:
+    """Unpack CIFAR-10, once."""
+    if not Path("cifar").is_dir():
+        with ZipFile(data / "cifar10" / "cifar10_jpg_subset.zip") as packed:
+            packed.extractall("cifar.part")
+        Path("cifar.part").rename("cifar")
+    return "cifar/train"
+
+
+def ask(name: str, question: Question, args: argparse.Namespace) -> str:
+    """Run what is missing of a question; give the table."""
+    data, weights = folder_of("STYLEAUG_DATA"), folder_of("STYLEAUG_WEIGHTS")
+    out = (args.out or RESULTS).resolve() / f"evidence_{name.replace('-', '_')}.json"
+    recipe = default_recipe(question.classifier)
+    recipe = replace(recipe, **question.recipe)
+    chosen = {arm: spec for arm, spec in question.arms.items() if not args.arms or arm in args.arms}
+    # specs then hold short names, and no path of this machine
+    args.work.mkdir(parents=True, exist_ok=True)
+    with (
+        chdir(args.work),
+        stages() as (report, said),
+    ):
+        targets = [link(data / folder) for folder in question.tests]
+        train = link(data / question.train) if name != "cifar" else unpack(data)
+        found = evaluate_robustness(
+            train,
+            {target: Path(target) for target in targets} if name != "cifar" else {"home": "cifar/test"},
+            arms=[f"{arm}={spelled(spec, targets)}" for arm, spec in chosen.items()],
+            classifier=question.classifier,
+            recipe=recipe,
+            weights=weights,
+            seeds=args.seeds,
+            jobs=args.jobs,
+            threads=1,
+            out=out,
+            report=report,
+            said=said,
+            **question.options,
+        )
+    command = f"python benchmarks/evidence.py {shlex.join(sys.argv[1:])}"
+    table = f"{found.markdown()}\n`{command}`\n\n{describe_card(machine_card())}\n"
+    with atomic(out.with_suffix(".md")) as part:
+        part.write_text(table)
+    return table
+
+
+def names(text: str) -> list[str]:
+    """Parse names with semicolons between them."""
+    return [name.strip() for name in text.split(";")]
+
+
+def main() -> None:
+    """Ask the questions that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("questions", nargs="+", choices=QUESTIONS)
+    parser.add_argument("--arms", type=names, help="with semicolons; all")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path("evidence"), help="for banks, which are kept")
+    parser.add_argument("--out", type=Path, help="folder of the results")
+    args = parser.parse_args()
+    for name in args.questions:
+        print(ask(name, QUESTIONS[name], args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""`styleaug evaluate robustness`: parse, make one library call, print."""
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from styleaug.console import finish, say, stages
+from styleaug.errors import ConfigError
+
+__all__ = ["robustness"]
+
+INPUT = OUTPUT = click.Path(path_type=Path)
+INTERRUPTED = 130
+
+
+def tests_of(values: tuple[str, ...]) -> dict[str, str]:
+    """Read `[NAME=]DIR`, each."""
+    tests: dict[str, str] = {}
+    for value in values:
+        name, equals, folder = value.partition("=")
+        name, folder = (name, folder) if equals and not Path(value).exists() else (Path(value).name, value)
+        if name in tests:
+            raise ConfigError(f"two tests are called {name!r}; name them: NAME=DIR.")
+        tests[name] = folder
+    return tests
+
+
+def severities_of(text: str) -> tuple[int, ...]:
+    """Read `1-5` or `1,3,5`."""
+    try:
+        parts = [part.partition("-") for part in text.split(",")]
+        return tuple(value for low, _, high in parts for value in range(int(low), int(high or low) + 1))
+    except ValueError:
+        raise ConfigError(f"severities must be as in 1-5 or 1,3,5, got {text!r}.") from None
+
+
+def corruptions_of(text: str | None) -> tuple[str, ...]:
+    """Read names with commas, or `all`."""
+    if text in (None, "", "none"):
+        return ()
+    from styleaug.evaluation.corruptions import CORRUPTIONS
+
+    return CORRUPTIONS if text == "all" else tuple(str(text).split(","))
+
+
+def recipe_of(classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
+    """Give the classifier's own recipe with what was said on the command line."""
+    from styleaug.evaluation.classifiers import default_recipe
+
+    said = {name: value for name, value in given.items() if value is not None}
+    return replace(default_recipe(classifier, pretrained=pretrained), **said)
+
+
+@click.command()
+@click.argument("train", type=INPUT, metavar="TRAIN_DIR")
+@click.option(
+    "--test", "tests", multiple=True, metavar="[NAME=]DIR",
+    help="Another domain with the same classes. home=DIR takes the place of the held-out images.",
+)  # fmt: skip
+@click.option(
+    "--arm", "arms", multiple=True, metavar="[NAME=]SPEC",
+    help="What is done to training images: steps joined by +, alternatives by /.  "
+    "[default: none, jitter+grey, style:art]",
+)  # fmt: skip
+@click.option("--baseline", help="Arm that the others are compared with.  [default: none, or the first]")
+@click.option("--classifier", default="small", show_default=True,
+    help="small, wrn-16-2, squeezenet, mobilenetv2, timm:NAME, or a torchvision name.")  # fmt: skip
+@click.option("--from-scratch", is_flag=True, help="Do not start from ImageNet weights.")
+@click.option("--weights", type=INPUT, help="Folder of ImageNet weights.  [default: downloaded]")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--corruptions", help="all, or names with commas, applied to the home test.")
+@click.option("--severities", default="1-5", show_default=True)
+@click.option("--held-out", type=float, default=0.2, show_default=True, help="Share kept as home test.")
+@click.option("--train-per-class", type=click.IntRange(1), help="Train on so many images of each class.")
+@click.option("--balanced-classes", is_flag=True, help="Repeat the images of smaller classes.")
+@click.option("--classes", help="Use these only, with commas.")
+@click.option("--limit", type=click.IntRange(1), help="Images per class and folder, for a trial.")
+@click.option("--fit", type=click.Choice(["crop", "squash"]), default="crop", show_default=True,
+    help="How images become square.")  # fmt: skip
+@click.option("--side", type=click.IntRange(8), help="Of the images, in pixels.  [default: the classifier's]")
+@click.option("--epochs", type=click.IntRange(1), help="[default: the classifier's; so the next six]")
+@click.option("--batch", type=click.IntRange(1))
+@click.option("--lr", type=float, help="Highest learning rate.")
+@click.option("--weight-decay", type=float)
+@click.option("--label-smoothing", type=float)
+@click.option("--optimiser", type=click.Choice(["adamw", "sgd"]))
+@click.option("--schedule", type=click.Choice(["one-cycle", "cosine"]))
+@click.option("--geometry", type=click.Choice(["cells", "photo", "small", "none"]),
+    help="cells: any rotation and scale. photo: crop and flip. small: shift and flip.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["float32", "bf16"]))
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs side by side.")
+@click.option("--threads", type=click.IntRange(1), help="Of each run.  [default: cores / jobs]")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--memory", type=float, default=4.0, show_default=True, help="GiB for images.")
+@click.option("-o", "--out", type=OUTPUT, help="Results, JSON; the table goes beside it, as .md.")
+@click.option("--redo", is_flag=True, help="Do runs again that OUT has.")
+@click.option("--strict", is_flag=True, help="Stop at a file that cannot be read.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and the time it needs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
+def robustness(
+    train: Path,
+    tests: tuple[str, ...],
+    arms: tuple[str, ...],
+    baseline: str | None,
+    classifier: str,
+    from_scratch: bool,
+    weights: Path | None,
+    seeds: int,
+    corruptions: str | None,
+    severities: str,
+    held_out: float,
+    train_per_class: int | None,
+    balanced_classes: bool,
+    classes: str | None,
+    limit: int | None,
+    fit: Any,
+    jobs: int,
+    threads: int | None,
+    device: str,
+    memory: float,
+    out: Path | None,
+    redo: bool,
+    strict: bool,
+    dry_run: bool,
+    as_json: bool,
+    **recipe: Any,
+) -> None:
+    r"""Train a classifier on TRAIN_DIR with each arm; test it at home, in other domains and corrupted.
+
+    TRAIN_DIR has a folder per class. Arms are compared pairwise: same split, weights, batches and geometry
+    for each seed. Stopped and called again with the same -o, it goes on with the runs that are missing.
+
+    \b
+    Steps: none, jitter, grey, blur, trivialaugment, randaugment, augmix, channel-swap, mixstyle,
+      style:BANK_OR_GENERATOR[,p=.5][,strength=.5..1][,sampler=mix], fda:DIR, histogram-matching:DIR.
+    \b
+    styleaug evaluate robustness photo --test sketch --arm none --arm jitter+grey \
+      --arm paintings=style:art,p=.5+jitter --classifier squeezenet -o result.json
+    """
+    from styleaug.evaluation.robustness import evaluate_robustness, plan_robustness
+
+    options: dict[str, Any] = {
+        "arms": arms or ("none", "jitter+grey", "style:art"),
+        "baseline": baseline,
+        "classifier": classifier,
+        "pretrained": not from_scratch,
+        "recipe": recipe_of(classifier, not from_scratch, recipe),
+        "seeds": seeds,
+        "corruptions": corruptions_of(corruptions),
+        "severities": severities_of(severities),
+        "held_out": held_out,
+        "per_class": train_per_class,
+        "balanced": balanced_classes,
+        "classes": tuple(classes.split(",")) if classes else None,
+        "limit": limit,
+        "fit": fit,
+        "weights": weights,
+        "jobs": jobs,
+        "threads": threads,
+        "device": device,
+        "memory": memory,
+        "out": out,
+        "redo": redo,
+        "strict": strict,
+    }
+    try:
+        with stages() as (report, said):
+            if dry_run:
+                found = plan_robustness(train, tests_of(tests), report=report, **options)
+            else:
+                found = evaluate_robustness(train, tests_of(tests), report=report, said=said, **options)
+                if out:
+                    said(f"{out} and {found.save(out.with_suffix('.md'))} written")
+    except KeyboardInterrupt:
+        kept = (
+            f"{out} keeps the finished runs; go on with: styleaug {shlex.join(sys.argv[1:])}"
+            if out
+            else ("nothing is kept; name a file with -o to be able to go on.")
+        )
+        say(f"stopped; {kept}")
+        sys.exit(INTERRUPTED)
+    click.echo(json.dumps(found.to_dict()) if as_json else found.table())
+    finish(found.failed, strict)

@@ -1,0 +1,239 @@
+"""From measurements to a recommendation: one table of rules, each with its reason."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from styleaug.evaluation.domains import Gap, Parted
+
+__all__ = ["RULES", "STYLE", "Advice", "Evidence", "Option", "Rule", "advise"]
+
+STYLE = ("colour", "sharpness", "texture")
+"""What counts as style; `"content"` is the fourth."""
+
+NARROW = 8.0
+"""Deviation of the images' mean lightness (Lab) below which a set looks as from one instrument.
+
+Blood cells of one laboratory have 3 to 6; photos, paintings and cartoons of many scenes 8.5 to 16.
+"""
+COLOUR_ORDER = ("randstainna", "photo", "vahadane", "reinhard-rgb", "reinhard-lab", "macenko", "histogram")
+"""Generators of colour as they rank on blood cells, in benchmarks/results/wbc.md."""
+PAINTERS = ("adain", "patchswap")
+"""Generators that change texture."""
+NEARLY = 0.75
+"""Of what the best closes; one that closes so much is as good, and the order decides."""
+HALF_GONE = 0.5
+"""Correlation of edges below which strength is lowered."""
+MIXED = 0.75
+"""Accuracy below which many training images look like the target already."""
+BLURRED = 1.0
+"""Difference of sharpness in deviations from which on it is worth a note."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a candidate does to the training images at one strength."""
+
+    name: str
+    generator: str
+    bank: str
+    strength: float
+    closed: dict[str, Gap]
+    """Share of the gap that is gone, for colour, sharpness, texture and content."""
+    after: dict[str, Parted]
+    """How well styled images are still told from the target."""
+    edges: float
+    """Mean correlation of edges with the image's."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give JSON-ready values."""
+        return {
+            "name": self.name,
+            "generator": self.generator,
+            "bank": self.bank,
+            "strength": self.strength,
+            "closed": {name: gap.to_dict() for name, gap in self.closed.items()},
+            "after": {name: parted.to_dict() for name, parted in self.after.items()},
+            "edges": round(self.edges, 3),
+        }
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the rules look at."""
+
+    parted: dict[str, Parted]
+    """How well the sets are told apart by colour, sharpness, texture and content."""
+    variety: float
+    """Deviation of the training images' mean lightness, in Lab."""
+    slope: float
+    """Standardised difference of sharpness: below 0 the target is blurrier."""
+    options: Sequence[Option]
+    """At full strength."""
+
+    @property
+    def style(self) -> float:
+        """Give the largest distance of the sets in what counts as style (d')."""
+        return max(self.parted[name].apart for name in STYLE)
+
+    @property
+    def style_by_chance(self) -> bool:
+        """Tell whether no measure of style parts the sets."""
+        return all(self.parted[name].by_chance for name in STYLE)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to try first, and why."""
+
+    generator: str | None
+    """None where styling is of no use."""
+    bank: str | None
+    """`"fitted"` to the target, `"prior"`, or a bank that was given."""
+    strength: tuple[float, float] | None
+    p: float | None
+    reason: str
+    rule: str
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a rule holds, what it picks, and why; of several that hold the first counts."""
+
+    name: str
+    holds: Callable[[Evidence], bool]
+    pick: Callable[[Evidence], Option | None]
+    why: str
+
+
+def advise(evidence: Evidence) -> Advice:
+    """Apply the first rule that holds."""
+    rule = next(rule for rule in RULES if rule.holds(evidence))
+    option = rule.pick(evidence)
+    notes = notes_on(evidence, option)
+    if option is None:
+        return Advice(None, None, None, None, rule.why, rule.name, notes)
+    low = 0.5 if option.edges >= HALF_GONE else 0.25
+    accuracy = max(evidence.parted[name].accuracy for name in STYLE)
+    measured = " and ".join(
+        f"{100 * option.closed[name].value:.0f} % (±{100 * reach(option.closed[name]):.0f}) of the {name} gap"
+        for name in ("colour", "texture")
+    )
+    reason = f"{rule.why} {option.name} closes {measured}, and edges correlate by {option.edges:.2f}."
+    return Advice(
+        option.generator,
+        option.bank,
+        (low, low + 0.5),
+        0.3 if accuracy < MIXED else 0.5,
+        reason,
+        rule.name,
+        notes,
+    )
+
+
+def reach(gap: Gap) -> float:
+    """Give half the width of an interval."""
+    return (gap.high - gap.low) / 2
+
+
+def no_option(evidence: Evidence) -> None:
+    """Pick nothing."""
+
+
+def best_colour(evidence: Evidence) -> Option | None:
+    """Pick the first in `COLOUR_ORDER` that closes nearly as much of the colour gap as the best."""
+    colour = [option for option in evidence.options if option.generator in COLOUR_ORDER]
+    if not colour:
+        return best_of_all(evidence)
+    most = max(option.closed["colour"].value for option in colour)
+    good = [option for option in colour if option.closed["colour"].value >= min(NEARLY * most, most)]
+    return min(good, key=lambda option: COLOUR_ORDER.index(option.generator))
+
+
+def best_painter(evidence: Evidence) -> Option | None:
+    """Pick the generator of texture that closes most of the texture gap."""
+    painters = [option for option in evidence.options if option.generator in PAINTERS]
+    if not painters:
+        return best_of_all(evidence)
+    return max(painters, key=lambda option: option.closed["texture"].value)
+
+
+def best_of_all(evidence: Evidence) -> Option | None:
+    """Pick what closes most of colour and texture, for the edges that it keeps."""
+    if not evidence.options:
+        return None
+    return max(
+        evidence.options,
+        key=lambda option: (option.closed["colour"].value + option.closed["texture"].value) * option.edges,
+    )
+
+
+RULES = (
+    Rule(
+        "no shift",
+        lambda e: e.style_by_chance and e.parted["content"].by_chance,
+        no_option,
+        "Neither style nor content tells the two sets apart better than chance. There is no shift to close.",
+    ),
+    Rule(
+        "content only",
+        lambda e: e.style_by_chance,
+        no_option,
+        "The sets show different things in the same style. Styling will not close that: add images of what "
+        "the target shows.",
+    ),
+    Rule(
+        "one instrument",
+        lambda e: e.variety < NARROW,
+        best_colour,
+        "The training images vary little in lightness among themselves, as from one instrument, so a "
+        "classifier takes their colours for granted: give them others and keep their texture.",
+    ),
+    Rule(
+        "colour only",
+        lambda e: e.parted["texture"].by_chance or 2 * e.parted["texture"].apart < e.parted["colour"].apart,
+        best_colour,
+        "The sets differ in colour far more than in texture.",
+    ),
+    Rule(
+        "many scenes",
+        lambda e: True,
+        best_painter,
+        "The training images vary in colour already and the target has another texture, as paintings and "
+        "drawings have: a classifier that leans on texture has to unlearn it.",
+    ),
+)
+"""The rules are read from what helped on blood cells and on PACS; on other data they are a first guess."""
+
+
+def notes_on(evidence: Evidence, option: Option | None) -> list[str]:
+    """Say what the recommendation leaves open."""
+    notes = []
+    content = evidence.parted["content"]
+    if option and not content.by_chance and content.apart > evidence.style:
+        notes.append(
+            f"The content gap (d' {content.apart:.1f}) is larger than the style gap ({evidence.style:.1f}), "
+            "and styling will not close it. Compare the classes and the framing of the two sets."
+        )
+    if abs(evidence.slope) >= BLURRED:
+        side = "blurrier" if evidence.slope < 0 else "sharper"
+        notes.append(
+            f"The target is {side}, which styling of colours does not change: match the resolution, or blur "
+            f"{'training images' if evidence.slope < 0 else 'the target'}."
+        )
+    if option and option.edges < HALF_GONE:
+        notes.append(
+            f"At full strength edges correlate by {option.edges:.2f} only; see: styleaug evaluate labels."
+        )
+    if option and max(option.closed[name].value for name in ("colour", "texture")) <= 0:
+        notes.append("None of the gap is closed: fit a bank to the target, or to images nearer to it.")
+    if option and option.generator in PAINTERS and option.bank == "fitted":
+        notes.append(
+            "Add the shipped art bank: many styles help where the target is not the only one to come."
+        )
+    return notes

@@ -1,0 +1,193 @@
+"""What images look like, in numbers: colours, sharpness, and what they show whatever their colours.
+
+The rows that come out are features `(N, S)` for `domains`.
+"""
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from styleaug.generators.adain import AdaIN
+from styleaug.generators.colorspace import rgb_to_lab
+from styleaug.generators.layers import channel_stats, normalise, whiten
+from styleaug.images import luminance
+from styleaug.training.scores import Features, load_features
+from styleaug.weights import load_generator
+
+__all__ = [
+    "MEASURES",
+    "band_powers",
+    "colour_rows",
+    "content_features",
+    "in_words",
+    "measures",
+    "power_slope",
+]
+
+CHUNK = 64
+"""Images measured at a time; temporaries are several times as large as these."""
+OCTAVES = 5
+"""Bands of spatial frequency, from half of the sampling rate downwards."""
+REDUCE = 4
+"""By how much images are reduced before their content is read, so that sharpness does not tell."""
+GREY, CONTRAST = 0.45, 0.2
+"""Mean and deviation that each image gets before its content is read; those of usual photos."""
+FAINT = 0.02
+"""Deviation below which an image's contrast is not raised further: it would be noise."""
+NOTABLE = 0.3
+"""Standardised difference from which on a channel is worth words."""
+COLOURLESS = 2.0
+"""Distance in Lab within which nobody calls a shift a colour."""
+
+HUES = (
+    "pinker",
+    "more orange",
+    "yellower",
+    "more yellow-green",
+    "greener",
+    "more teal",
+    "bluer",
+    "more purple",
+)
+"""Every 45 degrees of Lab's plane, from +a towards +b."""
+
+MEASURES: dict[str, tuple[str, str]] = {
+    "red": ("", ""),
+    "green": ("", ""),
+    "blue": ("", ""),
+    "lightness": ("darker", "lighter"),
+    "a": ("", ""),
+    "b": ("", ""),
+    "contrast": ("less contrast", "more contrast"),
+    "colourfulness": ("less colourful", "more colourful"),
+    "slope": ("blurrier, or enlarged from fewer pixels", "sharper, or noisier"),
+}
+"""Each measured figure, and what to call the target where it is lower or higher."""
+
+
+def colour_rows(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 9"]:
+    """Give means, log deviations and correlations of the Lab channels."""
+    return torch.cat([colours_of(part) for part in images.split(CHUNK)])
+
+
+def colours_of(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 9"]:
+    """See `colour_rows`."""
+    lab = rgb_to_lab(images).flatten(2)
+    mean, std = lab.mean(dim=2), lab.std(dim=2)
+    scaled = (lab - mean[..., None]) / std[..., None].clamp_min(0.5)
+    together = [(scaled[:, i] * scaled[:, j]).mean(dim=1) for i, j in ((0, 1), (0, 2), (1, 2))]
+    return torch.cat([mean, std.log1p(), torch.stack(together, dim=1)], dim=1)
+
+
+def band_powers(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 5"]:
+    """Give the log10 of the brightness's mean power in five octaves, the finest first."""
+    return torch.cat([powers_of(part) for part in images.split(CHUNK)])
+
+
+def powers_of(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 5"]:
+    """See `band_powers`."""
+    grey = luminance(images)[:, 0]
+    height, width = grey.shape[1:]
+    down, across = (torch.hann_window(n, periodic=False, device=grey.device) for n in (height, width))
+    framed = (grey - grey.mean(dim=(1, 2), keepdim=True)) * down[:, None] * across
+    power = torch.fft.rfft2(framed).abs().square() / (height * width)
+    rows = torch.fft.fftfreq(height, device=grey.device)[:, None]
+    radius = torch.hypot(rows, torch.fft.rfftfreq(width, device=grey.device))
+    bands = [2.0**-octave for octave in range(1, OCTAVES + 1)]
+    means = [power[:, (radius <= top) & (radius > top / 2)].mean(dim=1) for top in bands]
+    return (torch.stack(means, dim=1) + 1e-10).log10()
+
+
+def power_slope(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, " N"]:
+    """Give the exponent of power over frequency: about -2 to -3 of photos, lower of blurred ones."""
+    powers = band_powers(images)
+    frequency = -torch.arange(OCTAVES, device=powers.device, dtype=powers.dtype) * math.log10(2)
+    centred = frequency - frequency.mean()
+    return (powers * centred).sum(dim=1) / centred.square().sum()
+
+
+def measures(images: Float[Tensor, "N 3 H W"]) -> dict[str, Float[Tensor, " N"]]:
+    """Measure what `MEASURES` names, for each image: RGB in [0, 1], Lab in its units."""
+    rows = torch.cat([measure_some(part) for part in images.split(CHUNK)])
+    return dict(zip(MEASURES, rows.unbind(1), strict=True))
+
+
+def measure_some(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 9"]:
+    """See `measures`."""
+    red, green, blue = images.mean(dim=(2, 3)).unbind(1)
+    lab = rgb_to_lab(images)
+    light, a, b = lab.mean(dim=(2, 3)).unbind(1)
+    chroma = torch.hypot(lab[:, 1], lab[:, 2]).mean(dim=(1, 2))
+    contrast = lab[:, 0].flatten(1).std(dim=1)
+    return torch.stack([red, green, blue, light, a, b, contrast, chroma, power_slope(images)], dim=1)
+
+
+def in_words(difference: dict[str, float], change: dict[str, float]) -> list[str]:
+    """Say how the target looks beside the training images, the plainest difference first.
+
+    Args:
+        difference: standardised, for each of `MEASURES`: target less training, in deviations of one image.
+        change: the same in the measures' own units.
+    """
+    found = [
+        (abs(size), f"{MEASURES[name][size > 0]} by {abs(size):.1f} deviations ({change[name]:+.3g})")
+        for name, size in difference.items()
+        if any(MEASURES[name]) and abs(size) >= NOTABLE
+    ]
+    hue = math.hypot(change["a"], change["b"])
+    size = math.hypot(difference["a"], difference["b"])
+    if hue >= COLOURLESS and size >= NOTABLE:
+        angle = math.degrees(math.atan2(change["b"], change["a"]))
+        found.append((size, f"{HUES[round(angle / 45) % 8]} by {size:.1f} deviations ({hue:.3g} in Lab)"))
+    return [text for _, text in sorted(found, reverse=True)]
+
+
+def content_features(
+    name: Literal["adain", "squeezenet"], weights: Path | None, device: torch.device | None = None
+) -> Callable[[Tensor], Float[Tensor, "N S"]]:
+    """Load what describes the content of images, whatever their colours, contrast and sharpness.
+
+    Each image is grey, reduced to a quarter and enlarged again, and brought to one mean and one deviation
+    before the network sees it.
+
+    Args:
+        name: `"squeezenet"` for the pooled features of SqueezeNet 1.1, which tell classes apart;
+            `"adain"` for the deepest ones of the shipped encoder, which are coarser and need no download.
+        weights: folder of SqueezeNet's weights; None downloads them.
+        device: where the network runs; None is the CPU.
+    """
+    if name == "squeezenet":
+        features = load_features("squeezenet", weights)
+    else:
+        features = Features("content", deepcopy(load_generator("adain")), read_deepest)
+    features.to(device or "cpu")
+    return lambda images: torch.cat([features(colourless(part)) for part in images.split(CHUNK)])
+
+
+def colourless(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
+    """Take colour, contrast and sharpness out of images."""
+    grey, size = luminance(images), images.shape[-2:]
+    small = [max(1, side // REDUCE) for side in size]
+    grey = F.interpolate(grey, size=small, mode="bilinear", antialias=True)
+    grey = F.interpolate(grey, size=size, mode="bilinear")
+    mean, std = grey.mean(dim=(2, 3), keepdim=True), grey.std(dim=(2, 3), keepdim=True)
+    flat = (grey - mean) / std.clamp_min(FAINT) * CONTRAST + GREY
+    return flat.clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def read_deepest(network: torch.nn.Module, images: Tensor) -> Tensor:
+    """Describe the deepest features: their statistics, how often they are high, and how they are spread."""
+    deepest = cast(AdaIN, network).encoder(whiten(images, channel_stats(images)))[-1]
+    flat = normalise(deepest)
+    parts = [channel_stats(deepest), (flat > 1).float().mean(dim=(2, 3))]
+    parts += [
+        F.avg_pool2d(flat, side).flatten(2).std(dim=2) for side in (2, 4) if min(flat.shape[-2:]) > side
+    ]
+    return torch.cat(parts, dim=1)

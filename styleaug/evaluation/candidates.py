@@ -1,0 +1,124 @@
+"""Candidates for styling: banks that are given, and generators whose bank is fitted to a folder here."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from styleaug.bank import StyleBank
+from styleaug.errors import ConfigError
+from styleaug.files import image_files
+from styleaug.generators.base import AbstractGenerator
+from styleaug.samplers import Sampler
+from styleaug.training.fit import fit_style
+from styleaug.transforms.core import Stylizer
+from styleaug.weights import find_styles, load_generator
+
+__all__ = ["Candidate", "find_candidates"]
+
+CHUNK = 32
+"""Images styled by one draw; its seed is that of the chunk, so that all candidates pick alike."""
+MIN_IMAGES = 5
+"""Images that each style of a fitted bank is averaged from: the default of `fit_style`."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A generator, and the bank it takes its styles from."""
+
+    generator: str
+    """Name or path, or the name that the generator has."""
+    source: str | Path | AbstractGenerator = field(repr=False)
+    bank: StyleBank | None = field(repr=False)
+    """None draws from the generator's prior."""
+    origin: str
+    """`"fitted"`, `"prior"`, or the bank's name or path."""
+    sampler: Sampler = "uniform"
+
+    @property
+    def name(self) -> str:
+        """Name it in one word: the generator, and the bank if that was given."""
+        return self.generator if self.origin in ("fitted", "prior") else f"{self.generator}:{self.origin}"
+
+    def style(
+        self, images: Float[Tensor, "N 3 H W"], strength: float, *, seed: int = 0
+    ) -> Float[Tensor, "N 3 H W"]:
+        """Style every image, each by a draw of its own."""
+        stylizer = Stylizer(
+            self.bank,
+            generator=self.source,
+            p=1.0,
+            strength=strength,
+            sampler=self.sampler,
+            precision="float32",
+        )
+        rng = torch.Generator().manual_seed(seed)
+        return torch.cat([stylizer.apply(x, stylizer.draw(len(x), rng)) for x in images.split(CHUNK)])
+
+
+def find_candidates(
+    banks: str | Path | StyleBank | Sequence[str | Path | StyleBank] | None,
+    generators: Sequence[str | Path | AbstractGenerator],
+    styles: str | Path,
+    *,
+    seed: int = 0,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Candidate]:
+    """Load banks, and fit one to the images in `styles` for each generator; no file is written.
+
+    Args:
+        banks: names, paths, run folders or banks; each is used by the generator that made it.
+        generators: names, paths, run folders or generators; one that draws from a prior needs no bank.
+        styles: folder of the images that banks are fitted to.
+        seed: of the choice of images.
+        report: called with the number of candidates that are there and that of all.
+
+    Raises:
+        BankError, WeightsError: unknown or damaged.
+        FileError: no folder, no images in it, or none that can be read.
+        ConfigError: no candidate at all, or two of one name.
+    """
+    given = [banks] if isinstance(banks, str | Path | StyleBank) else list(banks or ())
+    found = []
+    banked = (given_bank(bank, number) for number, bank in enumerate(given, 1))
+    for made in (*banked, *(fitted(source, Path(styles), seed) for source in generators)):
+        found.append(made)
+        report(len(found), len(given) + len(generators))
+    if not found:
+        raise ConfigError("there is nothing to measure: give a bank or a generator.")
+    names = [candidate.name for candidate in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"{', '.join(sorted(twice))} is given twice; give each bank and generator once.")
+    return found
+
+
+def given_bank(source: str | Path | StyleBank, number: int) -> Candidate:
+    """Make a candidate of a bank; one that has no name is called by its number."""
+    bank, generator = find_styles(source, None)
+    kind = named(generator) if bank is None else bank.provenance.generator
+    origin = f"bank {number}" if isinstance(source, StyleBank) else str(source)
+    return Candidate(kind, generator, bank, origin, sampler_of(kind))
+
+
+def fitted(source: str | Path | AbstractGenerator, styles: Path, seed: int) -> Candidate:
+    """Make a candidate of a generator, with a bank of the images in `styles` unless it has a prior."""
+    generator = source if isinstance(source, AbstractGenerator) else load_generator(source)
+    if generator.has_prior:
+        return Candidate(named(source), source, None, "prior")
+    files = image_files(styles)
+    least = min(MIN_IMAGES, len(files)) if generator.codes_average else 1
+    bank = fit_style(files, generator=generator, min_images=least, seed=seed).bank
+    return Candidate(named(source), source, bank, "fitted", sampler_of(generator.name))
+
+
+def named(source: str | Path | AbstractGenerator) -> str:
+    """Name a generator."""
+    return source.name if isinstance(source, AbstractGenerator) else str(source)
+
+
+def sampler_of(kind: str) -> Sampler:
+    """Choose the sampler: RandStainNA draws from a normal distribution (Shen et al. 2022), others pick."""
+    return "gaussian" if kind == "randstainna" else "uniform"

@@ -1,0 +1,240 @@
+"""Frozen classifiers and how often their decisions flip when an image is changed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from styleaug.errors import ConfigError
+from styleaug.evaluation.arm_steps import color_jitter, grey
+from styleaug.evaluation.class_folders import split_home
+from styleaug.evaluation.classifiers import (
+    SQUEEZENET,
+    Classifier,
+    Normalise,
+    default_recipe,
+    downloaded,
+    load,
+    make_classifier,
+)
+from styleaug.evaluation.domains import wilson
+from styleaug.evaluation.fitting import Recipe, answers, fit, recall_mean
+
+__all__ = ["Flips", "Rate", "count_flips", "decide", "imagenet_classifier", "mild_jitter", "train_classifier"]
+
+HELD_OUT = 1 / 3
+"""Share of each class on which a classifier that was trained here decides."""
+MILD = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02}
+"""A colour jitter that nobody takes for a risk: the yardstick."""
+BATCH = 32
+
+Decide = Callable[[Tensor], Tensor]
+"""Images `(B, 3, H, W)` in [0, 1] to logits `(B, K)`."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of some number, with its 95 % interval (Wilson)."""
+
+    hits: int
+    count: int
+
+    @property
+    def share(self) -> float:
+        """Give the share; NaN of none."""
+        return self.hits / self.count if self.count else float("nan")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Give the interval."""
+        return wilson(self.hits, self.count)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give JSON-ready values; a share of none is None."""
+        low, high = self.ends
+        share = round(self.share, 4) if self.count else None
+        return {
+            "hits": self.hits,
+            "of": self.count,
+            "share": share,
+            "low": round(low, 4),
+            "high": round(high, 4),
+        }
+
+
+@dataclass(frozen=True)
+class Flips:
+    """How many decisions changed."""
+
+    all: Rate
+    right: Rate | None
+    """Of those that were right; None without labels."""
+    wrong: Rate | None
+    """Of those that were wrong, whatever they became."""
+
+    @property
+    def telling(self) -> Rate:
+        """Give the rate that counts: of right decisions if labels are known and any is right."""
+        return self.right if self.right is not None and self.right.count else self.all
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give JSON-ready values."""
+        parts = {"all": self.all, "right": self.right, "wrong": self.wrong}
+        return {name: None if rate is None else rate.to_dict() for name, rate in parts.items()}
+
+
+def count_flips(
+    before: Int[Tensor, " N"], after: Int[Tensor, " N"], labels: Int[Tensor, " N"] | None = None
+) -> Flips:
+    """Count changed decisions.
+
+    Args:
+        before: class decided for each image.
+        after: for the changed ones, in the same order.
+        labels: right class of each, if known.
+    """
+    changed = before != after
+
+    def rate(rows: Tensor) -> Rate:
+        return Rate(int(changed[rows].sum()), int(rows.sum()))
+
+    everything = rate(torch.ones_like(changed))
+    if labels is None:
+        return Flips(everything, None, None)
+    return Flips(everything, rate(before == labels), rate(before != labels))
+
+
+@torch.inference_mode()
+def decide(
+    classifier: Decide, images: Float[Tensor, "N 3 H W"], device: torch.device
+) -> Float[Tensor, "N K"]:
+    """Give a classifier's chances for each class.
+
+    Raises:
+        ConfigError: the classifier gives no logits `(B, K)`.
+    """
+    found = []
+    for part in images.split(BATCH):
+        logits = classifier(part.to(device))
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(part):
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ConfigError(
+                f"a classifier must give logits ({len(part)}, K) for {len(part)} images, got {got}."
+            )
+        found.append(logits.float().softmax(dim=1).cpu())
+    return torch.cat(found)
+
+
+def mild_jitter(images: Float[Tensor, "N 3 H W"], seed: int) -> Float[Tensor, "N 3 H W"]:
+    """Change colours as little as nobody minds; torch's global generator is left where it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return torch.cat([color_jitter(part, **MILD) for part in images.split(BATCH)])
+
+
+def imagenet_classifier(name: str, weights: Path | None, device: torch.device) -> tuple[nn.Module, list[str]]:
+    """Load a classifier with its 1000 classes of ImageNet, frozen.
+
+    Args:
+        name: `"squeezenet"`, or a name that `torchvision.models.list_models` has.
+        weights: folder of SqueezeNet's weights; others, and None, are downloaded by torchvision.
+        device: where it runs.
+
+    Returns:
+        The network, and the names of its classes.
+
+    Raises:
+        ConfigError: an unknown name.
+        WeightsError: weights that are missing, damaged or cannot be downloaded.
+    """
+    from torchvision import models
+
+    full = "squeezenet1_1" if name == "squeezenet" else name
+    if full not in models.list_models(module=models):
+        raise ConfigError(
+            f"unknown classifier {name!r}; choose trained, squeezenet, or the name of one of torchvision's."
+        )
+    best: Any = models.get_model_weights(full)
+    best = best.DEFAULT
+    if name == "squeezenet" and weights is not None:
+        body = models.squeezenet1_1()
+        load(body, weights / SQUEEZENET)
+        caffe = Normalise((123 / 255, 117 / 255, 104 / 255), 255.0)  # what these weights want
+        net: nn.Module = Classifier(caffe, body, [])
+    else:
+        body, wanted = downloaded(lambda: models.get_model(full, weights=best), full), best.transforms()
+        normalise = Normalise(tuple(wanted.mean), tuple(1 / value for value in wanted.std))
+        net = AtSide(Classifier(normalise, body, []), wanted.crop_size[0])
+    return net.eval().requires_grad_(False).to(device), list(best.meta["categories"])
+
+
+class AtSide(nn.Module):
+    """Shows a network images at the size that it was trained with."""
+
+    def __init__(self, network: nn.Module, side: int):
+        super().__init__()
+        self.network, self.side = network, side
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
+        """Resize, then decide."""
+        return self.network(resized(images, self.side))
+
+
+def resized(images: Float[Tensor, "B 3 H W"], side: int) -> Float[Tensor, "B 3 S S"]:
+    """Bring images to a side in pixels."""
+    if images.shape[-2:] == (side, side):
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def train_classifier(
+    images: UInt8[Tensor, "N 3 H W"],
+    labels: Int[Tensor, " N"],
+    *,
+    name: str = "small",
+    recipe: Recipe | None = None,
+    weights: Path | None = None,
+    seed: int = 0,
+    device: torch.device,
+) -> tuple[nn.Module, Int[Tensor, " M"], float]:
+    """Train a classifier on two thirds of the images, to decide on the rest.
+
+    It sees colour jitter and grey images: one that goes by exact colours would flip on any new colour, and
+    say nothing of the label.
+
+    Args:
+        images: squares.
+        labels: of the images.
+        name: as `classifiers.make_classifier` has it.
+        recipe: of the training; None takes the classifier's own.
+        weights: folder of ImageNet weights; see `classifiers.make_classifier`.
+        seed: of the split, the first weights and the training.
+        device: where it is trained.
+
+    Returns:
+        The frozen classifier, the rows that it has not seen, and its mean recall on them.
+
+    Raises:
+        ConfigError: a class of fewer than two images.
+    """
+    recipe = default_recipe(name) if recipe is None else recipe
+    train, held = split_home(labels, seed, held_out=HELD_OUT, balanced=True)
+    recipe = replace(recipe, batch=min(recipe.batch, len(train)))
+    small = torch.cat([resized(part.float() / 255, recipe.side) for part in images.split(BATCH)])
+    small = (small * 255).round().byte()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = make_classifier(name, int(labels.max()) + 1, weights=weights).to(device)
+        fit(net, small[train], labels[train], jittered, recipe, seed=seed, device=str(device))
+    recall = recall_mean(answers(net, small[held]), labels[held])
+    return AtSide(net.eval().requires_grad_(False), recipe.side), held, recall
+
+
+def jittered(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Change the colours of training images strongly."""
+    return grey(color_jitter(images))

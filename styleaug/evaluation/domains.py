@@ -1,0 +1,269 @@
+"""How far two sets of images lie apart: a cross-validated classifier, and distances of their features."""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from styleaug.errors import ConfigError
+from styleaug.training.scores import kernel_distance
+
+__all__ = [
+    "Gap",
+    "Parted",
+    "fit_logistic",
+    "gap_between",
+    "gap_closed",
+    "standardise",
+    "tell_apart",
+    "wilson",
+]
+
+STEPS = 50
+"""The most steps of Newton's method; it needs about eight."""
+RESAMPLES = 200
+"""Random halves from which an interval is read."""
+NORMAL = 1.959963984540054
+"""Standard deviations on each side that hold 95 %."""
+FEATURES_EACH = 8
+"""Features for each unit of the ridge penalty: many features of few images fit anything."""
+LEAST_SPREAD = 0.1
+"""Of the mean deviation; features that hardly differ must not count more than the others."""
+
+
+@dataclass(frozen=True)
+class Parted:
+    """How well a classifier that has not seen them tells images of two sets apart."""
+
+    accuracy: float
+    """Mean of the two sets' shares of right answers; 0.5 is chance."""
+    low: float
+    high: float
+    """Ends of its 95 % interval (Wilson)."""
+    apart: float
+    """Distance of the sets along the direction that parts them, in deviations within a set (d').
+
+    Unlike the accuracy it goes on growing where the two are fully parted.
+    """
+
+    @property
+    def by_chance(self) -> bool:
+        """Tell whether guessing explains it."""
+        return self.low <= 0.5
+
+    def to_dict(self) -> dict[str, float]:
+        """Give rounded figures."""
+        return {name: round(value, 3) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Distance of two sets of features, and its 95 % interval; 0 is none.
+
+    The square root of the kernel distance (KID) of standardised features.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Give rounded figures."""
+        return {name: round(value, 3) for name, value in asdict(self).items()}
+
+
+def fit_logistic(
+    rows: Float[Tensor, "N S"], labels: Int[Tensor, " N"], *, penalty: float = 1.0
+) -> Float[Tensor, " S1"]:
+    """Fit logistic regression by Newton's method; each class weighs half, however large it is.
+
+    Args:
+        rows: features, about standardised.
+        labels: 0 or 1, both of them there.
+        penalty: of half the squared weights; the offset is free.
+
+    Returns:
+        The weights, and the offset last.
+    """
+    x = torch.cat([rows.double(), torch.ones(len(rows), 1, dtype=torch.float64, device=rows.device)], dim=1)
+    y = labels.double()
+    weights = torch.where(y > 0, len(y) / (2 * y.sum()), len(y) / (2 * (1 - y).sum()))
+    ridge = torch.full((x.shape[1],), penalty, dtype=torch.float64, device=x.device)
+    ridge[-1] = 0
+
+    def loss(beta: Tensor) -> float:
+        logits = x @ beta
+        fit = (weights * torch.nn.functional.softplus(torch.where(y > 0, -logits, logits))).sum()
+        return float(fit + 0.5 * (ridge * beta.square()).sum())
+
+    beta = x.new_zeros(x.shape[1])
+    now = loss(beta)
+    for _ in range(STEPS):
+        chance = torch.sigmoid(x @ beta)
+        slope = x.T @ (weights * (chance - y)) + ridge * beta
+        # The floor keeps the offset's entry above zero where every answer is certain.
+        bend = x.T @ (x * (weights * chance * (1 - chance)).clamp_min(1e-9)[:, None]) + ridge.diag()
+        step = torch.linalg.solve(bend, slope)
+        size = 1.0
+        while loss(beta - size * step) > now and size > 1e-6:
+            size /= 2
+        beta = beta - size * step
+        before, now = now, loss(beta)
+        if before - now < 1e-10 * max(1.0, before):
+            break
+    return beta
+
+
+def tell_apart(
+    one: Float[Tensor, "N S"],
+    other: Float[Tensor, "M S"],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    keys: Sequence[Hashable] | None = None,
+) -> Parted:
+    """Cross-validate a domain classifier: logistic regression on standardised features.
+
+    Args:
+        one: features of the first set.
+        other: of the second.
+        folds: parts, each of which is told apart by a classifier fitted to the others.
+        seed: of the parts.
+        keys: of all rows, those of `one` first. Rows of one key are one image, and fall into one part:
+            else an image in both sets would be known from the other set.
+
+    Raises:
+        ConfigError: fewer images on a side than folds, or fewer than two folds.
+    """
+    if folds < 2 or min(len(one), len(other)) < folds:
+        raise ConfigError(
+            "a domain classifier needs 2 folds or more, and an image of each side in each; got "
+            f"{folds} folds, {len(one)} and {len(other)} images."
+        )
+    rows = torch.cat([one, other]).double()
+    labels = torch.cat([torch.zeros(len(one)), torch.ones(len(other))]).long().to(rows.device)
+    parts = assign_folds(list(range(len(rows))) if keys is None else keys, len(one), folds, seed)
+    logits = rows.new_zeros(len(rows))
+    for fold in range(folds):
+        held = torch.tensor([part == fold for part in parts], device=rows.device)
+        if not held.any() or len(labels[~held].unique()) < 2:
+            continue
+        logits[held] = answer(rows[~held], labels[~held], rows[held])
+    hits = torch.where(labels > 0, logits, -logits)
+    # A logit of 0 says nothing, and is right half of the time.
+    right = (hits > 0).double() + 0.5 * (hits == 0).double()
+    shares = [float(right[labels == side].mean()) for side in (0, 1)]
+    # The mean of two shares varies as one share of this many images does.
+    count = 4 / (1 / len(one) + 1 / len(other))
+    low, high = wilson(sum(shares) / 2 * count, count)
+    return Parted(sum(shares) / 2, low, high, sensitivity(logits[labels == 0], logits[labels == 1]))
+
+
+def answer(rows: Tensor, labels: Tensor, held: Tensor) -> Float[Tensor, " H"]:
+    """Fit to some rows and give the logits of others, as multiples of their spread within a set."""
+    mean, scale = rows.mean(dim=0), rows.std(dim=0)
+    scale = scale.clamp_min(max(LEAST_SPREAD * float(scale.mean()), 1e-9))
+    rows, held = (rows - mean) / scale, (held - mean) / scale
+    beta = fit_logistic(rows, labels, penalty=max(1.0, rows.shape[1] / FEATURES_EACH))
+    own = rows @ beta[:-1] + beta[-1]
+    spread = math.sqrt(sum(float(own[labels == side].var(correction=0)) for side in (0, 1)) / 2)
+    return (held @ beta[:-1] + beta[-1]) / max(spread, 1e-9)
+
+
+def assign_folds(keys: Sequence[Hashable], first: int, folds: int, seed: int) -> list[int]:
+    """Give each row a fold: rows of a key together, and equally many of each set in each."""
+    rng = torch.Generator().manual_seed(seed)
+    fold_of: dict[Hashable, int] = {}
+    for side in (keys[:first], keys[first:]):
+        new = [key for key in dict.fromkeys(side) if key not in fold_of]
+        order = torch.randperm(len(new), generator=rng).tolist()
+        fold_of |= {new[row]: place % folds for place, row in enumerate(order)}
+    return [fold_of[key] for key in keys]
+
+
+def sensitivity(one: Float[Tensor, " N"], other: Float[Tensor, " M"]) -> float:
+    """Give the distance of two samples' means in deviations within a sample; not below 0."""
+    within = (one.var(correction=0) + other.var(correction=0)) / 2
+    return max(0.0, float((other.mean() - one.mean()) / within.clamp_min(1e-12).sqrt()))
+
+
+def wilson(hits: float, count: float) -> tuple[float, float]:
+    """Give the 95 % interval of a share (Wilson 1927); of no trials it is everything."""
+    if count <= 0:
+        return 0.0, 1.0
+    share, extra = hits / count, NORMAL**2 / count
+    middle = (share + extra / 2) / (1 + extra)
+    reach = NORMAL * math.sqrt(share * (1 - share) / count + extra / (4 * count)) / (1 + extra)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def standardise(
+    train: Float[Tensor, "N S"], target: Float[Tensor, "M S"], *others: Float[Tensor, "K S"]
+) -> list[Tensor]:
+    """Scale all by mean and deviation of the first two together, in double precision."""
+    both = torch.cat([train, target]).double()
+    mean, scale = both.mean(dim=0), both.std(dim=0)
+    scale = scale.clamp_min(max(LEAST_SPREAD * float(scale.mean()), 1e-9))
+    return [(rows.double() - mean) / scale for rows in (train, target, *others)]
+
+
+def gap_between(one: Float[Tensor, "N S"], other: Float[Tensor, "M S"], *, seed: int = 0) -> Gap:
+    """Measure the distance of two sets of standardised features, with its interval.
+
+    Args:
+        one: at least 4 rows.
+        other: the same.
+        seed: of the halves from which the interval is read.
+    """
+    value = root(one, other)
+    found = [root(one[a], other[b]) for a, b in halves(len(one), len(other), seed)]
+    return Gap(value, *interval(value, found))
+
+
+def gap_closed(
+    train: Float[Tensor, "N S"], styled: Float[Tensor, "N S"], target: Float[Tensor, "M S"], *, seed: int = 0
+) -> Gap:
+    """Tell which share of the distance to `target` is gone when `train` is styled, with its interval.
+
+    1 is all of it; below 0 styling has made the distance larger. 0 where there was none to close.
+
+    Args:
+        train: standardised features.
+        styled: of the same images, styled, in their order.
+        target: of the target.
+        seed: of the halves from which the interval is read.
+    """
+
+    def share(rows: Tensor, columns: Tensor) -> float:
+        before = root(train[rows], target[columns])
+        return 1 - root(styled[rows], target[columns]) / before if before > 0 else 0.0
+
+    whole = share(torch.arange(len(train)), torch.arange(len(target)))
+    found = [share(a, b) for a, b in halves(len(train), len(target), seed)]
+    return Gap(whole, *interval(whole, found))
+
+
+def root(one: Tensor, other: Tensor) -> float:
+    """Give the square root of the kernel distance; sets of one distribution can be a little below 0."""
+    return math.sqrt(max(0.0, kernel_distance(one, other)))
+
+
+def halves(count: int, other: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Draw random halves of two sets, without repetition: twins would look like a narrow set."""
+    rng = torch.Generator().manual_seed(seed)
+    return [
+        tuple(torch.randperm(n, generator=rng)[: max(2, n // 2)] for n in (count, other))  # pyright: ignore
+        for _ in range(RESAMPLES)
+    ]
+
+
+def interval(value: float, found: Sequence[float]) -> tuple[float, float]:
+    """Give the 95 % interval by the delete-half jackknife (Shao & Wu 1989).
+
+    Halves vary about the whole as the whole does about the truth.
+    """
+    reach = NORMAL * math.sqrt(sum((other - value) ** 2 for other in found) / len(found))
+    return value - reach, value + reach

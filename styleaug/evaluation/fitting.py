@@ -1,0 +1,302 @@
+"""One way to train and to test a classifier that all arms share: geometry, recipe, score."""
+
+import statistics
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from styleaug.errors import ConfigError, TrainError
+
+__all__ = [
+    "GEOMETRIES",
+    "Augment",
+    "Geometry",
+    "Images",
+    "PhotoGeometry",
+    "Recipe",
+    "SmallGeometry",
+    "accuracy",
+    "answers",
+    "balanced_accuracy",
+    "fit",
+    "recall_mean",
+]
+
+Images = Float[Tensor, "B 3 S S"]
+Augment = Callable[[Tensor], Tensor]
+
+GeometryName = Literal["cells", "photo", "small", "none"]
+FitPrecision = Literal["float32", "bf16"]
+Optimiser = Literal["adamw", "sgd"]
+Schedule = Literal["one-cycle", "cosine"]
+
+MOMENTUM = 0.9
+PAD = 4
+"""Pixels by which `small` shifts, of 32 (Zagoruyko & Komodakis 2016)."""
+
+
+class Warp(Protocol):
+    """Moves the pixels of a batch, with draws from `rng` alone."""
+
+    def __call__(self, images: Images, *, rng: torch.Generator) -> Images: ...
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Rotate by any angle, flip, scale by 0.6 to 1.6 (log-uniform), shift.
+
+    Cells have no up; laboratories differ in magnification by about that much. The border is
+    reflected. One `grid_sample` per batch.
+    """
+
+    scale: tuple[float, float] = (0.6, 1.6)
+    shift: float = 0.1  # of the side, both ways
+
+    def __call__(self, images: Images, *, rng: torch.Generator) -> Images:
+        """Move a batch; all draws are from `rng`."""
+
+        def uniform(low: float, high: float) -> Tensor:
+            return low + (high - low) * torch.rand(len(images), generator=rng)
+
+        angle = uniform(-np.pi, np.pi)
+        zoom = uniform(*np.log(self.scale)).exp()
+        flip = 1 - 2 * (uniform(0, 1) < 0.5).float()  # with any rotation, one flip is both
+        dx, dy = uniform(-2 * self.shift, 2 * self.shift), uniform(-2 * self.shift, 2 * self.shift)
+        cos, sin = angle.cos() / zoom, angle.sin() / zoom
+        return warped(images, [flip * cos, -flip * sin, dx, sin, cos, dy])
+
+
+@dataclass(frozen=True)
+class PhotoGeometry:
+    """Cut a random rectangle, bring it to the image's size, flip half of the images left to right."""
+
+    area: tuple[float, float] = (0.35, 1.0)  # of the image
+    aspect: float = 4 / 3  # and its inverse, log-uniform
+
+    def __call__(self, images: Images, *, rng: torch.Generator) -> Images:
+        """Move a batch; all draws are from `rng`."""
+        area, aspect, flip, x, y = torch.rand(5, len(images), generator=rng)
+        area = self.area[0] + (self.area[1] - self.area[0]) * area
+        aspect = ((2 * aspect - 1) * np.log(self.aspect)).exp()
+        width, height = (area * aspect).sqrt().clamp_max(1), (area / aspect).sqrt().clamp_max(1)
+        nothing = torch.zeros(len(images))
+        turned = torch.where(flip < 0.5, -width, width)
+        dx, dy = (2 * x - 1) * (1 - width), (2 * y - 1) * (1 - height)
+        return warped(images, [turned, nothing, dx, nothing, height, dy])
+
+
+@dataclass(frozen=True)
+class SmallGeometry:
+    """Shift by up to 4 pixels into black, flip half of the images left to right."""
+
+    pad: int = PAD
+
+    def __call__(self, images: Images, *, rng: torch.Generator) -> Images:
+        """Move a batch; all draws are from `rng`."""
+        count, _, height, width = images.shape
+        top, left = torch.randint(2 * self.pad + 1, (2, count), generator=rng)
+        flip = torch.rand(count, generator=rng) < 0.5
+        columns = torch.where(flip[:, None], torch.arange(width - 1, -1, -1), torch.arange(width))
+        rows = (top[:, None] + torch.arange(height)).to(images.device)
+        columns = (left[:, None] + columns).to(images.device)
+        padded = F.pad(images, 4 * [self.pad])
+        each = torch.arange(count, device=images.device)[:, None, None]
+        return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def stay(images: Images, *, rng: torch.Generator) -> Images:
+    """Move nothing."""
+    return images
+
+
+def warped(images: Images, rows: list[Float[Tensor, " B"]]) -> Images:
+    """Sample a batch through one affine matrix per image, given by its six entries."""
+    matrix = torch.stack(rows, dim=1).view(-1, 2, 3).to(images.device)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+GEOMETRIES: dict[str, Warp] = {
+    "cells": Geometry(),
+    "photo": PhotoGeometry(),
+    "small": SmallGeometry(),
+    "none": stay,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained.
+
+    Args:
+        side: of the images, in pixels.
+        epochs: times that every training image is seen.
+        lr: the highest learning rate.
+        batch: images in a step; the rest of an epoch that fills no batch is left out.
+        weight_decay: of the optimiser.
+        label_smoothing: of the cross-entropy.
+        geometry: `"cells"`, `"photo"`, `"small"` or `"none"`; the same in all arms.
+        optimiser: `"adamw"`, or `"sgd"` with Nesterov's momentum of 0.9.
+        schedule: `"one-cycle"`, or `"cosine"` down to 0.
+        precision: `"float32"`, or `"bf16"` for autocast.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    side: int
+    epochs: int
+    lr: float
+    batch: int = 32
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    geometry: GeometryName = "cells"
+    optimiser: Optimiser = "adamw"
+    schedule: Schedule = "one-cycle"
+    precision: FitPrecision = "float32"
+
+    def __post_init__(self):
+        for name in ("side", "epochs", "lr", "batch"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)!r}.")
+        if not (self.weight_decay >= 0 and 0 <= self.label_smoothing < 1):
+            raise ConfigError(
+                "weight_decay must be >= 0 and label_smoothing in [0, 1), got "
+                f"{self.weight_decay!r} and {self.label_smoothing!r}."
+            )
+        for name, kinds in CHOICES.items():
+            if getattr(self, name) not in kinds:
+                raise ConfigError(f"{name} must be one of {', '.join(kinds)}, got {getattr(self, name)!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the values as JSON has them, without the choices that are the usual ones."""
+        usual = {field.name: field.default for field in fields(self)}
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name not in CHOICES or value != usual[name]}
+
+
+CHOICES = {
+    "geometry": get_args(GeometryName),
+    "optimiser": get_args(Optimiser),
+    "schedule": get_args(Schedule),
+    "precision": get_args(FitPrecision),
+}
+
+
+def fit(
+    net: nn.Module,
+    images: UInt8[Tensor, "N 3 S S"],
+    labels: Int[Tensor, " N"],
+    augment: Augment,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: str,
+    steps: int | None = None,
+) -> None:
+    """Train in place, in whole batches; the last epoch counts.
+
+    Order and geometry are drawn from `seed` by a generator of their own, so they are the same whatever
+    `augment` draws.
+
+    Args:
+        net: takes images in [0, 1]; on `device` already.
+        images: to train on.
+        labels: of the images.
+        augment: changes colour and texture of a batch in [0, 1], before geometry moves it.
+        recipe: of the training.
+        seed: of order and geometry.
+        device: where `net` is.
+        steps: stop after so many; to measure time.
+
+    Raises:
+        ConfigError: fewer images than a batch.
+        TrainError: the loss is no number any more.
+    """
+    rng = torch.Generator().manual_seed(seed)  # order and geometry: the same in every arm
+    geometry = GEOMETRIES[recipe.geometry]
+    each = len(images) // recipe.batch
+    if not each:
+        raise ConfigError(f"{len(images)} training images fill no batch of {recipe.batch}; lower it.")
+    optimiser = make_optimiser(net, recipe)
+    schedule = make_schedule(optimiser, recipe, recipe.epochs * each)
+    left = recipe.epochs * each if steps is None else steps
+    net.train()
+    for _ in range(recipe.epochs):
+        order = torch.randperm(len(images), generator=rng)
+        loss = torch.zeros(())
+        for rows in order[: each * recipe.batch].split(recipe.batch)[:left]:
+            batch = geometry(augment(images[rows].to(device).float() / 255), rng=rng)
+            with autocast(device, recipe.precision):
+                logits = net(batch.contiguous(memory_format=torch.channels_last))
+            target = labels[rows].to(device)
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            left -= 1
+        if not bool(loss.isfinite()):
+            raise TrainError(f"the loss is {loss.item()}; lower the learning rate {recipe.lr:g}.")
+        if not left:
+            return
+
+
+def make_optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Build the optimiser that a recipe names."""
+    if recipe.optimiser == "adamw":
+        return torch.optim.AdamW(net.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        net.parameters(), recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay, nesterov=True
+    )
+
+
+def make_schedule(
+    optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Build the schedule of the learning rate that a recipe names."""
+    if recipe.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, steps)
+
+
+def autocast(device: str | torch.device, precision: str) -> Any:
+    """Compute in bfloat16 where that is asked for."""
+    if precision != "bf16":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+@torch.inference_mode()
+def answers(
+    net: nn.Module, images: Shaped[Tensor, "N 3 S S"], *, precision: str = "float32", batch: int = 64
+) -> Int[Tensor, " N"]:
+    """Let a classifier name the class of each image, uint8 in memory or on disk."""
+    net.eval()
+    device = next(net.parameters()).device
+    with autocast(device, precision):
+        logits = [net(part.to(device).float() / 255) for part in images.split(batch)]
+    return torch.cat(logits).argmax(1).cpu()
+
+
+def recall_mean(given: Int[Tensor, " N"], labels: Int[Tensor, " N"]) -> float:
+    """Average the recall over the classes that `labels` has."""
+    hits = (given == labels).float()
+    return statistics.fmean(hits[labels == label].mean().item() for label in labels.unique())
+
+
+def accuracy(given: Int[Tensor, " N"], labels: Int[Tensor, " N"]) -> float:
+    """Give the share of right answers."""
+    return (given == labels).double().mean().item()
+
+
+def balanced_accuracy(net: nn.Module, images: UInt8[Tensor, "N 3 S S"], labels: Int[Tensor, " N"]) -> float:
+    """Average the recall over the classes."""
+    return recall_mean(answers(net, images), labels)

@@ -1,0 +1,153 @@
+"""Pairs of content and style, read from folders as squares of one size."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from styleaug.errors import FileError, StyleAugError
+from styleaug.files import image_files
+from styleaug.images import from_float
+from styleaug.training.style_images import open_style
+
+__all__ = ["Pairs", "Squares", "match", "read_pairs", "read_squares"]
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Images of one size, and those that could not be read."""
+
+    images: UInt8[Tensor, "N 3 E E"]
+    names: list[str]
+    """Paths in their folder."""
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Which style each content gets: pair k is `contents[content_of[k]]` in `styles[style_of[k]]`.
+
+    Without `styles` the codes come from elsewhere, one for each pair.
+    """
+
+    contents: Squares
+    styles: Squares | None
+    content_of: Int[Tensor, " P"]
+    style_of: Int[Tensor, " P"]
+
+    def __len__(self) -> int:
+        return len(self.content_of)
+
+    @property
+    def failed(self) -> list[tuple[Path, str]]:
+        """The files that could not be read, and why."""
+        return self.contents.failed + (self.styles.failed if self.styles else [])
+
+    def names(self, pair: int) -> tuple[str, str]:
+        """Name the content and the style of a pair."""
+        style = int(self.style_of[pair])
+        named = self.styles.names[style] if self.styles else f"code {style}"
+        return self.contents.names[int(self.content_of[pair])], named
+
+
+def read_pairs(
+    content: Path,
+    style: Path | None,
+    *,
+    count: int,
+    size: int,
+    seed: int = 0,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Pairs:
+    """Read images of two folders and pair them at random; no two pairs are alike.
+
+    Args:
+        content: searched with all folders below it.
+        style: likewise; None reads contents only, each of which gets codes that are drawn elsewhere.
+        count: the most pairs; fewer where there are not so many images.
+        size: side in pixels; the short side of an image is brought to it, and its middle is cut out.
+        seed: of the choice.
+        report: called with the number of images read and that expected.
+
+    Raises:
+        FileError: a folder that is missing, without images, or without any that can be read.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    sides = 1 if style is None else 2
+    contents = read_squares(content, count, size, rng, lambda done: report(done, sides * count))
+    if style is None:
+        order = torch.arange(count)
+        return Pairs(contents, None, order % len(contents), order)
+    styles = read_squares(style, count, size, rng, lambda done: report(count + done, sides * count))
+    return Pairs(contents, styles, *match(len(contents), len(styles), count))
+
+
+def read_squares(
+    folder: Path,
+    count: int,
+    size: int,
+    rng: torch.Generator,
+    report: Callable[[int], None] = lambda done: None,
+) -> Squares:
+    """Read at most `count` images of a folder, picked at random.
+
+    Args:
+        folder: searched with all folders below it.
+        count: more are not read.
+        size: side of the squares in pixels.
+        rng: of the choice.
+        report: called with the number read.
+
+    Raises:
+        FileError: no folder, no image in it, or none that can be read.
+    """
+    files = image_files(Path(folder))
+    squares, names, failed = [], [], []
+    for place in torch.randperm(len(files), generator=rng).tolist():
+        if len(squares) == count:
+            break
+        try:
+            squares.append(from_float(read_square(files[place], size), torch.uint8))
+            names.append(files[place].relative_to(folder).as_posix())
+        except StyleAugError as error:
+            failed.append((files[place], str(error)))
+        report(len(squares))
+    if not squares:
+        raise FileError(
+            f"none of the {len(failed)} images in {folder} can be read; the first: {failed[0][1]}"
+        )
+    return Squares(torch.stack(squares), names, failed)
+
+
+def read_square(path: Path, size: int) -> Float[Tensor, "3 E E"]:
+    """Read the middle square of an image, or of a volume's middle slice, in [0, 1]."""
+    frames = open_style(path, math.ceil(size / 2))  # which reads twice as many pixels
+    image = frames[len(frames) // 2, None]
+    height, width = image.shape[-2:]
+    scale = size / min(height, width)
+    if scale != 1:
+        sides = (max(size, round(height * scale)), max(size, round(width * scale)))
+        image = F.interpolate(image, size=sides, mode="bilinear", antialias=True)
+        height, width = sides
+    top, left = (height - size) // 2, (width - size) // 2
+    return image[0, :, top : top + size, left : left + size].clamp(0, 1)
+
+
+def match(contents: int, styles: int, count: int) -> tuple[Int[Tensor, " P"], Int[Tensor, " P"]]:
+    """Pair so that no image is used twice before all are used once, and no pair comes twice.
+
+    Returns:
+        Numbers of contents and of styles, `count` or as many as there are pairs.
+    """
+    order = torch.arange(min(count, contents * styles))
+    # After so many the same pairs would follow; from there on the styles are moved on by one.
+    turn = math.lcm(contents, styles)
+    return order % contents, (order + order // turn) % styles

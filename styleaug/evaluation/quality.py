@@ -1,0 +1,351 @@
+"""What a generator reaches of a style and keeps of a content, on one's own images."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from styleaug import samplers
+from styleaug.atomic import atomic
+from styleaug.bank import StyleBank
+from styleaug.contact_sheet import contact_sheet
+from styleaug.errors import ConfigError, DeviceError
+from styleaug.evaluation.judging import Painter, Scores, encode_styles, judge
+from styleaug.evaluation.pairs import Pairs, read_pairs
+from styleaug.evaluation.perceptual import Networks, load_networks
+from styleaug.files import save_image
+from styleaug.generators.base import AbstractGenerator
+from styleaug.images import from_float, to_float
+from styleaug.transforms.placement import place
+from styleaug.weights import find_styles, load_generator
+
+__all__ = ["MEASURES", "Quality", "draw_pairs", "evaluate_quality", "measure_quality"]
+
+Source = str | Path | AbstractGenerator
+
+LEAST_SIZE, MOST_SIZE = 64, 1024
+TILE = 192
+"""Side in pixels of a picture on the sheet."""
+LABEL, COLUMN, WIDTH = 38, 21, 100
+"""Characters of the table's first column, of each other, and of the notes below."""
+
+
+class Measure(NamedTuple):
+    """How a figure is called, and which way is better: `-` is less, `+` is more."""
+
+    label: str
+    better: str
+
+
+MEASURES: dict[str, dict[str, Measure]] = {
+    "style reached": {
+        "style_loss": Measure("VGG statistics loss", "-"),
+        "sliced_wasserstein": Measure("sliced Wasserstein distance", "-"),
+        "gram": Measure("Gram distance", "-"),
+        "fid": Measure("FID", "-"),
+        "palette": Measure("colours in common", "+"),
+        "gamut": Measure("colours, of the style's number", " "),
+    },
+    "content kept": {
+        "lpips": Measure("LPIPS", "-"),
+        "ssim": Measure("SSIM", "+"),
+        "edges_sobel": Measure("edge correlation, Sobel", "+"),
+        "edges_prewitt": Measure("edge correlation, Prewitt", "+"),
+        "edges_scharr": Measure("edge correlation, Scharr", "+"),
+        "edges_kirsch": Measure("edge correlation, Kirsch", "+"),
+        "content_loss": Measure("VGG content loss", "-"),
+    },
+    "both, and what else": {
+        "art_fid": Measure("ArtFID, (1 + LPIPS)(1 + FID)", "-"),
+        "diversity": Measure("diversity, LPIPS between styles", "+"),
+        "clipped": Measure("pixels at the gamut's border", "-"),
+    },
+}
+"""What is measured, by what it tells."""
+
+LEGEND = "- less is better, + more is better; +/- is the standard error over pairs."
+FEATURES = 512
+"""Of the network behind FID."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What `evaluate_quality` found."""
+
+    scores: dict[str, Scores]
+    """By generator; "content unchanged" is the content as it is."""
+    pairs: list[tuple[str, str]]
+    """Content and style of each row of the scores."""
+    images: tuple[int, int]
+    """How many contents and how many styles were read."""
+    networks: dict[str, str]
+    """What each figure was measured with; figures of other networks do not compare."""
+    settings: dict[str, Any]
+    failed: list[tuple[Path, str]]
+    """Files that could not be read, and why."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Say what the figures are worth."""
+        contents, styles = self.images
+        told = [LEGEND]
+        if any("fid" in scores.means for scores in self.scores.values()):
+            told.append(
+                f"FID and ArtFID are measured with {self.networks['fid, art_fid']}: they compare with each "
+                "other, and not with published figures, which Inception gave."
+            )
+            if min(len(self.pairs), styles) < 2 * FEATURES:
+                told.append(
+                    f"FID of {len(self.pairs)} results and {styles} styles is too high, since it has "
+                    f"{FEATURES} features; it compares generators on the same pairs only."
+                )
+        if contents < len(self.pairs) or 0 < styles < len(self.pairs):
+            told.append(
+                f"{len(self.pairs)} pairs share {contents} contents and {styles or len(self.pairs)} styles: "
+                "standard errors are too small."
+            )
+        return told
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all of it as JSON-ready values."""
+        names = [{"content": content, "style": style} for content, style in self.pairs]
+        return {
+            "scores": {name: scores.means for name, scores in self.scores.items()},
+            "standard_errors": {name: scores.errors for name, scores in self.scores.items()},
+            "networks": self.networks,
+            "settings": self.settings | {"pairs": len(self.pairs), "images": list(self.images)},
+            "notes": self.notes,
+            "failed": [{"file": str(path), "reason": reason} for path, reason in self.failed],
+            "pairs": [
+                pair
+                | {
+                    name: {metric: values[number] for metric, values in scores.rows.items()}
+                    for name, scores in self.scores.items()
+                }
+                for number, pair in enumerate(names)
+            ],
+        }
+
+    def table(self) -> str:
+        """Lay the scores out as text: a line for each figure, the generators side by side."""
+        width = max(COLUMN, *(len(name) + 2 for name in self.scores))
+        lines = [" " * LABEL + "".join(f"{name:>{width}}" for name in self.scores)]
+        for group, measures in MEASURES.items():
+            shown = {k: m for k, m in measures.items() if any(k in s.means for s in self.scores.values())}
+            lines += [group] if shown else []
+            for key, (label, better) in shown.items():
+                cells = "".join(f"{cell(scores, key):>{width}}" for scores in self.scores.values())
+                lines.append(f"  {better} {label:{LABEL - 4}}{cells}")
+        return "\n".join([*lines, "", *(fill(note, WIDTH) for note in self.notes)])
+
+    def save(self, path: str | Path) -> Path:
+        """Write it atomically as JSON.
+
+        Raises:
+            FileError: the folder cannot be written to.
+        """
+        with atomic(Path(path)) as part:
+            part.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        return Path(path)
+
+
+def cell(scores: Scores, key: str) -> str:
+    """Write a figure with its standard error."""
+    if key not in scores.means:
+        return "-"
+    mean, error = scores.means[key], scores.errors.get(key, 0)
+    shown = f"{mean:,.0f}" if abs(mean) >= 1000 else f"{mean:.3g}"
+    return f"{shown} +/- {error:.2g}" if error > 1e-5 else shown  # less is rounding
+
+
+def evaluate_quality(
+    generator: Source | Sequence[Source],
+    content: str | Path,
+    style: str | Path | None = None,
+    *,
+    bank: str | Path | StyleBank | None = None,
+    pairs: int = 64,
+    size: int = 256,
+    strength: float = 1.0,
+    seed: int = 0,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    sheet: str | Path | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Quality:
+    """Style pairs of images, and measure what is reached of the style and kept of the content.
+
+    Args:
+        generator: a name, weights, a run folder or a generator; or several, which get the same pairs.
+        content: folder of images, searched with all folders below it.
+        style: the same for styles. None takes codes of `bank`, and says nothing of the style reached.
+        bank: whose codes are drawn where there is no `style`; None is the one that goes with the generator.
+        pairs: at least 1; fewer are made where there are not so many different ones.
+        size: side in pixels of the squares that images are cut to, from 64 to 1024.
+        strength: in [0, 1].
+        seed: of the choice of pairs.
+        weights: folder of the networks that judge; see `perceptual.load_networks`.
+        device: None takes a GPU if there is one.
+        sheet: PNG file to draw the best, median and worst pairs on.
+        report: called with the number of pairs that are done and that of all.
+
+    Raises:
+        ConfigError: a number outside its range, or both styles and a bank.
+        FileError: a folder without an image that can be read.
+        WeightsError: an unknown generator, or a network that is missing or damaged.
+        BankError: a bank of another generator.
+        DeviceError: a device that is not there.
+
+    Example:
+        >>> quality = evaluate_quality("adain", "photos", "paintings", weights="networks")  # doctest: +SKIP
+        >>> print(quality.table())  # doctest: +SKIP
+    """
+    if not (pairs >= 1 and LEAST_SIZE <= size <= MOST_SIZE and 0 <= strength <= 1):  # NaN fails too
+        raise ConfigError(
+            f"pairs must be at least 1, size from {LEAST_SIZE} to {MOST_SIZE}, strength from 0 to 1; got "
+            f"{pairs}, {size}, {strength}."
+        )
+    if style is not None and bank is not None:
+        raise ConfigError("give either a folder of styles or a bank: codes are read from the one or drawn.")
+    sources = [generator] if isinstance(generator, Source) else list(generator)
+    named = name_generators(sources)
+    place_of = find_device(device)
+    codes = {
+        name: draw_codes(bank, source, made, pairs, seed)
+        for (name, made), source in zip(named.items(), sources, strict=True)
+        if style is None
+    }
+    networks = load_networks(None if weights is None else Path(weights))
+    chosen = read_pairs(
+        Path(content), None if style is None else Path(style), count=pairs, size=size, seed=seed
+    )
+    painters = make_painters(named, chosen, codes, strength, place_of)
+    quality = measure_quality(painters, chosen, networks, device=place_of, report=report)
+    quality.settings.update({"size": size, "strength": strength, "seed": seed})
+    if sheet is not None:
+        save_image(draw_pairs(quality, painters, chosen, place_of), Path(sheet))
+    return quality
+
+
+def measure_quality(
+    painters: dict[str, Painter],
+    pairs: Pairs,
+    networks: Networks,
+    *,
+    device: torch.device,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Quality:
+    """Measure painters on pairs that are there already; see `judging.judge`."""
+    scores = judge(painters, pairs, networks, device=device, report=report)
+    return Quality(
+        scores,
+        [pairs.names(pair) for pair in range(len(pairs))],
+        (len(pairs.contents), len(pairs.styles) if pairs.styles else 0),
+        networks.sources,
+        {},
+        pairs.failed,
+    )
+
+
+def name_generators(sources: Sequence[Source]) -> dict[str, AbstractGenerator]:
+    """Load generators, each under a name of its own."""
+    if not sources:
+        raise ConfigError("give at least one generator.")
+    named: dict[str, AbstractGenerator] = {}
+    for source in sources:
+        own = isinstance(source, AbstractGenerator)
+        name = source.name if isinstance(source, AbstractGenerator) else Path(source).stem
+        number = sum(other.partition(" #")[0] == name for other in named)
+        named[f"{name} #{number + 1}" if number else name] = source if own else load_generator(source)  # pyright: ignore[reportArgumentType]
+    return named
+
+
+def make_painters(
+    named: dict[str, AbstractGenerator],
+    pairs: Pairs,
+    codes: dict[str, Tensor],
+    strength: float,
+    device: torch.device,
+) -> dict[str, Painter]:
+    """Put generators on the device, with the codes that were drawn, or else those of the styles."""
+    painters = {}
+    for name, generator in named.items():
+        if pairs.styles is None:
+            placed, rows = place(generator, device, bfloat16=False), codes[name]
+        else:
+            placed, rows = encode_styles(generator, pairs.styles.images, device)
+        painters[name] = Painter(placed, rows, strength)
+    return painters
+
+
+def draw_codes(
+    bank: str | Path | StyleBank | None, source: Source, generator: AbstractGenerator, count: int, seed: int
+) -> Tensor:
+    """Draw codes from a bank, or from the normal distribution where a generator needs no bank."""
+    found, _ = find_styles(bank, source)
+    rng = torch.Generator().manual_seed(seed)
+    if found is None:
+        return samplers.prior(generator.code_length, count, rng).codes
+    found.check(generator)
+    return samplers.sample("uniform", found.codes, count, rng).codes
+
+
+def find_device(device: str | torch.device | None) -> torch.device:
+    """Give the device that was asked for, or the GPU if there is one.
+
+    Raises:
+        DeviceError: there is none of that kind.
+    """
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError):
+        raise DeviceError(f"there is no device {str(device)!r} here; leave it out, or use 'cpu'.") from None
+    return chosen
+
+
+@torch.inference_mode()
+def draw_pairs(
+    quality: Quality, painters: dict[str, Painter], pairs: Pairs, device: torch.device
+) -> Image.Image:
+    """Draw the best, median and worst pairs by style reached and by content kept, mean over generators."""
+    rows, titles = [], []
+    for group, metric in (("style reached", "style_loss"), ("content kept", "lpips")):
+        scores = {name: quality.scores[name].rows.get(metric, []) for name in painters}
+        mean = torch.tensor(list(scores.values()), dtype=torch.float64).mean(dim=0)
+        order = mean.argsort().tolist()
+        ranks = {"best": 0, "median": len(order) // 2, "worst": len(order) - 1}
+        for rank in ("best", "median", "worst") if order else ():
+            pair = order[ranks[rank]]
+            content, style = (shorten(name) for name in pairs.names(pair))
+            figures = ", ".join(f"{name} {values[pair]:.3g}" for name, values in scores.items())
+            titles.append(
+                f"{group}, {rank}: {content} in {style}\n{MEASURES[group][metric].label}: {figures}"
+            )
+            rows.append(paint_row(painters, pairs, pair, device))
+    captions = ["content", *(["style"] if pairs.styles else []), *painters]
+    return contact_sheet(rows, captions, titles)
+
+
+def paint_row(
+    painters: dict[str, Painter], pairs: Pairs, pair: int, device: torch.device
+) -> list[Image.Image]:
+    """Paint one pair with every painter, beside what it was made of."""
+    rows = pairs.style_of[pair, None]
+    content = pairs.contents.images[pairs.content_of[pair, None]]
+    tiles = [content] if pairs.styles is None else [content, pairs.styles.images[rows]]
+    images = to_float(content.to(device))
+    tiles += [from_float(p.paint(images, rows), torch.uint8) for p in painters.values()]
+    pictures = (Image.fromarray(tile[0].permute(1, 2, 0).cpu().contiguous().numpy()) for tile in tiles)
+    return [picture.resize((TILE, TILE), Image.Resampling.LANCZOS) for picture in pictures]
+
+
+def shorten(name: str) -> str:
+    """Keep the end of a long name."""
+    return name if len(name) <= 30 else "..." + name[-27:]
