@@ -12,7 +12,7 @@ the classes. Results go to `benchmarks/results/evidence_QUESTION.{json,md}`; fin
     cells-pbc-imagenet, ...           the same from an ImageNet SqueezeNet
     pacs                              48 photos of each class to paintings, cartoons and sketches,
                                       ImageNet SqueezeNet
-    cifar                             200 images of each class, 15 corruptions in 5 severities, WRN-16-2
+    cifar                             200 images of each class, 15 corruptions in 5 severities, WRN-10-2
     ablation                          what to set: p, strength, bank, sampler, guard; on pacs and adain
 
 Target banks: `styleaug fit-style` with its defaults is called once for each domain that is tested, on a
@@ -90,12 +90,22 @@ PACS = STANDARD | REFERENCED | {
     "adain art mild": f"style:art,{MILD}",
     "adain art": "style:art,p=1,strength=1",
     "adain target": "@adain,p=1,strength=1",
+    "adain art or target": "style:art,p=1,strength=1/@adain,p=1,strength=1",
+    "adain art + grey": "style:art,p=1,strength=1+grey",
+    "adain art + jitter+grey": "style:art,p=1,strength=1+jitter+grey",
+    "adain art + mixstyle": "style:art,p=1,strength=1+mixstyle",
+    "adain art + trivialaugment": "style:art,p=1,strength=1+trivialaugment",
+    "adain art or photo-to-sketch": "style:art,p=1,strength=1/style:photo-to-sketch,p=1,strength=1",
+    "patchswap art": "style:art-patches,p=1,strength=1",
 }  # fmt: skip
 CIFAR = {
     "none": "none",
+    "jitter+grey": "jitter+grey",
     "trivialaugment": "trivialaugment",
-    "trivialaugment + adain art": "style:art,p=.3,strength=.5..1+trivialaugment",
-    "adain art": "style:art,p=.3,strength=.5..1",
+    "adain art": f"style:art,{FULL}",
+    "adain art at .3 + trivialaugment": "style:art,p=.3,strength=1+trivialaugment",
+    "adain art + trivialaugment": f"style:art,{FULL}+trivialaugment",
+    "photo + trivialaugment": f"style:photo-tones,{FULL}+trivialaugment",
 }
 
 
@@ -136,7 +146,7 @@ QUESTIONS = {
         (),
         CIFAR,
         "wrn-10-2",
-        {"precision": "bf16", "epochs": 60},
+        {"precision": "bf16", "epochs": 40},
         {"corruptions": CORRUPTIONS},
     ),
 }

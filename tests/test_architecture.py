@@ -46,10 +46,10 @@ CORE = {"torch", "torchvision", "numpy", "PIL", "safetensors", "jaxtyping"}
 AT_HOME = {  # what is imported in some parts only
     "click": {"cli", "cli_training", "cli_evaluation", "cli_video", "cli_robustness", "console"},
     "rich": {"console"},
-    "albumentations": {"transforms.albumentations"},
+    "albumentations": {"transforms.albumentations", "evaluation.arm_steps"},
     "kornia": {"transforms.kornia"},
     "monai": {"transforms.monai"},
-    "timm": {"transforms.timm"},
+    "timm": {"transforms.timm", "evaluation.classifiers"},
     "lightning": {"transforms.lightning"},
     "ray": {"cluster"},
     "pyarrow": {"shards"},

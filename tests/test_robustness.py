@@ -244,6 +244,18 @@ def test_wrong_arguments_say_what_is_wrong(folders, options, said):
         evaluate_robustness(folders / "photo", tests, recipe=RECIPE, **options)
 
 
+def test_mixstyle_acts_in_training_and_leaves_no_hook(folders, monkeypatch):
+    hooks = []
+    count = lambda net: sum(len(block._forward_hooks) for block in net.early)  # noqa: E731
+    monkeypatch.setattr(robustness, "fit", lambda net, *rest, **options: hooks.append(count(net)))
+    score = robustness.answers
+    monkeypatch.setattr(
+        robustness, "answers", lambda net, *rest, **options: hooks.append(count(net)) or score(net, *rest)
+    )
+    evaluate_robustness(folders / "photo", arms=["mixstyle", "none"], recipe=RECIPE, seeds=1)
+    assert hooks == [2, 0, 0, 0]
+
+
 def test_mixstyle_needs_a_place(folders, monkeypatch):
     make = robustness.make_classifier
 

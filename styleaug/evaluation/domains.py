@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from styleaug.errors import ConfigError
-from styleaug.training.scores import kernel_distance
 
 __all__ = [
     "Gap",
@@ -63,7 +62,7 @@ class Parted:
 class Gap:
     """Distance of two sets of features, and its 95 % interval; 0 is none.
 
-    The square root of the kernel distance (KID) of standardised features.
+    The square root of the energy distance of standardised features.
     """
 
     value: float
@@ -218,9 +217,9 @@ def gap_between(one: Float[Tensor, "N S"], other: Float[Tensor, "M S"], *, seed:
         other: the same.
         seed: of the halves from which the interval is read.
     """
-    value = root(one, other)
-    found = [root(one[a], other[b]) for a, b in halves(len(one), len(other), seed)]
-    return Gap(value, *interval(value, found))
+    distance = Distance(one, other)
+    found = [distance(a, b) for a, b in halves(len(one), len(other), seed)]
+    return Gap(distance(), *interval(distance(), found))
 
 
 def gap_closed(
@@ -236,19 +235,42 @@ def gap_closed(
         target: of the target.
         seed: of the halves from which the interval is read.
     """
+    start, end = Distance(train, target), Distance(styled, target)
 
-    def share(rows: Tensor, columns: Tensor) -> float:
-        before = root(train[rows], target[columns])
-        return 1 - root(styled[rows], target[columns]) / before if before > 0 else 0.0
+    def share(*rows: Tensor) -> float:
+        before = start(*rows)
+        return 1 - end(*rows) / before if before > 0 else 0.0
 
-    whole = share(torch.arange(len(train)), torch.arange(len(target)))
     found = [share(a, b) for a, b in halves(len(train), len(target), seed)]
-    return Gap(whole, *interval(whole, found))
+    return Gap(share(), *interval(share(), found))
 
 
-def root(one: Tensor, other: Tensor) -> float:
-    """Give the square root of the kernel distance; sets of one distribution can be a little below 0."""
-    return math.sqrt(max(0.0, kernel_distance(one, other)))
+class Distance:
+    """Square root of the energy distance of two sets (Szekely & Rizzo 2013), and of parts of them.
+
+    The kernel distance (KID) grows with the third power of the features: a few far rows would decide it.
+    """
+
+    def __init__(self, one: Float[Tensor, "N S"], other: Float[Tensor, "M S"]):
+        self.own, self.cross, self.others = (
+            torch.cdist(one, one),
+            torch.cdist(one, other),
+            torch.cdist(other, other),
+        )
+
+    def __call__(self, rows: Tensor | None = None, columns: Tensor | None = None) -> float:
+        """Measure the distance of these rows of the first set and these of the second; None is all."""
+        own, cross, others = self.own, self.cross, self.others
+        if rows is not None and columns is not None:
+            own, others = own[rows][:, rows], others[columns][:, columns]
+            cross = cross[rows][:, columns]
+        energy = 2 * cross.mean() - without_diagonal(own) - without_diagonal(others)
+        return math.sqrt(max(0.0, float(energy)))  # sets of one distribution can be a little below 0
+
+
+def without_diagonal(square: Float[Tensor, "N N"]) -> Tensor:
+    """Average the distances between different rows."""
+    return square.sum() / (len(square) * (len(square) - 1))
 
 
 def halves(count: int, other: int, seed: int) -> list[tuple[Tensor, Tensor]]:

@@ -32,7 +32,7 @@ from styleaug.files import save_image
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import from_float, to_float
 from styleaug.training.losses import edge_correlation
-from styleaug.training.scores import frechet_distance, load_features
+from styleaug.training.scores import frechet_distance, kernel_distance, load_features
 
 __all__ = ["GENERATORS", "Shift", "evaluate_shift"]
 
@@ -64,8 +64,8 @@ class Shift:
     """How well a classifier tells the sets apart by colour, sharpness, texture and content."""
     gaps: dict[str, Gap]
     """Distance in the same features."""
-    frechet: tuple[float, float]
-    """FID of the texture features, and what two halves of the training set have: its bias."""
+    codes: dict[str, tuple[float, float]]
+    """KID and FID of the texture features, each with that of two halves of the training set."""
     options: list[Option]
     advice: Advice
     content: str
@@ -83,8 +83,8 @@ class Shift:
             "words": self.words,
             "parted": {name: parted.to_dict() for name, parted in self.parted.items()},
             "gaps": {name: gap.to_dict() for name, gap in self.gaps.items()},
-            "fid": round(self.frechet[0], 4),
-            "fid_within_train": round(self.frechet[1], 4),
+            **{name: round(apart, 4) for name, (apart, _) in self.codes.items()},
+            **{f"{name}_within_train": round(within, 4) for name, (_, within) in self.codes.items()},
             "content_features": self.content,
             "options": [option.to_dict() for option in self.options],
             "advice": self.advice.to_dict(),
@@ -109,7 +109,11 @@ class Shift:
                 f"{'  chance' if parted.by_chance else '        '}  {parted.apart:9.1f}"
                 f"     {gap.value:.2f} ({max(0.0, gap.low):.2f} to {gap.high:.2f})"
             )
-        lines += [f"FID of texture {self.frechet[0]:.2f}; within the training set {self.frechet[1]:.2f}", ""]
+        told = [
+            f"{n.upper()} of texture {a:.3g}, within the training set {w:.3g}"
+            for n, (a, w) in self.codes.items()
+        ]
+        lines += ["; ".join(told), ""]
         lines += [
             "gap closed in % (± 95 %), told apart after" + " " * 8 + "".join(f"{n:>18}" for n in self.parted)
         ]
@@ -235,7 +239,7 @@ def evaluate_shift(
         ),
         parted,
         {name: gap_between(*standardise(rows[0][name], rows[1][name]), seed=seed) for name in look.names},
-        frechet(rows[0]["texture"], rows[1]["texture"], seed),
+        compare_codes(rows[0]["texture"], rows[1]["texture"], seed),
         options,
         advise(evidence),
         network,
@@ -332,12 +336,16 @@ def compare_looks(
     return looks, float(train["lightness"].std())
 
 
-def frechet(train: Tensor, target: Tensor, seed: int) -> tuple[float, float]:
-    """Give FID of standardised features, and that of two halves of the training set."""
+def compare_codes(train: Tensor, target: Tensor, seed: int) -> dict[str, tuple[float, float]]:
+    """Give KID and FID of standardised features, and those of two halves of the training set.
+
+    FID is above 0 there, too: it is biased where images are few.
+    """
     own, other = standardise(train, target)
     order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
     one, two = own[order].tensor_split(2)
-    return frechet_distance(own, other), frechet_distance(one, two)
+    measures = {"kid": kernel_distance, "fid": frechet_distance}
+    return {name: (measure(own, other), measure(one, two)) for name, measure in measures.items()}
 
 
 def draw_sheet(
