@@ -45,7 +45,7 @@ def state(net: nn.Module) -> torch.Tensor:
 
 
 def test_the_published_numbers_stand():
-    # Recorded with benchmarks/wbc_training.py, from which `fit` was moved; results/wbc.json rests on it.
+    # Recorded with the training of benchmarks/results/wbc.json, from which `fit` was moved.
     found = state(trained(replace(RECIPE, epochs=1)))
     assert found.sum().item() == pytest.approx(350.5584, abs=0.02)
 

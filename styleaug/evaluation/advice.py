@@ -17,7 +17,7 @@ NARROW = 8.0
 Blood cells of one laboratory have 3 to 6; photos, paintings and cartoons of many scenes 8.5 to 16.
 """
 COLOUR_ORDER = ("randstainna", "photo", "vahadane", "reinhard-rgb", "reinhard-lab", "macenko", "histogram")
-"""Generators of colour as they rank on blood cells, in benchmarks/results/wbc.md."""
+"""Generators of colour as they rank on blood cells, in benchmarks/results/evidence_cells_pbc.md."""
 PAINTERS = ("adain", "patchswap")
 """Generators that change texture."""
 NEARLY = 0.75
