@@ -11,9 +11,8 @@ the classes. Results go to `benchmarks/results/evidence_QUESTION.{json,md}`; fin
                                       of each class (all classes as often), tested in the three others
     cells-pbc-imagenet, ...           the same from an ImageNet SqueezeNet
     pacs                              48 photos of each class to paintings, cartoons and sketches,
-                                      ImageNet SqueezeNet
+                                      ImageNet SqueezeNet; and what to set: p, strength, bank, sampler
     cifar                             200 images of each class, 15 corruptions in 5 severities, WRN-10-2
-    ablation                          what to set: p, strength, bank, sampler, guard; on pacs and adain
 
 Target banks: `styleaug fit-style` with its defaults is called once for each domain that is tested, on a
 flat folder of its images under names without classes; each styled row takes one of these banks. They are
@@ -42,6 +41,7 @@ from styleaug.evaluation.classifiers import default_recipe
 from styleaug.evaluation.corruptions import CORRUPTIONS
 from styleaug.evaluation.robustness import evaluate_robustness
 from styleaug.files import image_files
+from styleaug.weights import load_bank
 
 RESULTS = Path(__file__).parent / "results"
 FULL = "p=.8,strength=1"
@@ -80,11 +80,26 @@ CELLS = (
         "randstainna + jitter+grey": f"@randstainna,{FULL},sampler=gaussian+jitter+grey",
         "randstainna + blur": f"@randstainna,{FULL},sampler=gaussian+blur",
         "randstainna + mixstyle": f"@randstainna,{FULL},sampler=gaussian+mixstyle",
+        "randstainna or reinhard-rgb": f"@randstainna,{FULL},sampler=gaussian/@reinhard-rgb,{FULL}",
         "randstainna or adain": f"@randstainna,{FULL},sampler=gaussian/@adain,{FULL}",
         "randstainna always": "@randstainna,p=1,strength=1,sampler=gaussian",
         "adain art": f"style:art,{FULL}",
     }
 )
+SAMPLED = (4, 16, 64)
+"""Styles in banks that are drawn from `art`, which has 256."""
+ONE = "style:art,p=1,strength=1"
+ABLATION = {
+    **{f"p {p}": f"style:art,p={p},strength=1" for p in (0.1, 0.3, 0.5, 0.8)},
+    **{f"strength {strength}": f"style:art,p=1,strength={strength}" for strength in (0.25, 0.5, 0.75)},
+    **{f"bank of {count}": f"style:art-{count}.safetensors,p=1,strength=1" for count in SAMPLED},
+    "bank texture": "style:texture,p=1,strength=1",
+    "bank art and texture": f"{ONE}/style:texture,p=1,strength=1",
+    "sampler mix": f"{ONE},sampler=mix",
+    "sampler gaussian": f"{ONE},sampler=gaussian",
+    "splice fields": f"{ONE},splice=fields",
+    "guard .9": f"{ONE},preserve=.9",
+}
 PACS = STANDARD | REFERENCED | {
     "reinhard-rgb (channel swap)": f"@reinhard-rgb,{FULL}",
     "adain art mild": f"style:art,{MILD}",
@@ -97,7 +112,7 @@ PACS = STANDARD | REFERENCED | {
     "adain art + trivialaugment": "style:art,p=1,strength=1+trivialaugment",
     "adain art or photo-to-sketch": "style:art,p=1,strength=1/style:photo-to-sketch,p=1,strength=1",
     "patchswap art": "style:art-patches,p=1,strength=1",
-}  # fmt: skip
+} | ABLATION  # fmt: skip
 CIFAR = {
     "none": "none",
     "jitter+grey": "jitter+grey",
@@ -105,6 +120,7 @@ CIFAR = {
     "adain art": f"style:art,{FULL}",
     "adain art at .3 + trivialaugment": "style:art,p=.3,strength=1+trivialaugment",
     "adain art + trivialaugment": f"style:art,{FULL}+trivialaugment",
+    "adain art mild at .3 + trivialaugment": "style:art,p=.3,strength=.2..1+trivialaugment",
     "photo + trivialaugment": f"style:photo-tones,{FULL}+trivialaugment",
 }
 
@@ -146,7 +162,7 @@ QUESTIONS = {
         (),
         CIFAR,
         "wrn-10-2",
-        {"precision": "bf16", "epochs": 40},
+        {"precision": "bf16", "epochs": 50, "batch": 32, "lr": 0.05},
         {"corruptions": CORRUPTIONS},
     ),
 }
@@ -216,6 +232,9 @@ def ask(name: str, question: Question, args: argparse.Namespace) -> str:
         stages() as (report, said),
     ):
         targets = [link(data / folder) for folder in question.tests]
+        for count in SAMPLED:
+            if not (bank := Path(f"art-{count}.safetensors")).exists():
+                load_bank("art").sample(count, seed=0).save(bank)
         train = link(data / question.train) if name != "cifar" else unpack(data)
         found = evaluate_robustness(
             train,

@@ -51,7 +51,7 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 @click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
 @click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Of each image.")
 @click.option(
-    "--strength", nargs=2, type=STRENGTH, default=(0.5, 1.0), show_default=True, help="Low and high."
+    "--strength", nargs=2, type=STRENGTH, default=(1.0, 1.0), show_default=True, help="Low and high."
 )
 @click.option(
     "--sampler", type=click.Choice(["uniform", "mix", "slerp", "gaussian"]), default="uniform",

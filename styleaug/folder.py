@@ -23,6 +23,7 @@ from styleaug.manifest import Applied, Manifest
 from styleaug.samplers import Sampler
 from styleaug.shards import SHARDS, DamagedShardError, open_shard
 from styleaug.transforms.core import WITHIN_BATCH, Stylizer
+from styleaug.transforms.params import STRENGTH
 from styleaug.weights import find_styles, load_generator
 
 __all__ = ["Applied", "Engine", "apply_folder"]
@@ -46,7 +47,7 @@ def apply_folder(
     bank: str | Path | StyleBank | None = None,
     generator: str | Path | AbstractGenerator | None = None,
     copies: int = 1,
-    strength: float | Sequence[float] = (0.5, 1.0),
+    strength: float | Sequence[float] = STRENGTH,
     sampler: Sampler = "uniform",
     keep_luminance: bool = False,
     preserve: float | None = None,

@@ -26,7 +26,7 @@ from styleaug.generators.steady import Past, steady
 from styleaug.images import check_range, from_float, to_float
 from styleaug.samplers import Sampler
 from styleaug.transforms.core import WITHIN_BATCH, Stylizer
-from styleaug.transforms.params import Precision, StyleParams, check_share
+from styleaug.transforms.params import STRENGTH, P, Precision, StyleParams, check_share
 from styleaug.transforms.splice import composite, mask_weights, read_masks, unspliced
 from styleaug.transforms.torchvision import is_image_tensor
 
@@ -91,8 +91,8 @@ class StyleVideo(v2.Transform):
         bank: str | Path | StyleBank | None = None,
         *,
         generator: str | Path | AbstractGenerator | None = None,
-        p: float = 0.5,
-        strength: float | Sequence[float] = (0.5, 1.0),
+        p: float = P,
+        strength: float | Sequence[float] = STRENGTH,
         sampler: Sampler = "uniform",
         weights: Sequence[float] | Tensor | None = None,
         components: int = 2,

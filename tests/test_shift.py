@@ -221,7 +221,7 @@ def test_advice_says_that_content_stays():
 
 
 def test_strength_falls_where_edges_go():
-    assert advise(evidence()).strength == (0.5, 1.0)
+    assert advise(evidence()).strength == (1.0, 1.0)
     assert advise(evidence(edges=0.3)).strength == (0.25, 0.75)
 
 

@@ -118,7 +118,7 @@ def advise(evidence: Evidence) -> Advice:
     notes = notes_on(evidence, option)
     if option is None:
         return Advice(None, None, None, None, rule.why, rule.name, notes)
-    low = 0.5 if option.edges >= HALF_GONE else 0.25
+    strength = (1.0, 1.0) if option.edges >= HALF_GONE else (0.25, 0.75)
     accuracy = max(evidence.parted[name].accuracy for name in STYLE)
     measured = " and ".join(
         f"{100 * option.closed[name].value:.0f} % (±{100 * reach(option.closed[name]):.0f}) of the {name} gap"
@@ -128,8 +128,8 @@ def advise(evidence: Evidence) -> Advice:
     return Advice(
         option.generator,
         option.bank,
-        (low, low + 0.5),
-        0.3 if accuracy < MIXED else 0.5,
+        strength,
+        0.5 if accuracy < MIXED else 0.8,
         reason,
         rule.name,
         notes,
@@ -223,8 +223,8 @@ def notes_on(evidence: Evidence, option: Option | None) -> list[str]:
     if abs(evidence.slope) >= BLURRED:
         side = "blurrier" if evidence.slope < 0 else "sharper"
         notes.append(
-            f"The target is {side}, which styling of colours does not change: match the resolution, or blur "
-            f"{'training images' if evidence.slope < 0 else 'the target'}."
+            f"The target is {side}, which styling of colours does not change: look whether both are read at "
+            "the same magnification. To blur training images at random did not help on blood cells."
         )
     if option and option.edges < HALF_GONE:
         notes.append(

@@ -129,12 +129,11 @@ class Shift:
         lines = [advice.reason, *advice.notes]
         if advice.generator and advice.strength:
             low, high = advice.strength
+            spread = f"{high:g}" if low == high else f"({low:g}, {high:g})"
             how = {"fitted": "a bank fitted to the target", "prior": "no bank"}.get(
                 str(advice.bank), f"bank {advice.bank}"
             )
-            lines.insert(
-                0, f"Try {advice.generator} with {how}, p={advice.p:g}, strength=({low:g}, {high:g})."
-            )
+            lines.insert(0, f"Try {advice.generator} with {how}, p={advice.p:g}, strength={spread}.")
         return lines
 
 

@@ -21,7 +21,7 @@ from styleaug.samplers import Sampler
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.guard import Edges, Protect
 from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from
-from styleaug.transforms.params import Channels, Precision
+from styleaug.transforms.params import STRENGTH, Channels, P, Precision
 from styleaug.transforms.splice import Splice
 
 __all__ = ["StyleAugment"]
@@ -123,8 +123,8 @@ class StyleAugment(A.ImageOnlyTransform):
         bank: str | Path | StyleBank | None = None,
         *,
         generator: str | Path | AbstractGenerator | None = None,
-        p: float = 0.5,
-        strength: float | Sequence[float] = (0.5, 1.0),
+        p: float = P,
+        strength: float | Sequence[float] = STRENGTH,
         sampler: Sampler = "uniform",
         weights: Sequence[float] | Tensor | None = None,
         components: int = 2,

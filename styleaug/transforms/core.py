@@ -21,7 +21,9 @@ from styleaug.transforms.frames import channels_of, frames_to_survey, grouped, l
 from styleaug.transforms.guard import Edges, Protect, check_guard
 from styleaug.transforms.painting import Brush
 from styleaug.transforms.params import (
+    STRENGTH,
     Channels,
+    P,
     Precision,
     StyleParams,
     check_range_option,
@@ -59,8 +61,8 @@ class Stylizer(nn.Module):
         bank: str | Path | StyleBank | None = None,
         *,
         generator: str | Path | AbstractGenerator | None = None,
-        p: float = 0.5,
-        strength: float | Sequence[float] = (0.5, 1.0),
+        p: float = P,
+        strength: float | Sequence[float] = STRENGTH,
         sampler: samplers.Sampler = "uniform",
         weights: Sequence[float] | Tensor | None = None,
         components: int = 2,

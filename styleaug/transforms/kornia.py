@@ -12,7 +12,7 @@ from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError, ImageError
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.host import advised
-from styleaug.transforms.params import StyleOptions, StyleParams, check_share
+from styleaug.transforms.params import P, StyleOptions, StyleParams, check_share
 
 __all__ = ["RandomStyle"]
 
@@ -69,7 +69,7 @@ class RandomStyle(IntensityAugmentationBase2D):
         self,
         bank: str | Path | StyleBank | None = None,
         *,
-        p: float = 0.5,
+        p: float = P,
         p_batch: float = 1.0,
         same_on_batch: bool = False,
         keepdim: bool = False,

@@ -17,7 +17,9 @@ from styleaug.transforms.guard import Edges, Protect
 from styleaug.transforms.splice import Splice
 
 __all__ = [
+    "STRENGTH",
     "Channels",
+    "P",
     "Precision",
     "StyleOptions",
     "StyleParams",
@@ -30,6 +32,10 @@ __all__ = [
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Channels = Literal["auto", "shared", "independent"]
+
+P = 0.8
+STRENGTH = 1.0
+"""The usual chance and strength: what helped most, `benchmarks/results/evidence_*.md`."""
 
 
 class StyleOptions(TypedDict, total=False):

@@ -13,7 +13,7 @@ from styleaug.errors import ConfigError
 from styleaug.images import check_range
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from
-from styleaug.transforms.params import StyleOptions, StyleParams, join
+from styleaug.transforms.params import P, StyleOptions, StyleParams, join
 from styleaug.transforms.ragged import stylise_ragged
 
 __all__ = ["StyleBatch"]
@@ -64,7 +64,7 @@ class StyleBatch:
         bank: str | Path | StyleBank | None = None,
         *,
         column: str = "image",
-        p: float = 0.5,
+        p: float = P,
         seed: int | None = None,
         ids: str | None = None,
         device: str | torch.device | None = None,

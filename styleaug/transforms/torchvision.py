@@ -18,7 +18,7 @@ from styleaug.images import ValueRange
 from styleaug.samplers import Sampler
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.guard import Edges, Protect
-from styleaug.transforms.params import Channels, Precision, StyleParams
+from styleaug.transforms.params import STRENGTH, Channels, P, Precision, StyleParams
 from styleaug.transforms.splice import Splice
 
 __all__ = ["StyleAugment"]
@@ -125,8 +125,8 @@ class StyleAugment(v2.Transform):
         bank: str | Path | StyleBank | None = None,
         *,
         generator: str | Path | AbstractGenerator | None = None,
-        p: float = 0.5,
-        strength: float | Sequence[float] = (0.5, 1.0),
+        p: float = P,
+        strength: float | Sequence[float] = STRENGTH,
         sampler: Sampler = "uniform",
         weights: Sequence[float] | Tensor | None = None,
         components: int = 2,
