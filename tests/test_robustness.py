@@ -148,7 +148,7 @@ def test_a_broken_off_comparison_goes_on(folders, tmp_path, monkeypatch):
 def test_stopped_at_the_terminal_and_run_again(folders, tmp_path, command):
     out = tmp_path / "stopped.json"
     arguments = ["evaluate", "robustness", folders / "photo", "--test", folders / "night", "--arm", "none"]
-    arguments += ["--seeds", 40, "--side", 32, "--batch", 8, "--epochs", 6, "--jobs", 2, "--threads", 1]
+    arguments += ["--seeds", 400, "--side", 32, "--batch", 8, "--epochs", 6, "--jobs", 2, "--threads", 1]
     arguments = [*map(str, arguments), "-o", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "styleaug", *arguments],
@@ -164,8 +164,8 @@ def test_stopped_at_the_terminal_and_run_again(folders, tmp_path, command):
     assert "keeps the finished runs; go on with: styleaug evaluate robustness" in told
     assert "Traceback" not in told
     kept = json.loads(out.read_text())["runs"]
-    assert 0 < len(kept) < 40
-    command(*(argument if argument != "40" else str(len(kept) + 1) for argument in arguments), "--jobs", 1)
+    assert 0 < len(kept) < 400
+    command(*(argument if argument != "400" else str(len(kept) + 1) for argument in arguments), "--jobs", 1)
     runs = json.loads(out.read_text())["runs"]
     assert all(run in runs for run in kept)
     assert {run["seed"] for run in runs} >= set(range(len(kept) + 1))
