@@ -85,7 +85,7 @@ def test_images_are_batched_with_those_of_their_shape(tmp_path):
 def test_the_style_of_a_copy_is_that_of_earlier_versions(tmp_path):
     source = write_images(tmp_path / "in", 3)
     styles = bank_of(Spy())
-    apply_folder(source, tmp_path / "out", bank=styles, generator=Spy(), copies=2, seed=7)
+    apply_folder(source, tmp_path / "out", bank=styles, generator=Spy(), strength=(0.5, 1), copies=2, seed=7)
     for line in manifest_lines(tmp_path / "out"):
         digest = hashlib.sha256(f"7:{line['copy']}:{line['source']}".encode()).digest()
         rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

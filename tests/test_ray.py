@@ -221,8 +221,12 @@ def ragged(batch: dict[str, Any]) -> dict[str, Any]:
     return {**batch, "image": images}
 
 
+SOME: dict[str, Any] = {"p": 0.5, "strength": (0.5, 1.0), "seed": 3}
+"""Some rows are picked, no two of them alike."""
+
+
 def style(**options: Any) -> StyleBatch:
-    return StyleBatch(bank(), **{"generator": tiny_adain(), "p": 0.5, "seed": 3, **options})
+    return StyleBatch(bank(), **{"generator": tiny_adain(), **SOME, **options})
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -287,7 +291,7 @@ def test_what_batches_refuse():
 @pytest.mark.slow
 def test_batches_in_a_dataset(ray):
     rows = [{"image": image, "label": row} for row, image in enumerate(ragged(batch_of(12))["image"])]
-    options = {"bank": bank(), "generator": tiny_adain(), "seed": 3, "ids": "label"}
+    options = {"bank": bank(), "generator": tiny_adain(), **SOME, "ids": "label"}
     dataset = ray.data.from_items(rows, override_num_blocks=4).map_batches(
         StyleBatch,
         fn_constructor_kwargs=options,

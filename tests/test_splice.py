@@ -152,7 +152,7 @@ def test_replay_is_exact_and_other_rows_are_untouched(make, image, p, parts, kee
 
 
 def test_without_splice_nothing_else_is_drawn():
-    plain, images = tiny(splice=None, p=0.5), photos(6)
+    plain, images = tiny(splice=None, p=0.5, strength=(0.5, 1.0)), photos(6)
     params = plain.make_params(images, rng=(rng := torch.Generator().manual_seed(1)))
     again = torch.Generator().manual_seed(1)
     rows = (torch.rand(6, generator=again) < 0.5).nonzero()[:, 0]

@@ -81,7 +81,8 @@ def chunks(request, monkeypatch) -> str:
 
 @pytest.mark.parametrize("name", sorted({*GENERATORS, *SHIPPED} - UNTRAINED - TWO_DYES))
 def test_style_variance_is_under_a_tenth_of_independent_draws(name, chunks):
-    augment, slices = stylizer(name), volume()
+    # Networks without a style differ between draws by their strength alone.
+    augment, slices = stylizer(name, strength=(0.5, 1.0)), volume()
     shared, apart = [], []
     for seed in range(3):
         rng = torch.Generator().manual_seed(seed)
@@ -265,5 +266,6 @@ def test_a_volume_is_never_float_as_a_whole():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     for line in done.stdout.splitlines():
         added, size = map(float, re.split(r"\s+", line.strip()))
-        # The result, and some slices; as float32 in three channels it would be six times as much.
-        assert size == 80 and added < 2.2 * size, done.stdout
+        # The result, and some slices (1 to 1.6 times its size; 2.3 on a machine with huge pages); as
+        # float32 in three channels it would be seven times as much.
+        assert size == 80 and added < 3 * size, done.stdout
