@@ -226,7 +226,8 @@ SOME: dict[str, Any] = {"p": 0.5, "strength": (0.5, 1.0), "seed": 3}
 
 
 def style(**options: Any) -> StyleBatch:
-    return StyleBatch(bank(), **{"generator": tiny_adain(), **SOME, **options})
+    given: dict[str, Any] = {"generator": tiny_adain(), **SOME, **options}
+    return StyleBatch(bank(), **given)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
