@@ -229,6 +229,7 @@ OPTIONS = {
     "splice": "fields",
     "parts": 3,
     "keep": True,
+    "least_side": 40,
     "precision": "float32",
     "compiled": False,
     "generator": "reinhard-rgb",
@@ -289,7 +290,16 @@ def test_every_argument_is_known_to_the_schema_and_reaches_the_core(path):
     transform = StyleAugment(path, **OPTIONS)
     core = transform.stylizer
     assert (core.p, transform.p) == (1.0, 0.9)
-    for name in ("sampler", "components", "keep_luminance", "splice", "parts", "keep", "precision"):
+    for name in (
+        "sampler",
+        "components",
+        "keep_luminance",
+        "splice",
+        "parts",
+        "keep",
+        "least_side",
+        "precision",
+    ):
         assert getattr(core, name) == getattr(transform, name) == OPTIONS[name]
     assert core.strength == (0.2, 0.7) and torch.equal(core.weights, OPTIONS["weights"].double())
     assert StyleAugment(path, compiled=True).stylizer.compiled

@@ -75,6 +75,7 @@ STYLE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "parts": int,
     "keep": yes,
     "keep_luminance": yes,
+    "least_side": int,
     "precision": str,
 }
 

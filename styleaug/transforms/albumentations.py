@@ -75,6 +75,7 @@ class StyleAugment(A.ImageOnlyTransform):
             target `mask` or any of `masks` (for `images`, `volume` and `volumes`: in `masks`, `mask3d` and
             `masks3d`, one for each of them), or a function maps images `(K, 3, H, W)` in [0, 1] to weights
             `(K, 1, H, W)` in [0, 1]; a function cannot be serialised.
+        least_side: enlarge an image whose shorter side has fewer pixels while it is stylised.
         precision: of a network's weights: `"auto"`, `"float32"` or `"bfloat16"`.
         compiled: run the generator through `torch.compile`.
 
@@ -115,6 +116,7 @@ class StyleAugment(A.ImageOnlyTransform):
         preserve: Any
         edges: Any
         protect: Any
+        least_side: Any
         precision: Any
         compiled: Any
 
@@ -137,6 +139,7 @@ class StyleAugment(A.ImageOnlyTransform):
         preserve: float | None = None,
         edges: Edges = "sobel",
         protect: Protect | None = None,
+        least_side: int = 1,
         precision: Precision = "auto",
         compiled: bool = False,
     ):
@@ -158,6 +161,7 @@ class StyleAugment(A.ImageOnlyTransform):
             preserve=preserve,
             edges=edges,
             protect=protect,
+            least_side=least_side,
             precision=precision,
             compiled=compiled,
         )
@@ -170,7 +174,7 @@ class StyleAugment(A.ImageOnlyTransform):
         self.splice, self.parts, self.keep = splice, parts, keep
         self.value_range, self.channels = stylizer.value_range, channels
         self.preserve, self.edges, self.protect = preserve, edges, protect
-        self.precision, self.compiled = precision, compiled
+        self.least_side, self.precision, self.compiled = least_side, precision, compiled
         self._worker_seed: int | None = None
 
     def describe(self, style_seed: int, *, channels: int = 1) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The batched transform that every adapter delegates to: draw parameters, then apply them."""
 
+import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,13 +20,14 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.images import MOST_CHANNELS, Restore, ValueRange, check_range, to_pixels
 from styleaug.transforms.frames import channels_of, frames_to_survey, grouped, looks_of
 from styleaug.transforms.guard import Edges, Protect, check_guard
-from styleaug.transforms.painting import Brush
+from styleaug.transforms.painting import Brush, size_from
 from styleaug.transforms.params import (
     STRENGTH,
     Channels,
     P,
     Precision,
     StyleParams,
+    check_count,
     check_range_option,
     check_share,
     check_strength,
@@ -75,6 +77,7 @@ class Stylizer(nn.Module):
         preserve: float | None = None,
         edges: Edges = "sobel",
         protect: Protect | None = None,
+        least_side: int = 1,
         precision: Precision = "auto",
         compiled: bool = False,
     ):
@@ -93,6 +96,7 @@ class Stylizer(nn.Module):
             raise ConfigError(f"channels must be one of {', '.join(CHANNELS)}, got {channels!r}.")
         self.channels: Channels = channels
         self.guard = check_guard(preserve, edges, protect)
+        self.least_side = check_count("least_side", least_side)
         self.within_batch = bank == WITHIN_BATCH
         if self.within_batch and channels == "independent":
             raise ConfigError('bank="batch" gives a row one style; use channels="shared".')
@@ -274,8 +278,9 @@ class Stylizer(nn.Module):
         apart = channels > 1 and (self.channels != "auto" or channels != 3)
         source = grouped(pixels, frames, apart=apart)
         single = partial(self.run_compiled, generator) if self.compiled else generator
-        brush = Brush(generator, single, self.value_range, self.keep_luminance, self.guard)
-        read = partial(brush.read_codes, source, most=chunk_images(pixels))
+        brush = Brush(generator, single, self.value_range, self.keep_luminance, self.guard, self.least_side)
+        chunk = chunk_images(pixels, self.least_side)
+        read = partial(brush.read_codes, source, most=chunk)
         by_mask = params["fields"] is None and unspliced(params["rows"])[1] > 1
         protect = masks if self.guard.protect == "mask" else self.guard.protect
         looks = looks_of(
@@ -290,12 +295,12 @@ class Stylizer(nn.Module):
         everything = run_of(looks.groups) == slice(0, source.shape[0] * source.shape[1])
         result = torch.empty_like(pixels) if everything else pixels.clone()
         target = grouped(result, frames, apart=apart)
-        most = max(1, chunk_images(pixels) // looks.parts)
+        most = max(1, chunk // looks.parts)
         views = frames_to_survey(frames, pixels) if frames > most else None
         with torch.inference_mode(not (self.compiled or torch.is_grad_enabled())):
             if views is None or len(views) == frames:
-                for chunk in torch.arange(len(looks.groups)).split(max(1, most // frames)):
-                    brush.stylise_groups(source, target, looks, chunk)
+                for numbers in torch.arange(len(looks.groups)).split(max(1, most // frames)):
+                    brush.stylise_groups(source, target, looks, numbers)
             else:
                 for number in range(len(looks.groups)):
                     brush.stylise_volume(source, target, looks, number, views, most)
@@ -328,10 +333,10 @@ def count_rows(images: Any) -> int:
     return images.shape[0] if getattr(images, "ndim", 0) == 4 else 1
 
 
-def chunk_images(pixels: Shaped[Tensor, "N C H W"]) -> int:
+def chunk_images(pixels: Shaped[Tensor, "N C H W"], least_side: int) -> int:
     """Tell how many of these images to stylise at a time."""
     most = CPU_CHUNK_PIXELS if pixels.device.type == "cpu" else CUDA_CHUNK_PIXELS
-    return max(1, most // (pixels.shape[-1] * pixels.shape[-2]))
+    return max(1, most // math.prod(size_from(pixels.shape[-2:], least_side)))
 
 
 def check_worker(device: torch.device) -> None:

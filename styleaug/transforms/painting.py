@@ -1,10 +1,11 @@
 """Run a generator on groups of frames: in parts, at any range, as colour or as grey."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from styleaug.transforms.guard import (
 from styleaug.transforms.placement import take, to_device
 from styleaug.transforms.splice import composite
 
-__all__ = ["Brush", "Painter"]
+__all__ = ["Brush", "Painter", "size_from"]
 
 Painter = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Maps images `(K * T, 3, H, W)`, codes `(K, S)` and strength `(K,)` to stylised images."""
@@ -40,6 +41,7 @@ class Brush:
         value_range: which values are black and white.
         keep_luminance: take over the colour only.
         guard: how much structure is kept.
+        least_side: of what the generator sees; smaller images are enlarged for it.
     """
 
     generator: AbstractGenerator
@@ -47,6 +49,7 @@ class Brush:
     value_range: ValueRange
     keep_luminance: bool
     guard: Guard = UNGUARDED
+    least_side: int = 1
 
     def read_codes(
         self,
@@ -60,7 +63,7 @@ class Brush:
         for part in sources.split(most):
             images = take_groups(groups[:, :, middle : middle + 1], part)
             unit, _ = as_unit(images, range_of(images, self.value_range))
-            codes.append(self.generator.encode_style(unit[:, 0].expand(-1, 3, -1, -1)))
+            codes.append(self.generator.encode_style(self.enlarged(unit[:, 0].expand(-1, 3, -1, -1))))
         return torch.cat(codes)
 
     def stylise_groups(
@@ -141,7 +144,7 @@ class Brush:
     ) -> Painter:
         """Give a painter that goes by the statistics of these frames, whichever frames it is given."""
         with torch.no_grad():
-            shared = survey(self.generator, views, code, strength)
+            shared = survey(self.generator, self.enlarged(views), code, strength)
         return lambda images, codes, strength: paint(self.generator, images, codes, strength, shared)
 
     def paint_parts(
@@ -187,10 +190,28 @@ class Brush:
     ) -> Float[Tensor, "F C H W"]:
         """Run the generator on colour or grey images, unguarded."""
         coloured = images.expand(-1, 3, -1, -1)
-        styled = painter(coloured, codes, strength)
+        large = self.enlarged(coloured)
+        styled = painter(large, codes, strength)
+        if large is not coloured:  # reduced is what changed, so that no image is blurred
+            change = F.interpolate(styled - large, coloured.shape[-2:], mode="area")
+            styled = (coloured + change).clamp(0, 1)
         if self.keep_luminance:
             styled = with_luminance(styled, coloured)
         return luminance(styled) if images.shape[1] == 1 else styled
+
+    def enlarged(self, images: Float[Tensor, "F C H W"]) -> Float[Tensor, "F C H2 W2"]:
+        """Give images at the size at which the generator sees them; the same object if it is their own."""
+        size = size_from(images.shape[-2:], self.least_side)
+        if size == tuple(images.shape[-2:]):
+            return images
+        return F.interpolate(images, size, mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def size_from(size: Sequence[int], least: int) -> tuple[int, int]:
+    """Give height and width, enlarged so that the shorter of them is `least` pixels, if it is less."""
+    height, width = size
+    scale = max(1, least / min(height, width))
+    return round(height * scale), round(width * scale)
 
 
 def unpainted(images: Tensor) -> Tensor:

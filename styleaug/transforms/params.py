@@ -23,6 +23,7 @@ __all__ = [
     "Precision",
     "StyleOptions",
     "StyleParams",
+    "check_count",
     "check_range_option",
     "check_share",
     "check_strength",
@@ -55,6 +56,7 @@ class StyleOptions(TypedDict, total=False):
     preserve: float | None
     edges: Edges
     protect: Protect | None
+    least_side: int
     precision: Precision
     compiled: bool
 
@@ -123,6 +125,13 @@ def check_share(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ConfigError(f"{name} must be a number in [0, 1], got {value!r}.")
     return float(value)
+
+
+def check_count(name: str, value: int) -> int:
+    """Check a whole number from 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be a whole number from 1, got {value!r}.")
+    return value
 
 
 def check_strength(strength: float | Sequence[float]) -> tuple[float, float]:
