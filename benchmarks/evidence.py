@@ -82,8 +82,11 @@ CELLS = (
         "randstainna + mixstyle": f"@randstainna,{FULL},sampler=gaussian+mixstyle",
         "randstainna or reinhard-rgb": f"@randstainna,{FULL},sampler=gaussian/@reinhard-rgb,{FULL}",
         "randstainna or adain": f"@randstainna,{FULL},sampler=gaussian/@adain,{FULL}",
+        "randstainna or photo": f"@randstainna,{FULL},sampler=gaussian/@photo,{FULL}",
         "randstainna always": "@randstainna,p=1,strength=1,sampler=gaussian",
         "adain art": f"style:art,{FULL}",
+        "adain at 128 px": f"@adain,{FULL},least_side=128",
+        "photo at 128 px": f"@photo,{FULL},least_side=128",
     }
 )
 SAMPLED = (4, 16, 64)
@@ -103,14 +106,19 @@ ABLATION = {
 PACS = STANDARD | REFERENCED | {
     "reinhard-rgb (channel swap)": f"@reinhard-rgb,{FULL}",
     "adain art mild": f"style:art,{MILD}",
-    "adain art": "style:art,p=1,strength=1",
+    "adain art": ONE,
     "adain target": "@adain,p=1,strength=1",
-    "adain art or target": "style:art,p=1,strength=1/@adain,p=1,strength=1",
-    "adain art + grey": "style:art,p=1,strength=1+grey",
-    "adain art + jitter+grey": "style:art,p=1,strength=1+jitter+grey",
-    "adain art + mixstyle": "style:art,p=1,strength=1+mixstyle",
-    "adain art + trivialaugment": "style:art,p=1,strength=1+trivialaugment",
-    "adain art or photo-to-sketch": "style:art,p=1,strength=1/style:photo-to-sketch,p=1,strength=1",
+    "adain art or target": f"{ONE}/@adain,p=1,strength=1",
+    "adain art + grey": f"{ONE}+grey",
+    "adain art + jitter+grey": f"{ONE}+jitter+grey",
+    "adain art + mixstyle": f"{ONE}+mixstyle",
+    "adain art + trivialaugment": f"{ONE}+trivialaugment",
+    "adain art or photo-to-sketch": f"{ONE}/style:photo-to-sketch,p=1,strength=1",
+    "adain art at 192 px": f"{ONE},least_side=192",
+    "adain art or histogram": f"{ONE}/{ONE}/{ONE}/@histogram,p=1,strength=1",
+    "adain art, then histogram": f"{ONE}+@histogram,p=.5,strength=1",
+    "adain art, then channel swap": f"{ONE}+@reinhard-rgb,p=.5,strength=1",
+    "histogram": f"@histogram,{FULL}",
     "patchswap art": "style:art-patches,p=1,strength=1",
 } | ABLATION  # fmt: skip
 CIFAR = {
