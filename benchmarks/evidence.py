@@ -116,8 +116,8 @@ PACS = STANDARD | REFERENCED | {
     "adain art or photo-to-sketch": f"{ONE}/style:photo-to-sketch,p=1,strength=1",
     "adain art at 192 px": f"{ONE},least_side=192",
     "adain art or histogram": f"{ONE}/{ONE}/{ONE}/@histogram,p=1,strength=1",
-    "adain art, then histogram": f"{ONE}+@histogram,p=.5,strength=1",
-    "adain art, then channel swap": f"{ONE}+@reinhard-rgb,p=.5,strength=1",
+    "adain art then histogram": f"{ONE}+@histogram,p=.5,strength=1",
+    "adain art then channel swap": f"{ONE}+@reinhard-rgb,p=.5,strength=1",
     "histogram": f"@histogram,{FULL}",
     "patchswap art": "style:art-patches,p=1,strength=1",
 } | ABLATION  # fmt: skip
