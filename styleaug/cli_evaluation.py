@@ -1,7 +1,10 @@
 """The `styleaug evaluate` commands: parse, make one library call, print."""
 
 import json
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,6 +24,30 @@ def evaluate() -> None:
 evaluate.add_command(robustness)
 
 
+def measurement(function: Callable[..., Any]) -> Callable[..., None]:
+    """Make a command of a function that measures: options that all of them share, and its table printed.
+
+    Args:
+        function: called with the other options and `report`; gives what has `save`, `to_dict`, `table`
+            and `failed`.
+    """
+
+    @click.option("--device", help="Such as cpu or cuda.  [default: a GPU if there is one]")
+    @click.option("-o", "--out", type=OUTPUT, help="JSON file for all figures.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
+    @click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
+    @wraps(function)
+    def command(*, out: Path | None, as_json: bool, strict: bool, **options: Any) -> None:
+        with progress("measuring") as report:
+            found = function(report=report, **options)
+        if out:
+            found.save(out)
+        click.echo(json.dumps(found.to_dict()) if as_json else found.table())
+        finish(found.failed, strict)
+
+    return command
+
+
 @evaluate.command()
 @click.argument("generators", nargs=-1, required=True)
 @click.option("--content", type=INPUT, required=True, help="Folder of images to style.")
@@ -31,58 +58,22 @@ evaluate.add_command(robustness)
 @click.option("--strength", type=click.FloatRange(0, 1), default=1.0, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of pairs.")
 @click.option("--weights", type=INPUT, help="Folder of the networks that judge.  [default: downloaded]")
-@click.option("--device", help="Such as cpu or cuda.  [default: a GPU if there is one]")
-@click.option("-o", "--out", type=OUTPUT, help="JSON file for the figures, of each pair too.")
 @click.option("--sheet", type=OUTPUT, help="PNG file for the best, median and worst pairs.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
-@click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
-def quality(
-    generators: tuple[str, ...],
-    content: Path,
-    style: Path | None,
-    bank: str | None,
-    pairs: int,
-    size: int,
-    strength: float,
-    seed: int,
-    weights: Path | None,
-    device: str | None,
-    out: Path | None,
-    sheet: Path | None,
-    as_json: bool,
-    strict: bool,
-) -> None:
+@measurement
+def quality(generators: tuple[str, ...], content: Path, style: Path | None, **options: Any) -> Any:
     """Measure what GENERATORS (names, weights or run folders) reach of styles and keep of contents.
 
     Images are paired at random and styled; each pair is measured, and "content unchanged" beside them.
     """
     from styleaug.evaluation.quality import evaluate_quality
 
-    with progress("measuring") as report:
-        found = evaluate_quality(
-            generators,
-            content,
-            style,
-            bank=bank,
-            pairs=pairs,
-            size=size,
-            strength=strength,
-            seed=seed,
-            weights=weights,
-            device=device,
-            sheet=sheet,
-            report=report,
-        )
-    if out:
-        found.save(out)
-    click.echo(json.dumps(found.to_dict()) if as_json else found.table())
-    finish(found.failed, strict)
+    return evaluate_quality(generators, content, style, **options)
 
 
 @evaluate.command()
 @click.argument("train", type=INPUT)
 @click.argument("target", type=INPUT)
-@click.option("--bank", "banks", multiple=True, help="Name or path of a bank to try; may be repeated.")
+@click.option("--bank", multiple=True, help="Name or path of a bank to try; may be repeated.")
 @click.option(
     "--generator", "generators", multiple=True,
     help="To try with a bank fitted to TARGET; may be repeated.  [default: several, unless a bank is given]",
@@ -96,60 +87,24 @@ def quality(
     "--content", type=click.Choice(["adain", "squeezenet"]),
     help="Network that reads content.  [default: squeezenet with --weights, else adain]",
 )  # fmt: skip
-@click.option("--device", help="Such as cpu or cuda.  [default: a GPU if there is one]")
-@click.option("-o", "--out", type=OUTPUT, help="JSON file for all figures.")
 @click.option("--sheet", type=OUTPUT, help="PNG file for images before and after, beside the target.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
-@click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
+@measurement
 def shift(
-    train: Path,
-    target: Path,
-    banks: tuple[str, ...],
-    generators: tuple[str, ...],
-    size: int,
-    most: int,
-    folds: int,
-    seed: int,
-    weights: Path | None,
-    content: str | None,
-    device: str | None,
-    out: Path | None,
-    sheet: Path | None,
-    as_json: bool,
-    strict: bool,
-) -> None:
+    train: Path, target: Path, bank: tuple[str, ...], generators: tuple[str, ...], **options: Any
+) -> Any:
     """Measure how far TARGET lies from TRAIN, how much of it styling closes, and recommend what to try.
 
     Both are folders of images; labels are not needed. No bank is written.
     """
     from styleaug.evaluation.shift import evaluate_shift
 
-    with progress("measuring") as report:
-        found = evaluate_shift(
-            train,
-            target,
-            bank=banks or None,
-            generators=generators or None,
-            size=size,
-            most=most,
-            folds=folds,
-            seed=seed,
-            weights=weights,
-            content=content,
-            device=device,
-            sheet=sheet,
-            report=report,
-        )
-    if out:
-        found.save(out)
-    click.echo(json.dumps(found.to_dict()) if as_json else found.table())
-    finish(found.failed, strict)
+    return evaluate_shift(train, target, bank=bank or None, generators=generators or None, **options)
 
 
 @evaluate.command()
 @click.argument("images", type=INPUT)
 @click.option("--generator", "generators", multiple=True, help="Name or path; may be repeated.")
-@click.option("--bank", "banks", multiple=True, help="Name or path; may be repeated.  [default: art]")
+@click.option("--bank", multiple=True, help="Name or path; may be repeated.  [default: art]")
 @click.option("--style", "styles", type=INPUT, help="Folder to fit banks to.  [default: IMAGES]")
 @click.option(
     "--strength", "strengths", type=click.FloatRange(0, 1, min_open=True), multiple=True,
@@ -164,54 +119,16 @@ def shift(
 @click.option("--size", type=click.IntRange(32, 1024), default=224, show_default=True, help="In pixels.")
 @click.option("--most", type=click.IntRange(1), default=200, show_default=True, help="Images.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", help="Such as cpu or cuda.  [default: a GPU if there is one]")
-@click.option("-o", "--out", type=OUTPUT, help="JSON file for all figures.")
 @click.option("--sheet", type=OUTPUT, help="PNG file for the flips that the classifier is surest of.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
-@click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
-def labels(
-    images: Path,
-    generators: tuple[str, ...],
-    banks: tuple[str, ...],
-    styles: Path | None,
-    strengths: tuple[float, ...],
-    classifier: str,
-    masks: Path | None,
-    weights: Path | None,
-    size: int,
-    most: int,
-    seed: int,
-    device: str | None,
-    out: Path | None,
-    sheet: Path | None,
-    as_json: bool,
-    strict: bool,
-) -> None:
+@measurement
+def labels(images: Path, bank: tuple[str, ...], sheet: Path | None, **options: Any) -> Any:
     """Measure how safe labels are when IMAGES are styled: flipped decisions, moved edges, lost contrast.
 
     With a folder per class in IMAGES, --classifier trained trains a small network on two thirds of them.
     """
     from styleaug.evaluation.label_safety import evaluate_labels
 
-    with progress("measuring") as report:
-        found = evaluate_labels(
-            images,
-            generators=generators,
-            bank=banks or None,
-            styles=styles,
-            strengths=strengths,
-            classifier=classifier,
-            masks=masks,
-            weights=weights,
-            size=size,
-            most=most,
-            seed=seed,
-            device=device,
-            report=report,
-        )
-    if out:
-        found.save(out)
+    found = evaluate_labels(images, bank=bank or None, **options)
     if sheet:
         found.save_sheet(sheet)
-    click.echo(json.dumps(found.to_dict()) if as_json else found.table())
-    finish(found.failed, strict)
+    return found
