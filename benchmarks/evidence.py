@@ -81,11 +81,13 @@ CELLS = (
         "randstainna + blur": f"@randstainna,{FULL},sampler=gaussian+blur",
         "randstainna + mixstyle": f"@randstainna,{FULL},sampler=gaussian+mixstyle",
         "randstainna or reinhard-rgb": f"@randstainna,{FULL},sampler=gaussian/@reinhard-rgb,{FULL}",
-        "randstainna or adain": f"@randstainna,{FULL},sampler=gaussian/@adain,{FULL}",
+        "randstainna or adain at 128 px": f"@randstainna,{FULL},sampler=gaussian/@adain,{FULL},least_side=128",
         "randstainna or photo": f"@randstainna,{FULL},sampler=gaussian/@photo,{FULL}",
         "randstainna always": "@randstainna,p=1,strength=1,sampler=gaussian",
         "adain art": f"style:art,{FULL}",
         "adain at 128 px": f"@adain,{FULL},least_side=128",
+        "adain at 224 px": f"@adain,{FULL},least_side=224",
+        "adain art at 128 px": f"style:art,{FULL},least_side=128",
         "photo at 128 px": f"@photo,{FULL},least_side=128",
     }
 )
