@@ -83,6 +83,10 @@ CELLS = (
         "randstainna or reinhard-rgb": f"@randstainna,{FULL},sampler=gaussian/@reinhard-rgb,{FULL}",
         "randstainna or adain at 128 px": f"@randstainna,{FULL},sampler=gaussian/@adain,{FULL},least_side=128",
         "randstainna or photo": f"@randstainna,{FULL},sampler=gaussian/@photo,{FULL}",
+        "randstainna or photo or adain at 128 px": f"@randstainna,{FULL},sampler=gaussian/@photo,{FULL}"
+        f"/@adain,{FULL},least_side=128",
+        "randstainna or photo or reinhard-rgb": f"@randstainna,{FULL},sampler=gaussian/@photo,{FULL}"
+        f"/@reinhard-rgb,{FULL}",
         "randstainna always": "@randstainna,p=1,strength=1,sampler=gaussian",
         "adain art": f"style:art,{FULL}",
         "adain at 128 px": f"@adain,{FULL},least_side=128",
@@ -121,6 +125,7 @@ PACS = STANDARD | REFERENCED | {
     "adain art then histogram": f"{ONE}+@histogram,p=.5,strength=1",
     "adain art then channel swap": f"{ONE}+@reinhard-rgb,p=.5,strength=1",
     "histogram": f"@histogram,{FULL}",
+    "adain art or photo": f"{ONE}/{ONE}/{ONE}/@photo,p=1,strength=1",
     "patchswap art": "style:art-patches,p=1,strength=1",
 } | ABLATION  # fmt: skip
 CIFAR = {
