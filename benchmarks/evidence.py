@@ -90,6 +90,7 @@ CELLS = (
         "randstainna always": "@randstainna,p=1,strength=1,sampler=gaussian",
         "adain art": f"style:art,{FULL}",
         "adain at 128 px": f"@adain,{FULL},least_side=128",
+        "adain at 96 px": f"@adain,{FULL},least_side=96",
         "adain at 224 px": f"@adain,{FULL},least_side=224",
         "adain art at 128 px": f"style:art,{FULL},least_side=128",
         "photo at 128 px": f"@photo,{FULL},least_side=128",
