@@ -123,6 +123,7 @@ class StyleVideo(v2.Transform):
             components=components,
             keep_luminance=keep_luminance,
             splice="mask" if where == "both" else None,
+            least_side=1,  # frames are large, and strokes are blended at their size
             precision=precision,
         )
         if blend:

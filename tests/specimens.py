@@ -42,6 +42,7 @@ def generator(name: str) -> AbstractGenerator:
 def tiny_adain(seed: int = 0) -> AdaIN:
     """Make a network that paints: its weights are random, but none of its layers starts near zero."""
     network = seeded(lambda: AdaIN((4, 4, 8), blocks=1, hidden=8), seed)
+    network.least_side = 1  # as its strokes are of no size
     return loud(network, network.to_pixels, network.read_code[2])
 
 

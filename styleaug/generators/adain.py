@@ -52,6 +52,7 @@ class AdaIN(AbstractGenerator):
     takes_bfloat16 = True
     multiple = 8
     minimum = 16
+    least_side = 128
 
     def __init__(self, widths: tuple[int, int, int] = (16, 32, 64), *, blocks: int = 3, hidden: int = 96):
         super().__init__()

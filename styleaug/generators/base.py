@@ -40,6 +40,8 @@ class AbstractGenerator(nn.Module, ABC):
     """Of how many pixels sides are made a multiple, by repeating the edge at the right and the bottom."""
     minimum: int = 1
     """How many pixels sides are made at least, likewise."""
+    least_side: int = 1
+    """Transforms enlarge an image whose shorter side has fewer pixels: strokes have a size of their own."""
     margin: int | None = None
     """Pixels around a tile that it must see to fit the next without a seam; a multiple of `multiple`.
 

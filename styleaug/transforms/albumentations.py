@@ -75,7 +75,8 @@ class StyleAugment(A.ImageOnlyTransform):
             target `mask` or any of `masks` (for `images`, `volume` and `volumes`: in `masks`, `mask3d` and
             `masks3d`, one for each of them), or a function maps images `(K, 3, H, W)` in [0, 1] to weights
             `(K, 1, H, W)` in [0, 1]; a function cannot be serialised.
-        least_side: enlarge an image whose shorter side has fewer pixels while it is stylised.
+        least_side: enlarge an image whose shorter side has fewer pixels while it is stylised; None is what
+            suits the generator.
         precision: of a network's weights: `"auto"`, `"float32"` or `"bfloat16"`.
         compiled: run the generator through `torch.compile`.
 
@@ -139,7 +140,7 @@ class StyleAugment(A.ImageOnlyTransform):
         preserve: float | None = None,
         edges: Edges = "sobel",
         protect: Protect | None = None,
-        least_side: int = 1,
+        least_side: int | None = None,
         precision: Precision = "auto",
         compiled: bool = False,
     ):

@@ -77,7 +77,7 @@ class Stylizer(nn.Module):
         preserve: float | None = None,
         edges: Edges = "sobel",
         protect: Protect | None = None,
-        least_side: int = 1,
+        least_side: int | None = None,
         precision: Precision = "auto",
         compiled: bool = False,
     ):
@@ -96,7 +96,6 @@ class Stylizer(nn.Module):
             raise ConfigError(f"channels must be one of {', '.join(CHANNELS)}, got {channels!r}.")
         self.channels: Channels = channels
         self.guard = check_guard(preserve, edges, protect)
-        self.least_side = check_count("least_side", least_side)
         self.within_batch = bank == WITHIN_BATCH
         if self.within_batch and channels == "independent":
             raise ConfigError('bank="batch" gives a row one style; use channels="shared".')
@@ -113,6 +112,7 @@ class Stylizer(nn.Module):
         self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
         home = self.home
         self.code_length = home.code_length
+        self.least_side = home.least_side if least_side is None else check_count("least_side", least_side)
         if self.bank is None:
             if sampler != "uniform" or weights is not None:
                 origin = 'bank="batch" draws' if self.within_batch else f"{home.name!r} without a bank draws"

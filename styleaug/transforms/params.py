@@ -56,7 +56,7 @@ class StyleOptions(TypedDict, total=False):
     preserve: float | None
     edges: Edges
     protect: Protect | None
-    least_side: int
+    least_side: int | None
     precision: Precision
     compiled: bool
 
