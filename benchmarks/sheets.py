@@ -1,6 +1,6 @@
 """Draw what the generators make of ten contents in ten styles; look at the result at full size.
 
-    STYLEAUG_DATA=DATA python benchmarks/sheets.py adain photo --out benchmarks/results
+    STYLEAUG_DATA=DATA python benchmarks/sheets.py adain photo --small --out benchmarks/results
 
 Only images that the data's manifest marks free, none of which was trained on where the folder has
 enough of them: photographs (Caltech-101) and blood cells (PBC) as contents and a painting and a scroll
@@ -18,11 +18,13 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from styleaug.contact_sheet import contact_sheet
 from styleaug.training.textures import texture
+from styleaug.transforms.core import Stylizer
 from styleaug.weights import load_generator
 
 CONTENTS = {"content/caltech101": 6, "wbc/pbc": 2, "style/artwall_cc0": 1, "style/kaokore": 1}
 STYLES = {"style/artwall_cc0": 6, "style/kaokore": 2}
 TEXTURES = (1, 2)
+NEAREST = Image.Resampling.NEAREST
 
 
 @torch.inference_mode()
@@ -39,9 +41,18 @@ def sheet(name: str, contents: list[Image.Image], styles: list[Image.Image]) -> 
     return contact_sheet(rows)
 
 
+def small_sheet(contents: list[Image.Image], side: int = 32) -> Image.Image:
+    """Lay out contents of few pixels, and below them `adain` at their size and, as is usual, enlarged."""
+    images = torch.stack([to_tensor(content.resize((side, side))) for content in contents])
+    params = Stylizer("art", p=1.0).make_params(images, rng=torch.Generator().manual_seed(0))
+    rows = [images, *(Stylizer("art", least_side=least).apply(images, params) for least in (1, None))]
+    return contact_sheet([[to_pil_image(image).resize((96, 96), NEAREST) for image in row] for row in rows])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("generators", nargs="*", default=["adain", "photo"])
+    parser.add_argument("--small", action="store_true", help="what becomes of images of 32 px, too")
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--out", type=Path, default=Path("."))
     args = parser.parse_args()
@@ -54,6 +65,8 @@ def main() -> None:
     for name in args.generators:
         picture = sheet(name, contents, styles)
         picture.save(args.out / f"{Path(name).stem}.jpg", quality=85)
+    if args.small:
+        small_sheet(contents).save(args.out / "small.jpg", quality=85)
 
 
 if __name__ == "__main__":
