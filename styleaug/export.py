@@ -110,7 +110,8 @@ def export_onnx(
     all float32 whatever the precision inside. With a bank, `style (B,)`, int64 rows of the bank,
     takes the place of `codes`; a generator with S = 0 has neither. B, H and W are open, from 1;
     images that are flat or of a few pixels may differ more than is allowed for others, as rounding
-    errors grow there.
+    errors grow there. Images are taken at their size: enlarge those of a shorter side under
+    `generator.least_side` (128 for `adain`) yourself, as `StyleAugment` does.
 
     Equal arguments give equal bytes. The file's metadata is one key, `styleaug`: JSON with name,
     fingerprint, version, licence, precision and the bank's provenance. No paths.
