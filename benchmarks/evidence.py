@@ -101,6 +101,7 @@ ABLATION = {
     **{f"p {p}": f"style:art,p={p},strength=1" for p in (0.1, 0.3, 0.5, 0.8)},
     **{f"strength {strength}": f"style:art,p=1,strength={strength}" for strength in (0.25, 0.5, 0.75)},
     **{f"bank of {count}": f"style:art-{count}.safetensors,p=1,strength=1" for count in SAMPLED},
+    "bank of 1000 of many kinds": "style:many.safetensors,p=1,strength=1",
     "bank texture": "style:texture,p=1,strength=1",
     "bank art and texture": f"{ONE}/style:texture,p=1,strength=1",
     "sampler mix": f"{ONE},sampler=mix",
@@ -194,14 +195,14 @@ def folder_of(variable: str) -> Path:
     return Path(value).resolve()
 
 
-def fit_bank(generator: str, images: Path, bank: Path) -> None:
+def fit_bank(generator: str, images: Path, bank: Path, *options: str) -> None:
     """Fit a bank as a user does, on a flat folder of images under names without classes."""
     if bank.exists():
         return
     with tempfile.TemporaryDirectory() as flat:
         for number, path in enumerate(image_files(images)):
             (Path(flat) / f"{number:04d}{path.suffix}").symlink_to(path.resolve())
-        command = ["fit-style", flat, "-o", str(bank), "--generator", generator]
+        command = ["fit-style", flat, "-o", str(bank), "--generator", generator, *options]
         done = subprocess.run([sys.executable, "-m", "styleaug", *command], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"evidence: styleaug fit-style --generator {generator}: {done.stderr}")
@@ -253,6 +254,8 @@ def ask(name: str, question: Question, args: argparse.Namespace) -> str:
         for count in SAMPLED:
             if not (bank := Path(f"art-{count}.safetensors")).exists():
                 load_bank("art").sample(count, seed=0).save(bank)
+        if name == "pacs":
+            fit_bank("adain", data / "style", Path("many.safetensors"), "--max-styles", "1000")
         train = link(data / question.train) if name != "cifar" else unpack(data)
         found = evaluate_robustness(
             train,
