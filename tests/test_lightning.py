@@ -3,7 +3,8 @@
 import copy
 import io
 import pickle
-from functools import partial
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -343,14 +344,24 @@ class WritesImages(Callback):
         torch.save((model.images(), parameters), self.folder / f"{runner.global_rank}.pt")
 
 
+ONE_RUN = """
+import sys, warnings
+sys.path.insert(0, {tests!r})
+warnings.simplefilter("ignore")
+from test_lightning import Model, Path, WritesImages, callback, fit
+fit(Model(), callback(), WritesImages(Path({out!r})), devices=2, strategy="ddp_fork")
+"""
+
+
 # Neither reads the images of the other: gradients are all they share.
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_processes_seeded_alike_draw_styles_of_their_own(tmp_path):
     ranks = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        run = partial(fit, Model(), callback(), WritesImages(tmp_path / name))
-        run(devices=2, strategy="ddp_fork")
+        # A process of its own: where autograd has had threads, as other tests may make it have, it cannot fork.
+        run = ONE_RUN.format(tests=str(Path(__file__).parent), out=str(tmp_path / name))
+        done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
         ranks.append([torch.load(tmp_path / name / f"{rank}.pt") for rank in range(2)])
     (one, names), (two, _) = ranks[0]
     assert len(one) == len(two) == LENGTH // 2 and unlike(torch.cat([one, two])) == LENGTH
