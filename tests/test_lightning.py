@@ -358,7 +358,7 @@ def test_processes_seeded_alike_draw_styles_of_their_own(tmp_path):
     ranks = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        # A process of its own: where autograd has had threads, as other tests may make it have, it cannot fork.
+        # In a process of its own: where autograd had threads, as in other tests, none can be forked.
         run = ONE_RUN.format(tests=str(Path(__file__).parent), out=str(tmp_path / name))
         done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
