@@ -138,8 +138,8 @@ class RandStyle(AbstractRandStyle):
         prob: chance to be stylised.
         axis: the spatial axis that the slices of a volume are counted along, from -3 to 2.
         options: `generator`, `strength`, `sampler`, `weights`, `components`, `keep_luminance`, `splice`,
-            `parts`, `keep`, `value_range`, `channels`, `preserve`, `edges`, `protect`, `precision` and
-            `compiled`.
+            `parts`, `keep`, `value_range`, `channels`, `preserve`, `edges`, `protect`, `least_side`,
+            `precision` and `compiled`.
 
     Shape:
         `(C, H, W)` or `(C, H, W, D)` with C up to 16, floats in [0, 1], uint8 or uint16; with
