@@ -42,8 +42,8 @@ class RandomStyle(IntensityAugmentationBase2D):
             not picked pass them on. It can be given for one call, too.
         options: `generator`, `strength`, `sampler`, `weights`, `components`, `keep_luminance`, `splice`,
             `parts`, `keep`, `value_range`, `channels`, `preserve`, `edges`, `protect`, `least_side`,
-            `precision` and `compiled`. With `channels="independent"` each channel of a picked row has a style and strength
-            of its own.
+            `precision` and `compiled`. With `channels="independent"` each channel of a picked row has a
+            style and strength of its own.
 
     Shape:
         `(B, C, H, W)`, `(C, H, W)` or `(H, W)` of up to 16 channels, float16, bfloat16, float32 or
