@@ -66,6 +66,7 @@ class PatchSwap(AbstractGenerator):
     def __init__(self, network: AdaIN, *, patches: int = 32):
         super().__init__()
         self.network, self.patches = network, patches
+        self.least_side = network.least_side
         self.margin = 48 + 16 * network.depth  # two cells more than the network's, for patches
         self.channels = network.widths[-1] + 3
         self.dictionary_length = patches * self.channels * SIDE**2

@@ -97,8 +97,8 @@ class StyleAugment(v2.Transform):
             which itself is passed on; or a function maps images `(K, 3, H, W)` in [0, 1] to weights
             `(K, 1, H, W)` in [0, 1]. Of several channels that are images of their own it sees each by itself.
         least_side: an image whose shorter side has fewer pixels is enlarged to so many while it is stylised,
-            and the change is reduced to its size. None is what suits the generator: 128 for `adain`, whose
-            strokes have a size of their own, and 1, the size as it is, for the others.
+            and the change is reduced to its size. None is what suits the generator: 128 for `adain` and
+            `patchswap`, whose strokes have a size of their own, and 1, the size as it is, for the others.
         precision: of a network's weights: `"float32"`, `"bfloat16"`, or `"auto"`, which takes
             bfloat16 where the device is faster with it; images differ by less than 2/255 on average.
         compiled: run the generator through `torch.compile`, on CUDA as graphs, with rows padded to
