@@ -155,6 +155,8 @@ def test_stopped_at_the_terminal_and_run_again(folders, tmp_path, command):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Where the tests run in the background, a shell has let them ignore it, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not out.exists() and process.poll() is None:
         time.sleep(0.05)
