@@ -242,7 +242,8 @@ def ask(name: str, question: Question, args: argparse.Namespace) -> str:
     data, weights = folder_of("STYLEAUG_DATA"), folder_of("STYLEAUG_WEIGHTS")
     out = (args.out or RESULTS).resolve() / f"evidence_{name.replace('-', '_')}.json"
     recipe = default_recipe(question.classifier)
-    recipe = replace(recipe, **question.recipe)
+    changed = {"epochs": args.epochs} if args.epochs else {}
+    recipe = replace(recipe, **question.recipe | changed)
     chosen = {arm: spec for arm, spec in question.arms.items() if not args.arms or arm in args.arms}
     # specs then hold short names, and no path of this machine
     args.work.mkdir(parents=True, exist_ok=True)
@@ -290,6 +291,7 @@ def main() -> None:
     parser.add_argument("questions", nargs="+", choices=QUESTIONS)
     parser.add_argument("--arms", type=names, help="with semicolons; all")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, help="other than the question's; needs an --out of its own")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("evidence"), help="for banks, which are kept")
     parser.add_argument("--out", type=Path, help="folder of the results")
