@@ -13,8 +13,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from styleaug.atomic import atomic
 from styleaug.errors import FileError, StyleAugError
 from styleaug.formats.dicom import has_prefix, open_dicom
+from styleaug.formats.limits import MAX_PIXELS, check_size
 from styleaug.formats.png import is_deep, open_deep
-from styleaug.formats.scan import MAX_PIXELS, Scan, Window, make_scan, parse_window
+from styleaug.formats.scan import Scan, Window, make_scan, parse_window
 from styleaug.formats.stacks import open_stack, pil_mode
 from styleaug.formats.volumes import open_itk, open_nifti
 
@@ -241,6 +242,7 @@ def codec_of(path: Path) -> Codec:
 def open_pil(source: Path | BytesIO, short_side: int | None, *, upright: bool = True) -> Image.Image:
     """Read with PIL; the header's size is checked before any pixel is decoded."""
     path = source if isinstance(source, Path) else "the image"
+    packed = None if isinstance(source, Path) else source.getbuffer().nbytes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd EXIF and TIFF tags; the pixels are what counts
         try:
@@ -248,11 +250,8 @@ def open_pil(source: Path | BytesIO, short_side: int | None, *, upright: bool = 
         except Image.DecompressionBombError as error:
             raise FileError(f"{path} is too large: {error}") from None
         with image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise FileError(
-                    f"{path} has {width} x {height} pixels, more than {MAX_PIXELS:,}; cut it into tiles."
-                )
+            shown = Image.getmodebands(READ_AS.get(image.mode, image.mode))
+            check_size(path, image.height, image.width, 1, shown, packed=packed)
             if short_side:
                 image.draft(None, (2 * short_side, 2 * short_side))
             image.load()
@@ -326,15 +325,14 @@ def open_npy(path: Path, short_side: int | None, window: Window | None) -> np.nd
         array = np.lib.format.open_memmap(path, mode="r")
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise FileError(f"{path} has shape {array.shape}; expected (H, W) or (H, W, C).")
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise FileError(f"{path} has {array.shape[1]} x {array.shape[0]} pixels, more than {MAX_PIXELS:,}.")
+    check_size(path, *array.shape[:2], 1, array[0, 0].nbytes)
     pixels = np.array(array)
     usual = pixels.ndim == 2 or pixels.shape[2] in (1, 3)
     if pixels.dtype.kind not in "iuf" or (
         usual and pixels.dtype.kind != "i" and not (window and pixels.itemsize > 1)
     ):
         return pixels
-    native = pixels.astype(pixels.dtype.newbyteorder("="))
+    native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     return make_scan(
         native[None],
         lambda frames, target: np.save(target, frames[0].astype(pixels.dtype), allow_pickle=False),

@@ -19,7 +19,8 @@ from styleaug.formats.dicom_values import (
     stored_limits,
     window_of,
 )
-from styleaug.formats.scan import MAX_BYTES, Scan, Window, make_scan, missing, quiet, rescaled, unreadable
+from styleaug.formats.limits import check_bytes
+from styleaug.formats.scan import Scan, Window, make_scan, missing, quiet, rescaled, unreadable
 
 __all__ = ["has_prefix", "open_dicom", "origin_of", "read_tags"]
 
@@ -122,8 +123,8 @@ def parse(path: Path, **options: Any) -> Any:
         from pydicom.filereader import read_file_meta_info
     except ImportError:
         raise missing(path, "pydicom") from None
-    if path.is_file() and path.stat().st_size > MAX_BYTES:
-        raise FileError(f"{path} has {path.stat().st_size:,} bytes, more than {MAX_BYTES:,}; split it.")
+    if path.is_file():
+        check_bytes(path, path.stat().st_size)
     try:
         if has_prefix(path) and read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
             check_deflated(path)
@@ -149,8 +150,7 @@ def check_deflated(path: Path) -> None:
     while rest and not inflate.eof:
         size += len(inflate.decompress(rest, 2**24))
         rest = inflate.unconsumed_tail
-        if size > MAX_BYTES:
-            raise FileError(f"{path} inflates to more than {MAX_BYTES:,} bytes; split it.")
+        check_bytes(path, size)
 
 
 def colour_scan(data: Any, frames: np.ndarray, path: Path, window: Window | None) -> Scan:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from styleaug.errors import FileError
-from styleaug.formats.scan import Scan, Window, check_size, make_scan, missing, without_alpha
+from styleaug.formats.limits import check_bytes, check_size
+from styleaug.formats.scan import Scan, Window, make_scan, missing, without_alpha
 
 __all__ = ["is_deep", "open_deep"]
 
@@ -37,9 +38,12 @@ def open_deep(path: Path, window: Window | None = None) -> Scan:
         import imagecodecs
     except ImportError:
         raise missing(path, "imagecodecs") from None
+    with path.open("rb") as file:
+        head = file.read(26)
+    width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
+    check_size(path, height, width, 1, 2 * SEVERAL[head[25]])
+    check_bytes(path, path.stat().st_size)
     content = path.read_bytes()
-    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
-    check_size(path, height, width, 1, 2 * SEVERAL[content[25]])
     try:
         pixels: np.ndarray = imagecodecs.png_decode(content)[None]
     except Exception as error:

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from styleaug.errors import ConfigError, FileError
+from styleaug.formats.limits import MAX_PIXELS, check_size
 
 __all__ = [
-    "MAX_BYTES",
     "MAX_PIXELS",
     "Save",
     "Scan",
@@ -29,12 +29,6 @@ __all__ = [
     "unreadable",
     "without_alpha",
 ]
-
-MAX_PIXELS = 120_000_000
-"""Larger images are refused with their size: at float32 one would fill gigabytes."""
-
-MAX_BYTES = 2**31
-"""Of all frames of a file, decoded; as is told by its header before anything is decoded."""
 
 SAMPLE = 2**20
 """How many values `auto` looks at."""
@@ -242,30 +236,6 @@ def as_picture(picture: Any) -> Any:
     if frame.dtype == np.uint8 and picture.span == (0, 255):
         return frame
     return ((frame.astype(np.float32) - low) / (high - low)).clip(0, 1)
-
-
-def check_size(path: Path, height: int, width: int, count: int = 1, size: int = 1) -> None:
-    """Refuse frames that are empty or do not fit, before they are decoded.
-
-    Args:
-        path: for the message.
-        height: of a frame.
-        width: of a frame.
-        count: of frames.
-        size: bytes of a pixel with all its channels.
-
-    Raises:
-        FileError: naming the size.
-    """
-    if height < 1 or width < 1 or count < 1:
-        raise FileError(f"{path} has {count} frames of {width} x {height} pixels; remove it.")
-    if height * width > MAX_PIXELS:
-        raise FileError(f"{path} has {width} x {height} pixels, more than {MAX_PIXELS:,}; cut it into tiles.")
-    if height * width * count * size > MAX_BYTES:
-        raise FileError(
-            f"{path} has {count:,} frames of {width} x {height} pixels, {height * width * count * size:,} "
-            f"bytes and more than {MAX_BYTES:,}; split it."
-        )
 
 
 def unreadable(path: Path, error: Exception) -> FileError:

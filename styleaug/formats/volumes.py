@@ -183,7 +183,8 @@ def check_header(path: Path, reader: Any, kind: str) -> None:
         raise FileError(f"{path} holds {kind} of size {size}, no image that can be styled.")
     bits = next((bits for bits in (64, 32, 16, 8) if f"{bits}-bit" in kind), 64)
     channels = int(reader.GetNumberOfComponents())
-    check_size(path, size[1], size[0], math.prod(size[2:]), channels * bits // 8)
+    # The voxels may be in another file.
+    check_size(path, size[1], size[0], math.prod(size[2:]), channels * bits // 8, packed=math.inf)
 
 
 def is_packed(path: Path) -> bool:
