@@ -56,6 +56,7 @@ WARM = 3
 """Rounds before the clock counts."""
 LEAST = 3
 """Readings of calls that take long, where others have `--rounds`."""
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 LONG = 2.0
 """Seconds that a call's readings may take, from which on `LEAST` are enough."""
 
@@ -361,7 +362,7 @@ def main() -> None:
         print(f"{part}: {parts[part]['minutes']:g} minutes", file=sys.stderr, flush=True)
     print(save(args.out, parts))
     if args.out and "scaling" in args.parts and not args.quick:
-        draw(parts["scaling"]["tables"], args.out.with_suffix(".svg"))
+        draw(parts["scaling"]["tables"], PICTURES / f"{args.out.stem}.svg")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Draw what the generators make of ten contents in ten styles; look at the result at full size.
 
-    STYLEAUG_DATA=DATA python benchmarks/sheets.py adain photo --small --out benchmarks/results
+    STYLEAUG_DATA=DATA python benchmarks/sheets.py adain photo --small --out docs/pictures
 
 Only images that the data's manifest marks free, none of which was trained on where the folder has
 enough of them: photographs (Caltech-101) and blood cells (PBC) as contents and a painting and a scroll

@@ -1,6 +1,6 @@
 """Draw what the shipped translators make of images that they were not trained on.
 
-    STYLEAUG_DATA=DATA python benchmarks/translators.py [NAME[=PATH] ...] --out benchmarks/results
+    STYLEAUG_DATA=DATA python benchmarks/translators.py [NAME[=PATH] ...] --out docs/pictures
 
 One picture a generator: contents in the first row, their translations below it; for a generator with
 codes one row for each of some codes from its prior, the same one along the row. Sources are pictures
