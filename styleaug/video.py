@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._pytree import tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -27,6 +28,7 @@ from styleaug.images import check_range, from_float, to_float
 from styleaug.samplers import Sampler
 from styleaug.transforms.core import WITHIN_BATCH, Stylizer
 from styleaug.transforms.params import STRENGTH, P, Precision, StyleParams, check_share
+from styleaug.transforms.sample import describe, find_images, flatten
 from styleaug.transforms.splice import composite, mask_weights, read_masks, unspliced
 from styleaug.transforms.torchvision import is_image_tensor
 
@@ -48,9 +50,9 @@ class StyleVideo(v2.Transform):
     """Give a clip one style, steadily over its frames, with masks, boxes and labels untouched.
 
     Place it before `Normalize`. It takes a clip `(T, C, H, W)`, a batch `(B, T, C, H, W)` with a style for
-    each clip, or any nested sample: of it `tv_tensors.Video` are stylised, or else the first plain tensor
-    of four or five axes and an image's dtype. Frames depend on earlier ones only, so `stream` does the
-    same to a film of any length.
+    each clip, or any nested sample: of it `tv_tensors.Video` are stylised, or else the plain tensor of
+    four or five axes and an image's dtype; of several the one under a key such as `video` or `image`.
+    Frames depend on earlier ones only, so `stream` does the same to a film of any length.
 
     Args:
         bank: a shipped name, a path, a `StyleBank`, or a run folder; see `StyleAugment`.
@@ -128,9 +130,6 @@ class StyleVideo(v2.Transform):
         )
         if blend:
             flow_function(flow, side=FLOW_SIDE)  # fails here rather than in the middle of a film
-        self._transformed_types = (tv_tensors.Video, is_clip)
-        if self.by_mask:
-            self._transformed_types = (*self._transformed_types, tv_tensors.Mask)
 
     @property
     def by_mask(self) -> bool:
@@ -142,19 +141,31 @@ class StyleVideo(v2.Transform):
         steadied = f"smoothing={self.smoothing}, flow={self.flow!r}, blend={self.blend}, where={self.where!r}"
         return f"{self.stylizer.extra_repr()}, {steadied}"
 
-    def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """Refuse samples without any clip, which would otherwise pass in silence, or without a mask."""
-        if not any(is_clip(value) or isinstance(value, tv_tensors.Video) for value in flat_inputs):
-            kinds = ", ".join(sorted({type(value).__name__ for value in flat_inputs})) or "nothing"
+    def forward(self, *inputs: Any) -> Any:
+        """Stylise the clips of a sample; the sample is one argument or several.
+
+        Raises:
+            ImageError: no clip, several values that could be the clip, or no mask where one is needed.
+        """
+        leaves, spec = flatten(inputs if len(inputs) > 1 else inputs[0])
+        values = [value for _, value in leaves]
+        chosen = find_images(leaves, wrapped=(tv_tensors.Video,), plain=is_clip)
+        if not chosen:
+            kinds = ", ".join(sorted({describe(value) for value in values})) or "nothing"
             raise ImageError(
                 f"no clip in the sample: got {kinds}. Give a tv_tensors.Video, or a uint8, uint16 or float "
                 "tensor (T, C, H, W) or (B, T, C, H, W)."
             )
-        if self.by_mask and not any(isinstance(value, tv_tensors.Mask) for value in flat_inputs):
+        masks = [value for value in values if isinstance(value, tv_tensors.Mask)] if self.by_mask else []
+        if self.by_mask and not masks:
             raise ImageError(
                 f'where="{self.where}" needs a mask in the sample, and there is none. '
                 "Wrap it: tv_tensors.Mask(mask)."
             )
+        params = self.make_params([*(values[at] for at in chosen), *masks])
+        for at in chosen:
+            values[at] = self.apply(values[at], params)
+        return tree_unflatten(values, spec)
 
     def make_params(self, flat_inputs: Any, *, rng: torch.Generator | None = None) -> dict[str, Any]:
         """Draw all that is random about one call, on the CPU.

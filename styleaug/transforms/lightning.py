@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_structure
 
 from styleaug.errors import ConfigError
 from styleaug.transforms.host import advised, draw_seed, drawing_from, seed_from
+from styleaug.transforms.sample import ImageKey, calling, check_image_key
 
 __all__ = ["StyleCallback"]
 
@@ -32,17 +33,20 @@ class StyleCallback(Callback):
 
     Args:
         augment: called with each batch, for example `styleaug.StyleAugment`; labels pass through it.
+        image: the key, the index, or a path of both, such as `(0, "image")`, of the image in a batch, of each
+            loader if there are several; None leaves it to `augment`, see `styleaug.StyleLoader`.
 
     Raises:
-        ConfigError: in training, if batches do not pass `on_after_batch_transfer`.
-        ImageError: in training, if images are normalised already.
+        ConfigError: in training, if batches do not pass `on_after_batch_transfer`, or `image` names none.
+        ImageError: in training, if images are normalised already, or several tensors could be the image.
 
     Example:
         >>> trainer = Trainer(callbacks=[StyleCallback(StyleAugment("art"))])  # doctest: +SKIP
     """
 
-    def __init__(self, augment: Callable[[Any], Any]):
+    def __init__(self, augment: Callable[[Any], Any], *, image: ImageKey = None):
         self.augment = augment
+        self.image = check_image_key(image)
         self.seed: int | None = None
         self.batches = 0
         """How many were trained on since the seed was drawn."""
@@ -124,9 +128,11 @@ class StyleCallback(Callback):
         try:
             parts = structure.flatten_up_to(batch)
         except ValueError:  # the model's on_before_batch_transfer made one batch of them
-            return self.augment(batch)
+            return calling(self.augment, batch, self.image)
         # None is a loader that has ended.
-        return structure.unflatten([part if part is None else self.augment(part) for part in parts])
+        return structure.unflatten(
+            [part if part is None else calling(self.augment, part, self.image) for part in parts]
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Say which styles are next; Lightning keeps it in checkpoints."""

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import default_collate
+from torch.utils.data._utils.collate import collate, default_collate_fn_map
+from torchvision import tv_tensors
 
-from styleaug.errors import ConfigError
+from styleaug.errors import ConfigError, ImageError
 from styleaug.transforms.host import batch_seeds, draw_seed, drawing_from
+from styleaug.transforms.sample import ImageKey, calling, check_image_key, describe, unwrapped
+from styleaug.transforms.torchvision import StyleAugment
 
 __all__ = ["StyleCollate", "StyleLoader"]
 
@@ -41,10 +45,13 @@ class StyleLoader:
         loader: any iterable of batches; a batch may be a tensor, tuple, dict or nested.
         augment: called with each batch, for example `StyleAugment`; labels pass through it.
         device: where to; None leaves the batches where they are.
+        image: the key, the index, or a path of both, such as `(0, "image")`, of the image in a batch. None
+            leaves it to `augment`; `StyleAugment` refuses batches in which several tensors could be it, as
+            `default_collate` drops what tells an image from a mask.
 
     Raises:
         ConfigError: CUDA is asked for and not there, a state is asked of a loader that has none, or one
-            is given that is not of a `StyleLoader`.
+            is given that is not of a `StyleLoader`; in the loop, if `image` names no image of the batch.
 
     Example:
         >>> for images, labels in StyleLoader(loader, StyleAugment("art"), device="cuda"):
@@ -57,9 +64,11 @@ class StyleLoader:
         augment: Callable[[Any], Any],
         *,
         device: str | torch.device | None = None,
+        image: ImageKey = None,
     ):
         self.loader = loader
         self.augment = augment
+        self._image = check_image_key(image)
         self.device = None if device is None else torch.device(device)
         if self.device is not None and self.device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device 'cuda' was asked for, but torch finds no GPU. Use device='cpu'.")
@@ -91,11 +100,16 @@ class StyleLoader:
             return self._ahead(batches, seeds, self.device)
         return self._at_once(batches, seeds)
 
+    def _styled(self, batch: Any) -> Any:
+        if getattr(self.loader, "collate_fn", None) is default_collate:
+            check_batched(batch, self.augment)
+        return calling(self.augment, batch, self._image)
+
     def _at_once(self, batches: Iterator[Any], seeds: Iterator[int]) -> Iterator[Any]:
         try:
             for batch in batches:
                 with drawing_from(next(seeds)):
-                    styled = self.augment(move(batch, self.device))
+                    styled = self._styled(move(batch, self.device))
                 self._place.hand_over()
                 yield styled
             self._place.finish()
@@ -113,7 +127,7 @@ class StyleLoader:
                         batch = next(batches)
                         state = self._place.keep()
                         with drawing_from(next(seeds)):
-                            ready.append((*prepare(batch, self.augment, device, side), state))
+                            ready.append((*prepare(batch, self._styled, device, side), state))
                     except Exception as error:
                         failure = error  # the batches before it are handed over first
                 if len(ready) > 1 or (failure is not None and ready):
@@ -252,22 +266,70 @@ def close(batches: Any) -> None:
 class StyleCollate:
     """Collate samples to a batch and stylise it, inside the DataLoader's worker.
 
-    One call for the whole batch is cheaper than one for each sample, if all have one size.
+    One call for the whole batch is cheaper than one for each sample, if all have one size. torch's
+    `default_collate` drops the types of `tv_tensors`; here they last until the batch is stylised, so that the
+    image is known, and masks for `protect="mask"` are, too. What comes out are plain tensors, as without us.
 
     Args:
         augment: called with the collated batch.
         collate: makes the batch.
+        image: the key, the index, or a path of both, of the image in a batch, where neither types nor
+            keys tell it; see `StyleLoader`.
+
+    Raises:
+        ConfigError: when called, if `image` names no image of the batch.
+        ImageError: when called, if samples are stacked to (B, H, W), without an axis for the channel.
 
     Example:
         >>> DataLoader(dataset, 64, num_workers=4, collate_fn=StyleCollate(augment))  # doctest: +SKIP
     """
 
     def __init__(
-        self, augment: Callable[[Any], Any], *, collate: Callable[[list[Any]], Any] = default_collate
+        self,
+        augment: Callable[[Any], Any],
+        *,
+        collate: Callable[[list[Any]], Any] = default_collate,
+        image: ImageKey = None,
     ):
         self.augment = augment
         self.collate = collate
+        self._image = check_image_key(image)
 
     def __call__(self, samples: list[Any]) -> Any:
         """Make a stylised batch of `samples`."""
-        return self.augment(self.collate(samples))
+        if self.collate is not default_collate:
+            return calling(self.augment, self.collate(samples), self._image)
+        keeping_types = {**dict.fromkeys(KEPT_TYPES, collate_wrapped), **default_collate_fn_map}
+        batch = collate(samples, collate_fn_map=keeping_types)
+        check_batched(batch, self.augment)
+        return unwrapped(calling(self.augment, batch, self._image))
+
+
+KEPT_TYPES = (tv_tensors.Image, tv_tensors.Video, tv_tensors.Mask)
+
+
+def collate_wrapped(batch: Any, *, collate_fn_map: Any = None) -> Any:
+    """Stack tv_tensors to one of their type."""
+    stacked = default_collate_fn_map[Tensor](
+        [value.as_subclass(Tensor) for value in batch], collate_fn_map=collate_fn_map
+    )
+    return tv_tensors.wrap(stacked, like=batch[0])
+
+
+def check_batched(batch: Any, augment: Any) -> None:
+    """Refuse what `default_collate` made of grey images without an axis for their channel.
+
+    Raises:
+        ImageError: `augment` would take (B, H, W) for one image of B channels.
+    """
+    if not isinstance(augment, StyleAugment):
+        return
+    values = tree_leaves(batch)
+    if any(isinstance(value, (tv_tensors.Image, tv_tensors.Video)) for value in values):
+        return
+    axes = {value.ndim: value for value in values if augment.is_candidate(value)}
+    if axes and max(axes) == 3:
+        raise ImageError(
+            f"the batch holds {describe(axes[3])}: (B, H, W), without an axis for the channel, which would "
+            "be read as one image of B channels. Give samples (1, H, W), with image.unsqueeze(0)."
+        )

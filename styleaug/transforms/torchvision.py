@@ -1,13 +1,13 @@
 """`StyleAugment` for `torchvision.transforms.Compose` and `torchvision.transforms.v2`."""
 
 from collections.abc import Sequence
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -19,6 +19,7 @@ from styleaug.samplers import Sampler
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.guard import Edges, Protect
 from styleaug.transforms.params import STRENGTH, Channels, P, Precision, StyleParams
+from styleaug.transforms.sample import describe, find_images, flatten
 from styleaug.transforms.splice import Splice
 
 __all__ = ["StyleAugment"]
@@ -32,6 +33,8 @@ IMAGE_DTYPES = (
     torch.float64,
 )
 SIGNED_DTYPES = (torch.int16, torch.int32)
+WRAPPED = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)
+"""Types of a sample's values that say that they are images."""
 
 
 def is_image_tensor(value: Any, dtypes: tuple[torch.dtype, ...] = IMAGE_DTYPES) -> bool:
@@ -52,11 +55,19 @@ def is_signed_tensor(value: Any) -> bool:
 class StyleAugment(v2.Transform):
     """Give images the styles of a bank, at random, with labels untouched.
 
-    Place it before `Normalize`. It takes a PIL image, a tensor `(C, H, W)` or `(B, C, H, W)`, or
-    any nested sample of `tv_tensors`: images and videos are stylised, everything else comes back as
-    the same object. In a sample without a PIL image, `Image` or `Video`, the first plain tensor of
-    three or more axes and an image's dtype is the image. Each row of a batch has a gate, a style
-    and a strength of its own; the frames of a `Video` share one.
+    Place it before `Normalize`. It takes a PIL image, a tensor `(C, H, W)` or `(B, C, H, W)`, or any nested
+    sample: PIL images, `tv_tensors.Image` and `Video` in it are stylised, everything else comes back as the
+    same object. Each row of a batch has a gate, a style and a strength of its own; the frames of a `Video`
+    share one.
+
+    In a sample without these, as `default_collate` makes it, the image is the plain tensor that has three or
+    more axes and an image's dtype. If several do, it is the one under a key such as `image`, `images` or
+    `pixel_values`; what lies under `mask`, `label` or `target` never is. If that does not tell, the sample is
+    refused; the order of keys decides nothing. A grey PIL image beside a colour one is treated so, too.
+
+    A plain tensor has no transparency: of four channels none is alpha, and each is a grey image by itself.
+    Its last three axes are (C, H, W): grey images without an axis for the channel, (B, H, W), would be read
+    as one image of B channels; give (B, 1, H, W).
 
     Args:
         bank: a shipped name, a path, a `StyleBank`, the run folder of `styleaug train`, or `"batch"`:
@@ -121,8 +132,6 @@ class StyleAugment(v2.Transform):
         ...     StyleAugment("art", p=0.5), transforms.ToTensor()])  # doctest: +SKIP
     """
 
-    _transformed_types = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video, is_image_tensor)
-
     def __init__(
         self,
         bank: str | Path | StyleBank | None = None,
@@ -168,10 +177,6 @@ class StyleAugment(v2.Transform):
             precision=precision,
             compiled=compiled,
         )
-        if value_range is not None:
-            self._transformed_types = (*self._transformed_types, is_signed_tensor)
-        if self.by_mask:
-            self._transformed_types = (*self._transformed_types, tv_tensors.Mask)
 
     @property
     def by_mask(self) -> bool:
@@ -182,21 +187,37 @@ class StyleAugment(v2.Transform):
         """Say what is drawn from what."""
         return self.stylizer.extra_repr()
 
-    def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """Refuse samples without any image, which would otherwise pass in silence, or without a mask."""
-        needed = compress(flat_inputs, self._needs_transform_list(flat_inputs))
-        if all(isinstance(value, tv_tensors.Mask) for value in needed):
-            kinds = ", ".join(sorted({describe(value) for value in flat_inputs})) or "nothing"
+    def forward(self, *inputs: Any) -> Any:
+        """Stylise the images of a sample; the sample is one argument or several.
+
+        Raises:
+            ImageError: no image, several values that could be the image, or no mask where one is needed.
+        """
+        leaves, spec = flatten(inputs if len(inputs) > 1 else inputs[0])
+        values = [value for _, value in leaves]
+        chosen = find_images(leaves, wrapped=WRAPPED, plain=self.is_candidate)
+        if not chosen:
             raise ImageError(
-                f"no image in the sample: got {kinds}. Give a PIL image, a tv_tensors.Image, or a uint8, "
-                "uint16 or float tensor (C, H, W) or (B, C, H, W); int16 and int32 need a value_range."
+                f"no image in the sample: got {kinds_of(values)}. Give a PIL image, a tv_tensors.Image, or a "
+                "uint8, uint16 or float tensor (C, H, W) or (B, C, H, W); int16 and int32 need a "
+                "value_range. Samples are dicts, lists, tuples and named tuples; what lies under a key such "
+                "as 'mask' or 'label' is never the image."
             )
-        if self.by_mask and not any(isinstance(value, tv_tensors.Mask) for value in flat_inputs):
+        masks = [value for value in values if isinstance(value, tv_tensors.Mask)] if self.by_mask else []
+        if self.by_mask and not masks:
             option = "splice" if self.stylizer.splice == "mask" else "protect"
             raise ImageError(
                 f'{option}="mask" needs a mask in the sample, and there is none. '
                 "Wrap it: tv_tensors.Mask(mask)."
             )
+        params = self.make_params([*(values[at] for at in chosen), *masks])
+        for at in chosen:
+            values[at] = self.transform(values[at], params)
+        return tree_unflatten(values, spec)
+
+    def is_candidate(self, value: Any) -> bool:
+        """Tell a plain tensor that can be an image from labels, indices and integer masks."""
+        return is_image_tensor(value) or (self.stylizer.value_range is not None and is_signed_tensor(value))
 
     def make_params(self, flat_inputs: Any, *, rng: torch.Generator | None = None) -> dict[str, Any]:
         """Draw all that is random about one call.
@@ -260,8 +281,6 @@ def framed(image: Any) -> Any:
     return plain[None] if isinstance(image, tv_tensors.Video) and plain.ndim == 4 else plain
 
 
-def describe(value: Any) -> str:
-    """Name a value's kind for a message."""
-    if isinstance(value, Tensor):
-        return f"{type(value).__name__} {tuple(value.shape)} {value.dtype}"
-    return type(value).__name__
+def kinds_of(values: list[Any]) -> str:
+    """Name the kinds of values for a message."""
+    return ", ".join(sorted({describe(value) for value in values})) or "nothing"
