@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from styleaug.bank import Provenance, StyleBank
+    from styleaug.bank import StyleBank
     from styleaug.contact_sheet import preview
     from styleaug.errors import (
         BankError,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from styleaug.export import export_onnx
     from styleaug.folder import apply_folder
     from styleaug.generators.base import AbstractGenerator
+    from styleaug.provenance import Provenance
     from styleaug.training.fit import fit_style
     from styleaug.transforms.loader import StyleCollate, StyleLoader
     from styleaug.transforms.torchvision import StyleAugment
@@ -35,7 +36,7 @@ HOMES = {
     "DeviceError": "errors",
     "FileError": "errors",
     "ImageError": "errors",
-    "Provenance": "bank",
+    "Provenance": "provenance",
     "StyleAugError": "errors",
     "StyleAugment": "transforms.torchvision",
     "StyleBank": "bank",

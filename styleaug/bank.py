@@ -1,28 +1,36 @@
 """Style banks: a matrix of codes with provenance, and no pixels."""
 
-import datetime
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from styleaug.atomic import atomic
-from styleaug.errors import BankError
+from styleaug.digest import Damaged, check_digest, to_bytes
+from styleaug.errors import BankError, FileError
 from styleaug.groups import check_groups, check_labels, join_groups, regroup
+from styleaug.paths import check_path, check_regular
+from styleaug.provenance import (
+    FORMAT,
+    GROUPED_FORMAT,
+    Provenance,
+    merge_provenance,
+    read_provenance,
+    tool_version,
+)
 
-__all__ = ["Provenance", "StyleBank"]
+__all__ = ["FORMAT", "Provenance", "StyleBank", "tool_version"]
 
-FORMAT = 1
-GROUPED_FORMAT = 2
-"""Of banks with groups; the others are as the first version wrote them."""
+KEY = "styleaug_bank"
+"""Of the metadata."""
+KNOWN = {"format", "labels", *(item.name for item in fields(Provenance))}
+"""What the metadata of banks held that were written without a digest."""
 MAX_BYTES = 256 * 2**20
 MAX_STYLES = 2**24
 MAX_CODE_LENGTH = 2**20
@@ -38,42 +46,7 @@ class Coder(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a bank comes from: what made it and from how many images. No names, paths or pixels."""
-
-    generator: str
-    """Name of the generator whose `encode_style` made the codes."""
-
-    fingerprint: str
-    """Hash of that generator's name, settings and weights."""
-
-    images: int
-    """How many images were read."""
-
-    created: str = field(default_factory=lambda: datetime.date.today().isoformat())
-    """ISO date of the fit: of no study, and without the time."""
-
-    version: str = field(default_factory=lambda: tool_version())
-    """Version of styleaug that made the bank."""
-
-    licence: str = ""
-    """Licence and source of the images, for banks that are passed on."""
-
-    min_images: int = 1
-    """How many different patients or files each style stems from at least; see `training.privacy`."""
-
-    epsilon: float | None = None
-    """Of differential privacy, None if there is none."""
-
-    delta: float | None = None
-    """The same."""
-
-    def facts(self) -> dict[str, Any]:
-        """Give the fields, without those about privacy that say nothing."""
-        kept = {name: value for name, value in asdict(self).items() if value is not None}
-        return kept if self.min_images != 1 else {k: v for k, v in kept.items() if k != "min_images"}
+    def code_bounds(self) -> tuple[Tensor, Tensor]: ...
 
 
 class StyleBank:
@@ -136,10 +109,10 @@ class StyleBank:
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def check(self, generator: Coder) -> None:
-        """Refuse a generator other than the one that made the bank.
+        """Refuse a generator other than the one that made the bank, and codes that it cannot have made.
 
         Raises:
-            BankError: naming both.
+            BankError: naming both, or the first such code.
         """
         mine = self.provenance
         if mine.generator != generator.name or self.codes.shape[1] != generator.code_length:
@@ -153,6 +126,14 @@ class StyleBank:
                 f"this bank was made by {mine.generator!r} with other weights or settings (fingerprint "
                 f"{mine.fingerprint}, these have {generator.fingerprint}). Load those weights, or fit the "
                 f"bank again: styleaug fit-style FOLDER -o BANK --generator {generator.name}"
+            )
+        low, high = generator.code_bounds()
+        wrong = ~((self.codes >= low) & (self.codes <= high))
+        if wrong.any():
+            row, place = wrong.nonzero()[0].tolist()
+            raise BankError(
+                f"entry {place} of style {row} of this bank is {self.codes[row, place]:.3g}, where codes of "
+                f"{mine.generator!r} have {low[place]:.3g} to {high[place]:.3g}: it is damaged. Fit it again."
             )
 
     def select(
@@ -207,11 +188,13 @@ class StyleBank:
 
         Groups of one label become one, but those that are only numbered stay apart and are numbered anew;
         a bank without groups is one beside those of others. Of `min_images` the least counts; epsilon
-        and delta are added, as the banks may stem from the same images.
+        and delta are added, as the banks may stem from the same images. Without others it is a copy.
 
         Raises:
             BankError: a bank was made by another generator.
         """
+        if not others:
+            return self.select(slice(None))
         banks, mine = (self, *others), self.provenance
         for other in others:
             theirs = other.provenance
@@ -266,8 +249,7 @@ class StyleBank:
         if self.groups is not None:
             meta |= {"format": GROUPED_FORMAT, "labels": self.labels}
             tensors["groups"] = self.groups.to(torch.int32)
-        # One key only: safetensors writes several in random order.
-        return save(tensors, {"styleaug_bank": json.dumps(meta, sort_keys=True)})
+        return to_bytes(KEY, meta, tensors)
 
     def save(self, path: str | Path) -> Path:
         """Write the bank atomically as safetensors.
@@ -283,43 +265,35 @@ class StyleBank:
     def load(cls, path: str | Path) -> "StyleBank":
         """Read a bank; nothing in the file is trusted.
 
+        A bank of an older version has no digest that tells damage, and is loaded with a warning.
+        `styleaug bank merge OLD -o NEW` writes it again.
+
         Raises:
             BankError: missing, damaged, no bank, of a newer format, or with absurd or non-finite
                 content; the message names the file.
         """
-        path = Path(path)
         try:
-            meta, codes, groups = read_bank(path)
+            meta, codes, groups = read_bank(path := check_path(path))
             provenance = read_provenance(meta)
             if (meta["format"] == GROUPED_FORMAT) != (groups is not None):
                 raise BankError("has groups without labels, or labels without groups.")
             labels = check_labels(meta.get("labels")) if groups is not None else ()
-            return cls(codes, provenance, groups=groups, labels=labels)
-        except BankError as error:
+            bank = cls(codes, provenance, groups=groups, labels=labels)
+            check_digest(path, meta, KNOWN, renew=f"styleaug bank merge {path} -o NEW.safetensors")
+            return bank
+        except (BankError, Damaged) as error:
             raise BankError(f"{path}: {error}") from None
+        except FileError as error:
+            raise BankError(str(error)) from None
         except OSError as error:
             raise BankError(f"cannot open the bank {path}: {error.strerror or error}.") from None
-
-
-def merge_provenance(parts: Sequence[Provenance]) -> Provenance:
-    """Add up where several banks come from."""
-    private = all(part.epsilon is not None for part in parts)
-    return Provenance(
-        parts[0].generator,
-        parts[0].fingerprint,
-        sum(part.images for part in parts),
-        licence="; ".join(dict.fromkeys(part.licence for part in parts if part.licence)),
-        min_images=min(part.min_images for part in parts),
-        epsilon=sum(part.epsilon or 0 for part in parts) if private else None,
-        delta=min(1.0, sum(part.delta or 0 for part in parts)) if private else None,
-    )
 
 
 def read_bank(path: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
     """Read metadata, codes and groups; sizes are bounded before anything is allocated."""
     if path.is_dir():
         raise BankError("is a folder; fit a bank from it with: styleaug fit-style FOLDER -o BANK.safetensors")
-    size = path.stat().st_size
+    size = check_regular(path).stat().st_size
     if size > MAX_BYTES:
         raise BankError(f"has {size:,} bytes; a bank has at most {MAX_BYTES:,}.")
     with path.open("rb") as file:
@@ -328,7 +302,7 @@ def read_bank(path: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
         raise BankError("is not a safetensors file, or is truncated.")
     try:
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("styleaug_bank")
+            text = (file.metadata() or {}).get(KEY)
             if text is None:
                 raise BankError("is a safetensors file, but not a style bank.")
             keys = sorted(file.keys())
@@ -348,50 +322,3 @@ def read_bank(path: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
         raise (
             error if isinstance(error, BankError) else BankError(f"has damaged metadata ({error}).")
         ) from None
-
-
-def read_provenance(meta: Any) -> Provenance:
-    """Check a stranger's metadata against the few fields that a bank has."""
-    if not isinstance(meta, dict):
-        raise BankError("has metadata that is no JSON object.")
-    if meta.get("format") not in (FORMAT, GROUPED_FORMAT):
-        raise BankError(
-            f"has format {meta.get('format')!r}; this version of styleaug reads formats {FORMAT} and "
-            f"{GROUPED_FORMAT}. Fit it again, or install the version that made it."
-        )
-    kinds = {
-        "generator": str,
-        "fingerprint": str,
-        "images": int,
-        "created": str,
-        "version": str,
-        "licence": str,
-    }
-    values: dict[str, Any] = {name: meta.get(name) for name in kinds}
-    for name, kind in kinds.items():
-        value = values[name]
-        if not isinstance(value, kind) or (isinstance(value, str) and len(value) > 2000):
-            raise BankError(f"has no valid {name!r} in its metadata.")
-    if not 0 <= values["images"] < math.inf:
-        raise BankError(f"claims to come from {values['images']} images.")
-    return Provenance(**values, **read_privacy(meta))
-
-
-def read_privacy(meta: dict[str, Any]) -> dict[str, Any]:
-    """Check what a stranger's metadata says of privacy; the first version said nothing."""
-    least, budget = meta.get("min_images", 1), {name: meta.get(name) for name in ("epsilon", "delta")}
-    if type(least) is not int or not 1 <= least < 2**53:
-        raise BankError("has no valid 'min_images' in its metadata.")
-    for name, value in budget.items():
-        if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
-            raise BankError(f"has no valid {name!r} in its metadata.")
-    if (budget["epsilon"] is None) != (budget["delta"] is None):
-        raise BankError("has epsilon without delta, or delta without epsilon.")
-    return {"min_images": least, **budget}
-
-
-def tool_version() -> str:
-    """Look up the installed version of styleaug."""
-    from importlib.metadata import version
-
-    return version("styleaug")

@@ -1,6 +1,5 @@
 """Generators and banks by name or path: the shipped ones and the user's own."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from copy import deepcopy
@@ -10,12 +9,12 @@ from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from styleaug.atomic import atomic
 from styleaug.bank import StyleBank
-from styleaug.errors import BankError, WeightsError
+from styleaug.digest import Damaged, check_digest, to_bytes
+from styleaug.errors import BankError, FileError, StyleAugError, WeightsError
 from styleaug.generators.adain import AdaIN
 from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.color import COLOR_GENERATORS
@@ -25,11 +24,15 @@ from styleaug.generators.photo import Photo
 from styleaug.generators.pix2pix import Pix2Pix
 from styleaug.generators.stain import STAIN_GENERATORS
 from styleaug.generators.vaegan import VAEGAN
+from styleaug.paths import check_path, check_regular
+from styleaug.shipped import cards, file_hash, pretrained_folder
 
 __all__ = [
     "LEARNED_GENERATORS",
     "bank_names",
     "card",
+    "cards",
+    "file_hash",
     "find_styles",
     "generator_names",
     "load_bank",
@@ -39,10 +42,15 @@ __all__ = [
 ]
 
 FORMAT = 1
+KEY = "styleaug_generator"
+"""Of the metadata."""
+KNOWN = ("format", "generator", "settings")
+"""Fields of weights that were written without a digest."""
 GENERATOR_FILE = "generator.safetensors"
 BANK_FILE = "bank.safetensors"
 DEFAULT_BANK = "art"
 MAX_BYTES = 512 * 2**20
+MAX_HEADER = 2**20
 MAX_PARAMETERS = 128 * 2**20
 
 LEARNED_GENERATORS: dict[str, type[AbstractGenerator]] = {
@@ -58,19 +66,6 @@ TRAINING_FREE = COLOR_GENERATORS | STAIN_GENERATORS
 """Generators without weights, by name."""
 DERIVED: dict[str, Callable[[], AbstractGenerator]] = {"patchswap": lambda: shipped_patchswap()}
 """Generators made from the shipped weights of another, by name."""
-
-
-def pretrained_folder() -> Path:
-    """Find the shipped weights: inside an installed wheel, or beside the package in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "pretrained"
-    return inside if inside.is_dir() else package.parent / "pretrained"
-
-
-@cache
-def cards() -> dict[str, dict[str, Any]]:
-    """Read the cards of everything shipped: `{"generators": {...}, "banks": {...}}`."""
-    return json.loads((pretrained_folder() / "cards.json").read_text())
 
 
 def card(name: str) -> dict[str, Any]:
@@ -102,7 +97,7 @@ def load_generator(source: str | Path) -> AbstractGenerator:
     """
     if isinstance(source, str) and source in generator_names():
         return named_generator(source)
-    path = Path(source)
+    path = path_of(source, WeightsError)
     if not path.suffix and not path.exists():
         raise WeightsError(
             f"there is no generator {str(source)!r}. Known names: {', '.join(generator_names())}; "
@@ -118,7 +113,7 @@ def named_generator(name: str) -> AbstractGenerator:
         return frozen(TRAINING_FREE[name]())
     if name in DERIVED and name not in cards()["generators"]:
         return frozen(DERIVED[name]())
-    return read_generator(pretrained_folder() / cards()["generators"][name]["file"])
+    return read_generator(shipped_file("generators", name, WeightsError))
 
 
 def shipped_patchswap() -> PatchSwap:
@@ -137,7 +132,7 @@ def load_bank(source: str | Path) -> StyleBank:
     """
     if isinstance(source, str) and source in bank_names():
         return named_bank(source)
-    path = Path(source)
+    path = path_of(source, BankError)
     if not path.suffix and not path.exists():
         raise BankError(
             f"there is no bank {str(source)!r}. Shipped: {', '.join(bank_names())}; or fit your own: "
@@ -247,7 +242,28 @@ def bank_of(source: str | Path | AbstractGenerator) -> StyleBank | None:
 @cache
 def named_bank(name: str) -> StyleBank:
     """Read a shipped bank, once."""
-    return StyleBank.load(pretrained_folder() / cards()["banks"][name]["file"])
+    return StyleBank.load(shipped_file("banks", name, BankError))
+
+
+def shipped_file(kind: str, name: str, error: type[StyleAugError]) -> Path:
+    """Find a shipped file, and refuse one that is not what its card says."""
+    card = cards()[kind][name]
+    path = pretrained_folder() / card["file"]
+    try:
+        found = file_hash(path)
+    except OSError as failed:
+        raise error(f"cannot open {path}: {failed.strerror or failed}. Install styleaug again.") from None
+    if found != card["sha256"]:
+        raise error(f"{path} is damaged: its sha256 is not its card's. Install styleaug again.")
+    return path
+
+
+def path_of(source: str | Path, error: type[StyleAugError]) -> Path:
+    """Return the path that a user gave for a bank or weights."""
+    try:
+        return check_path(source)
+    except FileError as failed:
+        raise error(str(failed)) from None
 
 
 def save_generator(generator: AbstractGenerator, path: Path) -> Path:
@@ -255,9 +271,8 @@ def save_generator(generator: AbstractGenerator, path: Path) -> Path:
     meta = {"format": FORMAT, "generator": generator.name, "settings": generator.settings()}
     state = generator.state_dict()
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in state.items()}
-    content = save(tensors, {"styleaug_generator": json.dumps(meta, sort_keys=True)})
     with atomic(Path(path)) as part:
-        part.write_bytes(content)
+        part.write_bytes(to_bytes(KEY, meta, tensors))
     return Path(path)
 
 
@@ -265,9 +280,15 @@ def read_generator(path: Path) -> AbstractGenerator:
     """Read a file that `save_generator` wrote; nothing in it is trusted."""
     try:
         meta, tensors = read_tensors(path)
-        return build(meta, tensors)
-    except WeightsError as error:
+        generator = build(meta, tensors)
+        check_digest(
+            path, meta, KNOWN, renew=f"save_generator(load_generator({str(path)!r}), 'NEW.safetensors')"
+        )
+        return generator
+    except (WeightsError, Damaged) as error:
         raise WeightsError(f"{path}: {error}") from None
+    except FileError as error:
+        raise WeightsError(str(error)) from None
     except OSError as error:
         raise WeightsError(f"cannot open the weights {path}: {error.strerror or error}.") from None
 
@@ -276,12 +297,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read metadata and tensors; the size is bounded before anything is allocated."""
     if path.is_dir():
         raise WeightsError("is a folder; give the .safetensors file in it.")
-    size = path.stat().st_size
+    size = check_regular(path).stat().st_size
     if size > MAX_BYTES:
         raise WeightsError(f"has {size:,} bytes; weights have at most {MAX_BYTES:,}.")
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if size < 8 or header > min(MAX_HEADER, size):
+        raise WeightsError("is not a safetensors file, or is truncated.")
     try:
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("styleaug_generator")
+            text = (file.metadata() or {}).get(KEY)
             if text is None:
                 raise WeightsError("is a safetensors file, but not a styleaug generator.")
             meta = json.loads(text)
@@ -331,8 +356,3 @@ def build(meta: Any, tensors: dict[str, Tensor]) -> AbstractGenerator:
 def frozen(generator: AbstractGenerator) -> AbstractGenerator:
     """Set evaluation mode, no gradients, and the layout that convolutions prefer."""
     return generator.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
-
-def file_hash(path: Path) -> str:
-    """Compute a file's sha256, as the cards state it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

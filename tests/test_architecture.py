@@ -21,7 +21,8 @@ MOST_LINES = 420
 
 LEVELS = [
     {"errors", "atomic"},
-    {"images", "formats", "groups"},
+    {"paths", "provenance", "shipped"},
+    {"images", "formats", "groups", "digest"},
     {"files", "bank", "samplers", "flow"},
     {"generators"},
     {"weights", "clips", "blending"},

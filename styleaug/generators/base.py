@@ -1,7 +1,9 @@
 """The contract of every generator: images, codes and strengths in, images of the same shape out."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Self
 
@@ -11,7 +13,13 @@ from torch import Tensor, nn
 
 from styleaug.errors import WeightsError
 
-__all__ = ["AbstractGenerator", "keep_freed_memory"]
+__all__ = ["AbstractGenerator", "check_finite", "keep_freed_memory"]
+
+
+MOST_CODE = 1000.0
+"""No statistic of a trained network's features is as large: those of the shipped banks end at 46."""
+ROOM = 1.0
+"""How far outside an entry of a code may lie, in ranges: noise leads a little there, damage farther."""
 
 
 class AbstractGenerator(nn.Module, ABC):
@@ -74,6 +82,16 @@ class AbstractGenerator(nn.Module, ABC):
             `(B, 3, H, W)` in [0, 1].
         """
 
+    def code_bounds(self) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
+        """Return the least and greatest value that each entry of a bank's code may have.
+
+        They are those of `code_range`, with `ROOM` on either side; else `MOST_CODE` either way.
+        """
+        if self.code_range is None:
+            most = torch.full((self.code_length,), MOST_CODE, device="cpu")
+            return -most, most
+        return with_room(*self.code_range)
+
     def settings(self) -> dict[str, Any]:
         """Give the constructor's arguments as JSON-ready values; they are stored with the weights."""
         return {}
@@ -109,6 +127,23 @@ class AbstractGenerator(nn.Module, ABC):
         return digest.hexdigest()[:16]
 
 
+def with_room(low: Sequence[float], high: Sequence[float]) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
+    """Return bounds of codes as tensors, with `ROOM` on either side."""
+    least, most = (torch.tensor(end, dtype=torch.float32, device="cpu") for end in (low, high))
+    room = ROOM * (most - least)
+    return least - room, most + room
+
+
+def feature_bounds(widths: Sequence[int]) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
+    """Return bounds of codes that are means and deviations of an RGB image and of features from 0.
+
+    Args:
+        widths: channels of each level of features.
+    """
+    most = [1.0] * 3 + [0.5] * 3 + [MOST_CODE] * (2 * sum(widths))
+    return with_room([0.0] * len(most), most)
+
+
 def per_row(strength: Float[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
     """Shape per-row numbers so that they multiply images."""
     return strength[:, None, None, None]
@@ -140,6 +175,25 @@ def checked_settings(
             kind = type(low).__name__
             raise WeightsError(f"{name} must be of type {kind} and from {low} to {high}, got {value!r}.")
     return settings
+
+
+def check_finite(styled: Float[Tensor, "B C H W"], name: str) -> None:
+    """Refuse what a damaged generator or code gives: NaN, which becomes black in whole numbers.
+
+    Off the CPU no values are checked, since reading the answer would stall the device.
+
+    Args:
+        styled: what a generator gave, in [0, 1] or NaN.
+        name: of the generator.
+
+    Raises:
+        WeightsError: naming the generator.
+    """
+    if styled.device.type == "cpu" and not math.isfinite(float(styled.detach().sum())):
+        raise WeightsError(
+            f"generator {name!r} gave values that are not finite: its weights or these codes are damaged. "
+            "Train or fit them again."
+        )
 
 
 def widen(images: Tensor) -> Tensor:

@@ -164,6 +164,7 @@ class HistogramMatching(AbstractGenerator):
         self.name = "histogram" if space == "rgb" else f"histogram-{space}"
         self.quantiles = quantiles
         self.code_length = SPACES[space].planes * quantiles
+        self.code_range = ([0.0] * self.code_length, [1.0] * self.code_length)
 
     def extra_repr(self) -> str:
         """Name the space and the ranks, which are part of the fingerprint."""

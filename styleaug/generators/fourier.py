@@ -44,6 +44,7 @@ class FourierAmplitude(AbstractGenerator):
         self.name = "fourier"
         self.cycles = cycles
         self.code_length = 3 * ((cycles + 1) ** 2 + cycles**2)
+        self.code_range = ([0.0] * self.code_length, [1.0] * self.code_length)
 
     def extra_repr(self) -> str:
         """Name the window, which is part of the fingerprint."""

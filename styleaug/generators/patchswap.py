@@ -10,7 +10,7 @@ from torch import Tensor
 
 from styleaug.errors import WeightsError
 from styleaug.generators.adain import AdaIN
-from styleaug.generators.base import AbstractGenerator, per_row
+from styleaug.generators.base import MOST_CODE, AbstractGenerator, per_row
 from styleaug.generators.layers import (
     adain,
     channel_stats,
@@ -75,6 +75,14 @@ class PatchSwap(AbstractGenerator):
     def settings(self) -> dict[str, Any]:
         """Give the network's sizes and the dictionary's."""
         return {**self.network.settings(), "patches": self.patches}
+
+    def code_bounds(self) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
+        """Return the least and greatest value that each entry of a code may have."""
+        (low, high), patches = (
+            self.network.code_bounds(),
+            torch.full((self.dictionary_length,), MOST_CODE, device="cpu"),
+        )
+        return torch.cat([low, -patches]), torch.cat([high, patches])
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:

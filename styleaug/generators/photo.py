@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from styleaug.errors import WeightsError
-from styleaug.generators.base import AbstractGenerator
+from styleaug.generators.base import AbstractGenerator, feature_bounds
 from styleaug.generators.layers import (
     ModulatedBlock,
     channel_stats,
@@ -92,6 +92,10 @@ class Photo(AbstractGenerator):
             "hidden": self.hidden,
             "tones": self.tones,
         }
+
+    def code_bounds(self) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
+        """Return the least and greatest value that each entry of a code may have."""
+        return feature_bounds(self.widths)
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:

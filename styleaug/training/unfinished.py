@@ -1,6 +1,7 @@
 """Codes of a fit that is under way, kept beside its bank, so that a fit that dies goes on."""
 
 import hashlib
+import json
 import os
 import time
 from contextlib import suppress
@@ -9,14 +10,16 @@ from tempfile import NamedTemporaryFile
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from styleaug.digest import DIGEST, check_digest, to_bytes
 from styleaug.errors import FileError
 
 __all__ = ["Unfinished"]
 
+KEY = "styleaug_codes"
+"""Of the metadata."""
 SECONDS = 10.0
 """Least time between two writes."""
 WRITING = 20
@@ -71,7 +74,7 @@ class Unfinished:
         """Write all codes, readable by the owner alone."""
         assert self.path is not None
         keys = torch.frombuffer(bytearray(b"".join(self.used)), dtype=torch.uint8).view(-1, 32)
-        content = save({"keys": keys, "codes": torch.stack(list(self.used.values()))})
+        content = to_bytes(KEY, {}, {"keys": keys, "codes": torch.stack(list(self.used.values()))})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Not `atomic`, which gives files the usual permissions; these are made with 0600.
@@ -98,10 +101,14 @@ def glob_safe(name: str) -> str:
 
 def read_codes(path: Path) -> dict[bytes, Tensor]:
     """Read a file that `Unfinished` wrote; one that is missing or damaged has nothing."""
+    if not path.is_file():
+        return {}
     try:
-        tensors = load(path.read_bytes())
-        keys, codes = tensors["keys"], tensors["codes"]
-    except (OSError, SafetensorError, KeyError):
+        with safe_open(path, "pt") as file:
+            meta = json.loads((file.metadata() or {})[KEY])
+            keys, codes = file.get_tensor("keys"), file.get_tensor("codes")
+        check_digest(path, {DIGEST: "", **meta}, (), renew="")  # one without a digest has a wrong one
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return {}
     fits = keys.shape == (len(codes), 32) and keys.dtype == torch.uint8 and codes.dtype == torch.float32
     if not fits or codes.ndim != 3 or not codes.isfinite().all():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from styleaug.generators.base import AbstractGenerator
+from styleaug.generators.base import AbstractGenerator, check_finite
 from styleaug.generators.shared import paint, survey, together
 from styleaug.images import ValueRange, as_unit, luminance, range_of, with_luminance
 from styleaug.transforms.frames import Looks, put_groups, take_groups
@@ -192,6 +192,7 @@ class Brush:
         coloured = images.expand(-1, 3, -1, -1)
         large = self.enlarged(coloured)
         styled = painter(large, codes, strength)
+        check_finite(styled, self.generator.name)
         if large is not coloured:  # reduced is what changed, so that no image is blurred
             change = F.interpolate(styled - large, coloured.shape[-2:], mode="area")
             styled = (coloured + change).clamp(0, 1)
