@@ -15,9 +15,10 @@ from styleaug.errors import FileError, StyleAugError
 from styleaug.formats.dicom import has_prefix, open_dicom
 from styleaug.formats.limits import MAX_PIXELS, check_size
 from styleaug.formats.png import is_deep, open_deep
+from styleaug.formats.rasters import open_metaimage, open_nrrd
 from styleaug.formats.scan import Scan, Window, make_scan, parse_window
 from styleaug.formats.stacks import open_stack, pil_mode
-from styleaug.formats.volumes import open_itk, open_nifti
+from styleaug.formats.volumes import open_nifti
 
 __all__ = [
     "MAX_PIXELS",
@@ -360,7 +361,8 @@ WEBP = Codec(open_raster, save_pil, {"quality": 95})
 NPY = Codec(open_npy, save_npy, {"allow_pickle": False})
 DICOM = Codec(open_dicom, save_nothing, {})
 NIFTI = Codec(open_nifti, save_nothing, {})
-ITK = Codec(open_itk, save_nothing, {})
+NRRD = Codec(open_nrrd, save_nothing, {})
+METAIMAGE = Codec(open_metaimage, save_nothing, {})
 
 SUFFIXES: dict[str, Codec] = {
     ".png": PNG,
@@ -376,7 +378,7 @@ SUFFIXES: dict[str, Codec] = {
     ".ima": DICOM,
     ".nii": NIFTI,
     ".nii.gz": NIFTI,
-    ".nrrd": ITK,
-    ".mha": ITK,
-    ".mhd": ITK,
+    ".nrrd": NRRD,
+    ".mha": METAIMAGE,
+    ".mhd": METAIMAGE,
 }

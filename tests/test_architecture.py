@@ -58,7 +58,6 @@ AT_HOME = {  # what is imported in some parts only
     "tensorboard": {"training.monitor"},
     "pydicom": {"formats.dicom", "formats.dicom_pixels"},
     "nibabel": {"formats.volumes"},
-    "SimpleITK": {"formats.volumes"},
     "tifffile": {"formats.tiff"},
     "imagecodecs": {"formats.dicom_pixels", "formats.png"},
     "onnx": {"export"},

@@ -222,7 +222,6 @@ def test_sixteen_bit_images_keep_their_levels(tmp_path):
     [
         ("pydicom", "a.dcm"),
         ("nibabel", "a.nii.gz"),
-        ("SimpleITK", "a.nrrd"),
         ("tifffile", "stack.tif"),
         ("imagecodecs", "deep.png"),
     ],

@@ -1,5 +1,6 @@
 """Volumes: nibabel's own files and written ones; header, affine and dtype stay as they were."""
 
+import bz2
 import gzip
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_volumes_that_nibabel_carries(name, tmp_path):
 
 
 def test_files_that_are_no_volume():
-    with pytest.raises(FileError, match=r"row_major\.dconn\.nii is a Cifti2Image and no image of voxels"):
+    with pytest.raises(FileError, match=r"row_major\.dconn\.nii is a CIFTI-2 file and no image of voxels"):
         open_image(SHIPPED / "row_major.dconn.nii")
 
 
@@ -260,14 +261,55 @@ def test_headers_that_claim_to_be_huge(dims, words, packed, tmp_path):
     refused(path, words)
 
 
-def test_a_packed_bomb_is_read_no_further_than_its_header_says(tmp_path, monkeypatch):
-    packed = gzip.compress(content(volume(tmp_path / "a.nii", brain((4, 4, 4)))) + bytes(50_000_000))
-    (tmp_path / "b.nii.gz").write_bytes(packed)
+def test_what_follows_the_voxels_is_read_in_parts_and_not_for_ever(tmp_path, monkeypatch):
+    whole = content(volume(tmp_path / "a.nii", brain((4, 4, 4))))
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(whole + bytes(5_000_000)))
     read = []
     before = gzip.GzipFile.read
     monkeypatch.setattr(gzip.GzipFile, "read", lambda self, size=-1: read.append(size) or before(self, size))
     assert open_image(tmp_path / "b.nii.gz").frames.shape == (4, 4, 4)
-    assert all(0 <= size < 100_000 for size in read)
+    assert all(0 <= size <= 2**20 for size in read)
+    monkeypatch.setattr("styleaug.formats.packed.SLACK", 2**20)
+    refused(tmp_path / "b.nii.gz", "unpacks to over 1,048,576 bytes more than its header says")
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "bzip2.nrrd", "a.mha", "a.mhd"])
+def test_every_wrong_bit_that_a_checksum_tells_is_refused(name, tmp_path):
+    path = tmp_path / name
+    values = brain((6, 20, 24))
+    volume(path, values) if "nii" in name else itk(path, values, packed=True)
+    if name == "bzip2.nrrd":
+        head, _, packed = path.read_bytes().partition(b"\n\n")
+        path.write_bytes(head.replace(b"gzip", b"bzip2") + b"\n\n" + bz2.compress(gzip.decompress(packed)))
+    data = path.with_suffix(".zraw") if name == "a.mhd" else path
+    good = data.read_bytes()
+    found = open_image(path).frames
+    # After the headers of the text and of the compression, of which only some bytes matter.
+    start = good.index(b"\n\n") + 12 if b"nrrd" in name.encode() else 10
+    start = good.index(b"LOCAL") + 8 if name == "a.mha" else start
+    random = np.random.default_rng(0)
+    for place in random.integers(start, len(good), 150):
+        wrong = bytearray(good)
+        wrong[place] ^= 1 << int(random.integers(8))
+        data.write_bytes(wrong)
+        refused(path, "damaged|truncated|unpacks to")
+    data.write_bytes(good)
+    assert np.array_equal(open_image(path).frames, found)
+
+
+def test_an_extension_of_a_gigabyte_is_not_unpacked(tmp_path):
+    header = bytearray(content(volume(tmp_path / "a.nii", brain((4, 4, 4)))))
+    header[108:112] = np.array([2.0**30], "<f4").tobytes()
+    header[348:360] = b"\1\0\0\0" + np.array([2**30, 4], "<i4").tobytes()
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(bytes(header)))
+    refused(tmp_path / "b.nii.gz", "voxels from byte 1073741824")
+
+
+def test_a_volume_that_packs_too_well_is_refused_by_its_header(tmp_path):
+    header = bytearray(content(volume(tmp_path / "a.nii", brain((4, 4, 4)))))
+    header[40:56] = np.array([3, 1000, 1000, 1000, 1, 1, 1, 1], "<i2").tobytes()
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(bytes(header[:352]) + bytes(2_000_000)))
+    refused(tmp_path / "b.nii.gz", "1,000 frames of 1000 x 1000 pixels, 2,000,000,000 bytes")
 
 
 def test_voxels_that_start_too_late(tmp_path):

@@ -1,0 +1,124 @@
+"""Compressed streams, unpacked part by part: no more than was declared, and to the end for their checksum."""
+
+import bz2
+import gzip
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
+
+import numpy as np
+
+from styleaug.errors import FileError
+
+__all__ = ["Inflated", "Packing", "Readable", "open_packed", "pack", "read_rest", "read_whole"]
+
+CHUNK = 2**20
+SLACK = 2**26
+"""Bytes that may follow what was declared: some programs fill a file up."""
+
+Packing = Literal["raw", "gzip", "bzip2", "zlib"]
+
+
+class Readable(Protocol):
+    """What gives bytes, and none at its end."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read at most `size` bytes."""
+        ...
+
+
+class Inflated:
+    """A zlib stream, or another one that zlib inflates, read part by part.
+
+    Args:
+        file: at the start of the stream.
+        wbits: see `zlib.decompressobj`; by default the header tells zlib from gzip.
+    """
+
+    def __init__(self, file: Readable, wbits: int = 32 + zlib.MAX_WBITS):
+        self.file, self.inflate = file, zlib.decompressobj(wbits)
+
+    def read(self, size: int, /) -> bytes:
+        """Read at most `size` bytes; none at the end, where the checksum is compared.
+
+        Raises:
+            zlib.error: damaged.
+            EOFError: the file ends before the stream does.
+        """
+        while not self.inflate.eof:
+            packed = self.inflate.unconsumed_tail or self.file.read(CHUNK)
+            if found := self.inflate.decompress(packed, size):
+                return found
+            if not packed:
+                raise EOFError("it breaks off")
+        return b""
+
+
+OPENERS: dict[Packing, Callable[[Any], Readable]] = {
+    "raw": lambda file: file,
+    "gzip": lambda file: gzip.GzipFile(fileobj=file),
+    "bzip2": bz2.BZ2File,
+    "zlib": Inflated,
+}
+
+PACKERS: dict[Packing, Callable[[bytes], bytes]] = {
+    "raw": lambda content: content,
+    "gzip": lambda content: gzip.compress(content, mtime=0),
+    "bzip2": bz2.compress,
+    "zlib": zlib.compress,
+}
+
+
+def open_packed(file: BinaryIO | BytesIO, packing: Packing) -> Readable:
+    """Open a compressed stream that starts where a file is."""
+    return OPENERS[packing](file)
+
+
+def pack(content: bytes, packing: Packing) -> bytes:
+    """Compress bytes; the same bytes give the same file."""
+    return PACKERS[packing](content)
+
+
+def read_whole(stream: Readable, size: int, path: Path) -> np.ndarray:
+    """Read exactly so many bytes, uint8.
+
+    Args:
+        stream: where they start.
+        size: as the header declares it, and as was checked.
+        path: for the message.
+
+    Raises:
+        FileError: the stream ends before, or is damaged.
+    """
+    content = np.empty(size, np.uint8)  # takes memory only where it is written
+    at = 0
+    while at < size:
+        part = read(stream, min(CHUNK, size - at), path)
+        if not part:
+            raise FileError(f"{path} is truncated: {at:,} of {size:,} bytes are there. Copy it again.")
+        content[at : at + len(part)] = np.frombuffer(part, np.uint8)
+        at += len(part)
+    return content
+
+
+def read_rest(stream: Readable, path: Path) -> None:
+    """Read a compressed stream to its end, so that its checksum is compared.
+
+    Raises:
+        FileError: it is damaged, or goes on for more than `SLACK` bytes.
+    """
+    beyond = 0
+    while part := read(stream, CHUNK, path):
+        beyond += len(part)
+        if beyond > SLACK:
+            raise FileError(f"{path} unpacks to over {SLACK:,} bytes more than its header says; remove it.")
+
+
+def read(stream: Readable, size: int, path: Path) -> bytes:
+    """Read a part of a stream, or name its file as damaged."""
+    try:
+        return stream.read(size)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise FileError(f"{path} is damaged ({error}): copy or save it again.") from None
