@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from styleaug.folder import apply_folder
     from styleaug.generators.base import AbstractGenerator
     from styleaug.provenance import Provenance
+    from styleaug.stylizing import stylize
     from styleaug.training.fit import fit_style
     from styleaug.transforms.loader import StyleCollate, StyleLoader
     from styleaug.transforms.torchvision import StyleAugment
@@ -54,6 +55,7 @@ HOMES = {
     "load_bank": "weights",
     "load_generator": "weights",
     "preview": "contact_sheet",
+    "stylize": "stylizing",
 }
 
 __all__ = [
@@ -81,6 +83,7 @@ __all__ = [
     "load_bank",
     "load_generator",
     "preview",
+    "stylize",
 ]
 
 

@@ -11,7 +11,7 @@ from styleaug.cli_evaluation import evaluate
 from styleaug.cli_training import fit_style, train
 from styleaug.cli_video import video
 from styleaug.console import finish, progress, say
-from styleaug.errors import StyleAugError
+from styleaug.errors import FileError, StyleAugError
 
 __all__ = ["main"]
 
@@ -42,6 +42,34 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
         result = run_demo(out, seed=seed, report=report)
     click.echo(json.dumps(result.to_dict()) if as_json else result.table())
     say(f"What the classifiers saw: {out}")
+
+
+@cli.command()
+@click.argument("content", type=INPUT)
+@click.option("--style", type=INPUT, required=True, help="The image whose style it gets.")
+@click.option("-o", "--out", type=OUTPUT, required=True, help="The image to write.")
+@click.option("--strength", type=STRENGTH, default=1.0, show_default=True)
+@click.option("--generator", default="adain", show_default=True, help="Name, weights or a run folder.")
+@click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
+@click.option(
+    "--size", type=click.IntRange(16), default=512, show_default=True,
+    help="Paint an image of more than SIZE x SIZE pixels reduced: a smaller SIZE gives larger strokes.",
+)  # fmt: skip
+def stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
+    """Write the image CONTENT in the style of another image.
+
+    OUT has the size, bit depth and transparency of CONTENT, which is never written to. For many images fit a
+    bank to the styles (styleaug fit-style), and use that (styleaug apply).
+    """
+    from styleaug.stylizing import stylize_file
+
+    for path in (content, style):
+        if path.is_dir():
+            raise FileError(
+                f"{path} is a folder. For many images: styleaug fit-style STYLES -o bank.safetensors, "
+                "styleaug apply CONTENTS --bank bank.safetensors -o OUT."
+            )
+    say(f"{stylize_file(content, style, out, **options)} written")
 
 
 @cli.command()

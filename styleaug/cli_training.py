@@ -45,7 +45,7 @@ FITTING_ONLY = (
 
 
 @click.command("fit-style")
-@click.argument("folders", type=INPUT, nargs=-1, required=True, metavar="[SOURCE] TARGET")
+@click.argument("images", type=INPUT, nargs=-1, required=True, metavar="[SOURCE] TARGET...")
 @click.option(
     "-o", "--out", type=OUTPUT, required=True, help="The bank to write (.safetensors), or a run folder."
 )
@@ -98,7 +98,7 @@ FITTING_ONLY = (
 @click.pass_context
 def fit_style(
     context: click.Context,
-    folders: tuple[Path, ...],
+    images: tuple[Path, ...],
     out: Path,
     generator: str,
     max_styles: int,
@@ -124,12 +124,13 @@ def fit_style(
     licence: str,
     strict: bool,
 ) -> None:
-    """Read the styles of the images in TARGET into a bank of a few kilobytes.
+    """Read the styles of images into a bank of a few kilobytes.
 
-    No labels are needed. The bank holds statistics, no pixels and no file names, and each style is the mean
-    of several images'. A fit that was interrupted goes on when it is called again. With --method or
-    --finetune a generator is trained first, on SOURCE and TARGET, and OUT is a run folder that
-    StyleAugment takes like a bank; see `styleaug train`.
+    TARGET is a folder, a CSV or TSV list with the column `path`, or image files. No labels are needed. Fewer
+    than five images, such as one painting, need --min-images 1. The bank holds statistics, no pixels and no
+    file names, and each style is the mean of several images'. A fit that was interrupted goes on when it is
+    called again. With --method or --finetune a generator is trained first, on SOURCE and TARGET, and OUT is
+    a run folder that StyleAugment takes like a bank; see `styleaug train`.
     """
     given = [name for name in context.params if is_given(context, name)]
     misplaced = [name for name in (FITTING_ONLY if method or finetune else TRAINING_ONLY) if name in given]
@@ -141,7 +142,7 @@ def fit_style(
     if method and (finetune or "generator" in given):
         raise click.UsageError("--method starts anew: leave out --finetune and --generator.")
     if method or finetune:
-        if len(folders) != 2:
+        if len(images) != 2:
             raise click.UsageError("training needs two folders: SOURCE TARGET.")
         options: dict[str, Any] = {"seed": seed} if "seed" in given else {}
         base: dict[str, Any] = {}
@@ -150,12 +151,15 @@ def fit_style(
             name, base = origin(generator)
             options |= {"init": generator, "steps": finetune}
         run_training(
-            name, *folders, out, options, base=base, config=config, networks=networks, resume=resume,
+            name, *images, out, options, base=base, config=config, networks=networks, resume=resume,
             minutes=minutes,
         )  # fmt: skip
         return
-    if len(folders) != 1:
-        raise click.UsageError("give one folder; two are for --method and --finetune.")
+    if len(images) > 1 and not all(path.is_file() for path in images):
+        raise click.UsageError(
+            "give one folder, or image files. Two folders are for --method and --finetune; banks of several "
+            "folders are joined by: styleaug bank merge."
+        )
     if split and group_by is None:
         raise click.UsageError("--split goes with --group-by.")
     if reference and not report:
@@ -165,10 +169,10 @@ def fit_style(
     from styleaug.training.fit import fit_style
 
     if report:
-        check_report(report, reference, folders[0])
+        check_report(report, reference, images)
     with progress("reading styles") as advance:
         fit = fit_style(
-            folders[0],
+            images[0] if len(images) == 1 else images,
             generator=generator,
             max_styles=max_styles,
             patches=patches,

@@ -2,6 +2,7 @@
 
 import base64
 import html
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -35,7 +36,7 @@ read. Each group has a row, in the order of the table.</p>
 """
 
 
-def check_report(out: Path, reference: Path | None, source: Path) -> None:
+def check_report(out: Path, reference: Path | None, sources: Sequence[Path]) -> None:
     """Refuse, before hours of reading, a report that cannot be drawn, or that would show what was read.
 
     Raises:
@@ -44,7 +45,7 @@ def check_report(out: Path, reference: Path | None, source: Path) -> None:
     if out.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"a report is a file .html or .png, got {str(out)!r}.")
     if reference is not None:
-        if reference.resolve().is_relative_to(source.resolve()):
+        if any(reference.resolve().is_relative_to(source.resolve()) for source in sources):
             raise ConfigError(
                 "the reference image of a report is one of the images that are read; give another, or leave "
                 "out --reference for a sample photo."

@@ -30,7 +30,7 @@ LEVELS = [
     {"graphs", "tiles", "contact_sheet"},
     {"video", "evaluation", "export", "shards", "slides"},
     {"copies", "style_report", "film"},
-    {"cluster", "manifest"},
+    {"cluster", "manifest", "stylizing"},
     {"folder"},
     {"demo", "console"},
     {"cli_robustness"},

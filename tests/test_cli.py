@@ -17,7 +17,7 @@ from styleaug import StyleBank
 
 MANIFEST = "manifest.jsonl"
 GROUPS = ["bank", "bank show", "bank merge", "bank sample", "train", "train adain", "train cut"]
-COMMANDS = ["demo", "fit-style", "apply", "preview", "list", *GROUPS]
+COMMANDS = ["demo", "stylize", "fit-style", "apply", "preview", "list", *GROUPS]
 
 
 def run(*args: object, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -101,7 +101,7 @@ def test_lists_and_paths(folder, tmp_path):
         found[found[:, 0].argsort()], wanted[wanted[:, 0].argsort()], atol=1e-2, rtol=1e-4
     )
     assert [path for path, _ in listed.failed] == [path for path, _ in named.failed] == [tmp_path / "bad.png"]
-    with pytest.raises(FileError, match="list of paths is empty"):
+    with pytest.raises(FileError, match="the list is empty"):
         fit_style([], generator=LAB)
     with pytest.raises(FileError, match=r"none of the 1 images can be read; .*missing\.png"):
         fit_style([tmp_path / "missing.png"], generator=LAB)
@@ -214,7 +214,7 @@ def test_nothing_to_fit(tmp_path):
     with pytest.raises(FileError, match="no image in"):
         fit_style(tmp_path, generator=LAB)
     (tmp_path / "a.png").write_text("x")
-    with pytest.raises(FileError, match="is a file; give the folder"):
+    with pytest.raises(FileError, match=r"none of the 1 images can be read; the first: .*a\.png"):
         fit_style(tmp_path / "a.png", generator=LAB)
     with pytest.raises(FileError, match=r"none of the 1 images can be read; the first: .*a\.png"):
         fit_style(tmp_path, generator=LAB)
@@ -224,3 +224,85 @@ def test_nothing_to_fit(tmp_path):
 def test_numbers_below_one(options, folder):
     with pytest.raises(ConfigError, match="must be at least 1"):
         fit_style(folder, generator=LAB, **options)
+
+
+def test_images_of_any_kind_and_mixtures(folder):
+    files = sorted(folder.rglob("*.png"))[:3]
+    whole = fit_style(files, generator=LAB)
+    pictures = [Image.open(path).convert("RGB") for path in files]
+    arrays = [np.asarray(picture) for picture in pictures]
+    tensors = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in arrays]
+    smaller = [tensor[:, :30, :40] for tensor in tensors]
+    batch = torch.stack([tensor[:, :30] for tensor in smaller])
+    for source in (
+        [str(path) for path in files],
+        (path for path in files),
+        pictures,
+        arrays,
+        tensors,
+        [files[0], arrays[1], tensors[2]],
+        [[files[0]][0], np.stack(arrays[1:2]), pictures[2]],
+    ):
+        fit = fit_style(source, generator=LAB)
+        assert fit.failed == [] and fit.bank.provenance.images == 3
+        found, wanted = (bank.codes[bank.codes[:, 0].argsort()] for bank in (fit.bank, whole.bank))
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert len(fit_style(batch, generator=LAB).bank) == 3
+    assert len(fit_style(batch.permute(0, 2, 3, 1).numpy(), generator=LAB).bank) == 3
+    for one in (
+        files[0],
+        str(files[0]),
+        pictures[0],
+        arrays[0],
+        tensors[0],
+        tensors[0][:1],
+        arrays[0][..., 0],
+    ):
+        assert len(fit_style(one, generator=LAB).bank) == 1
+    assert len(fit_style([folder, arrays[0]], generator=LAB).bank) == 11
+    for picture in pictures:
+        picture.close()
+
+
+def test_images_in_memory_are_others_and_private_as_files_are(folder):
+    picture = pil()
+    with pytest.raises(ConfigError, match=r"from 1 patients or files.*min_images=1"):
+        fit_style_of(picture)
+    with pytest.raises(ConfigError, match=r"from 1 patients or files.*min_images=1"):
+        fit_style_of(sorted(folder.rglob("*.png"))[0])
+    assert fit_style_of([picture] * 5).bank.provenance.min_images == 5
+    with pytest.raises(ConfigError, match="group_by and class_by go by files"):
+        fit_style([picture], group_by="folder")
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "CMYK", "LA", "RGBA", "I;16", "YCbCr"])
+def test_pictures_of_any_mode(mode):
+    picture = pil(mode) if mode in ("LA", "RGBA", "I;16") else pil().convert(mode)
+    fit = fit_style(picture, generator=LAB)
+    assert len(fit.bank) == 1 and fit.failed == []
+
+
+def test_what_is_no_image_is_named():
+    for source, message in (
+        (3, "got int"),
+        (None, "got NoneType"),
+        (b"bytes", "got bytes"),
+        ({"image": pil()}, "got dict"),
+        ([(pil(), 1)], r"got tuple. Leave out the labels: \[image for image, _ in dataset\]"),
+        ([pil(), None], "got NoneType"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            fit_style(source)
+    with pytest.raises(FileError, match="none of the 1 images can be read; the first: the style image"):
+        fit_style(np.full((20, 20, 3), np.nan, np.float32))
+
+
+def test_several_files_at_the_command_line(folder, tmp_path, command):
+
+    files = sorted(folder.rglob("*.png"))[:5]
+    command("fit-style", *files, "-o", tmp_path / "several.safetensors")
+    one = command("fit-style", files[0], "-o", tmp_path / "one.safetensors", code=1)
+    assert "--min-images 1" in one.stderr
+    command("fit-style", files[0], "--min-images", 1, "-o", tmp_path / "one.safetensors")
+    folders = command("fit-style", folder, folder, "-o", tmp_path / "two.safetensors", code=2)
+    assert "give one folder, or image files" in " ".join(folders.stderr.split())

@@ -1,11 +1,12 @@
-"""Build a style bank from a folder of images."""
+"""Build a style bank from images: a folder, files, or images in memory."""
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -16,10 +17,11 @@ from styleaug.errors import ConfigError, FileError, StyleAugError
 from styleaug.formats.scan import Window
 from styleaug.generators.base import AbstractGenerator
 from styleaug.training.clusters import cover
+from styleaug.training.data import LISTS
 from styleaug.training.differential import frame_of, private_styles
 from styleaug.training.privacy import Pool, Privacy
 from styleaug.training.studies import Study, balance_warnings, modality_of, origin_of, read_study
-from styleaug.training.style_images import open_style, shrink, views
+from styleaug.training.style_images import images_in, open_style, shrink, views
 from styleaug.training.unfinished import Unfinished
 from styleaug.weights import load_generator
 
@@ -65,7 +67,7 @@ class Fit:
 
 
 def fit_style(
-    source: str | Path | Sequence[Path],
+    source: Any,
     *,
     generator: str | Path | AbstractGenerator = "reinhard-rgb",
     max_styles: int = 256,
@@ -89,8 +91,10 @@ def fit_style(
     patients or files; `training.privacy` says what that promises.
 
     Args:
-        source: a folder, searched with all folders below it; a CSV or TSV list with the column
-            `path`; or the paths themselves.
+        source: a folder, searched with all folders below it; a CSV or TSV list with the column `path`; an
+            image file; a PIL image, array `(H, W[, C])` or tensor `(C, H, W)`, or a batch of these; or a list
+            of any of them. Each image in memory counts as another patient's. Fewer images than
+            `min_images`, such as one painting, need `min_images=1`.
         generator: whose `encode_style` reads the images.
         max_styles: the most codes in the bank; groups have equal parts of it.
         patches: 1 reads each image whole; N reads N random crops of half to whole its sides, each a
@@ -129,16 +133,16 @@ def fit_style(
         raise ConfigError("with epsilon, styles are drawn and not chosen; leave out choose.")
     network = generator if isinstance(generator, AbstractGenerator) else load_generator(generator)
     check_generator(network, privacy)
-    study = read_study(source, group_by=group_by, class_by=class_by)
+    study, held = study_of(source, group_by, class_by)
     if not study.paths:
-        raise FileError("there are no images to fit styles from: the list of paths is empty.")
+        raise FileError("there are no images to fit styles from: the list is empty.")
     quota = max_styles // len(set(study.groups))
     if not quota:
         raise ConfigError(f"max_styles must be at least one for each of {len(set(study.groups))} groups.")
     rng = torch.Generator().manual_seed(seed)
     everything = choose == "diverse" or privacy.epsilon is not None
     settings = repr((network.name, network.fingerprint, patches, seed, window))
-    reading = Reading(study, network, privacy, patches, window, seed, Unfinished(keep, settings))
+    reading = Reading(study, network, privacy, patches, window, seed, Unfinished(keep, settings), held)
     try:
         reading.read(torch.randperm(len(study), generator=rng).tolist(), quota, everything, report)
         fit = make_bank(reading, quota, rng, grouped=group_by is not None, labels=labels, licence=licence)
@@ -147,6 +151,25 @@ def fit_style(
         raise
     reading.unfinished.remove()
     return fit
+
+
+def study_of(source: Any, group_by: str | None, class_by: str | None) -> tuple[Study, dict[Path, Any]]:
+    """List the images of a source: files, and those in memory by names that no file has."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if path.is_dir() or path.suffix.lower() in LISTS or not (path.suffix or path.exists()):
+            return read_study(path, group_by=group_by, class_by=class_by), {}
+    held: dict[Path, Any] = {}
+    paths: list[Path] = []
+    for image in images_in(source):
+        paths.append(image if isinstance(image, Path) else Path(f"<image {len(paths)}>"))
+        if paths[-1] is not image:
+            held[paths[-1]] = image
+    if held and (group_by is not None or class_by is not None):
+        raise ConfigError(
+            "group_by and class_by go by files; images in memory have none. Fit a bank for each."
+        )
+    return read_study(paths, group_by=group_by, class_by=class_by), held
 
 
 def check_generator(network: AbstractGenerator, privacy: Privacy) -> None:
@@ -174,6 +197,8 @@ class Reading:
     window: Window | None
     seed: int
     unfinished: Unfinished
+    held: dict[Path, Any] = field(default_factory=dict)
+    """Images in memory, by their place in the study."""
     failed: list[tuple[Path, str]] = field(default_factory=list)
     modalities: Counter[str] = field(default_factory=Counter)
     owners: dict[str, str] = field(default_factory=dict)
@@ -227,7 +252,8 @@ class Reading:
 
     def encode(self, index: int) -> Float[Tensor, "V S"]:
         """Read the code of an image, or of its crops; of a volume the mean over slices."""
-        frames = open_style(self.study.paths[index], self.network.code_size, self.window)
+        path = self.study.paths[index]
+        frames = open_style(self.held.get(path, path), self.network.code_size, self.window)
         if not self.network.codes_average:
             frames = frames[len(frames) // 2, None]
         digest = hashlib.sha256(f"{self.seed}:{index}".encode()).digest()
