@@ -20,7 +20,7 @@ from styleaug.images import ValueRange
 from styleaug.samplers import Sampler
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.guard import Edges, Protect
-from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from
+from styleaug.transforms.host import Copies, advised, draw_seed, needs_no_other_inputs, rng_from, seed_from
 from styleaug.transforms.params import STRENGTH, Channels, P, Precision
 from styleaug.transforms.splice import Splice
 
@@ -44,8 +44,9 @@ class StyleAugment(A.ImageOnlyTransform):
     a volume also share the statistics by which they get it, so that they do not flicker. The record of an
     `A.ReplayCompose` holds one number for it, `style_seed`; `describe` tells what was drawn.
 
-    In a DataLoader no two workers and no two epochs draw alike. Draws follow `torch.manual_seed` together
-    with `A.Compose(seed=...)`. (The other transforms of albumentations 2.0.8 do repeat in every worker.)
+    Draws follow `A.Compose(seed=...)` or `set_random_seed` alone; without either, `torch.manual_seed`. In a
+    DataLoader no two workers and no two epochs draw alike. (The other transforms of albumentations 2.0.8 do
+    repeat in every worker. AlbumentationsX mixes torch's seed into its own in workers.)
 
     Args:
         bank: a shipped name, a path, a run folder of `styleaug train`, or a `StyleBank`. None takes the
@@ -176,7 +177,6 @@ class StyleAugment(A.ImageOnlyTransform):
         self.value_range, self.channels = stylizer.value_range, channels
         self.preserve, self.edges, self.protect = preserve, edges, protect
         self.least_side, self.precision, self.compiled = least_side, precision, compiled
-        self._worker_seed: int | None = None
 
     def describe(self, style_seed: int, *, channels: int = 1) -> dict[str, Any]:
         """Tell what was drawn from a seed, in plain values.
@@ -319,23 +319,32 @@ class StyleAugment(A.ImageOnlyTransform):
             """
             super().set_random_seed(None if seed is None else seed_from("StyleAugment", seed))
             self.seed = seed
+            self.begin(seeded=seed is not None)
+
+        def set_random_state(self, random_generator: np.random.Generator, py_random: random.Random) -> None:
+            """Draw from these streams."""
+            super().set_random_state(random_generator, py_random)
+            self.begin(seeded=True)
+
+        def begin(self, *, seeded: bool) -> None:
+            """Forget what was before a seed."""
+            self._seeded, self._copies, self._entered = seeded, Copies(), None
 
         def should_apply(self, force_apply: bool = False) -> bool:
             """Draw the gate, from a stream of this worker's own."""
-            self.enter_worker()
+            if self._seeded:
+                self.enter_worker()
+            else:
+                self.py_random = random.Random(draw_seed())
             return super().should_apply(force_apply=force_apply)
 
         def enter_worker(self) -> None:
-            """Leave the stream that all workers of a DataLoader inherit, once in each of them.
-
-            Its seed differs for every worker and epoch, and follows torch's or the loader's generator.
-            """
+            """Leave the stream that all workers of a DataLoader inherit, once in each of them."""
             worker = get_worker_info()
-            if worker is None or worker.seed == self._worker_seed:
+            if worker is None or worker.seed == self._entered:
                 return
-            self._worker_seed = worker.seed
-            seed = seed_from(self.py_random.getrandbits(63), worker.seed)
-            self.set_random_state(np.random.default_rng(seed), random.Random(seed))
+            self._entered = worker.seed
+            self.py_random = random.Random(seed_from(self.py_random.getrandbits(63), *self._copies.parts))
 
 
 def named(source: Any) -> Any:

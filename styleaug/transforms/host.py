@@ -1,16 +1,19 @@
 """What adapters share: seeds from a host's randomness, and errors in the host's words."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
 import torch
+from torch.utils.data import get_worker_info
 
 from styleaug.errors import ConfigError, DeviceError, ImageError
 from styleaug.transforms.core import Stylizer
 
 __all__ = [
+    "Copies",
     "advised",
     "batch_seeds",
     "draw_seed",
@@ -60,6 +63,53 @@ def batch_seeds(seed: int, *, first: int = 0) -> Iterator[int]:
     distributed = torch.distributed
     rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
     return (seed_from(seed, rank, number) for number in count(first))
+
+
+class Forks:
+    """Count how often this process was forked."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+            os.register_at_fork(after_in_parent=self.add)
+
+    def add(self) -> None:
+        """Count one more."""
+        self.count += 1
+
+
+FORKS = Forks()
+
+
+class Copies:
+    """Number the copies that other processes get of an object, by fork or by pickle, from when it was made.
+
+    A DataLoader starts the workers of each epoch from the same state. A stream that is seeded in its host's
+    way alone must not depend on the loader's seed, which follows torch's; the copy's number still makes
+    each worker of each epoch draw something else, and the same in every run of the program.
+    """
+
+    def __init__(self) -> None:
+        self.start, self.pickled = FORKS.count, 0
+
+    @property
+    def number(self) -> int:
+        """How many copies were made before this one."""
+        return FORKS.count - self.start + self.pickled
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """What to mix into a seed: nothing outside of a DataLoader's worker."""
+        worker = get_worker_info()
+        return () if worker is None else (worker.id, self.number)
+
+    def __getstate__(self) -> tuple[int]:  # a tuple, as pickle passes over states that are false
+        number = self.number
+        self.pickled += 1
+        return (number,)
+
+    def __setstate__(self, state: tuple[int]) -> None:
+        self.start, self.pickled = FORKS.count - state[0], 0
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """`RandStyle` and `RandStyled` for MONAI's array and dictionary transforms, in two and three dimensions."""
 
+import traceback
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from copy import copy, deepcopy
@@ -10,16 +11,17 @@ import numpy as np
 import torch
 from monai.config.type_definitions import KeysCollection
 from monai.data.meta_tensor import MetaTensor
+from monai.transforms.compose import Compose
 from monai.transforms.transform import MapTransform, RandomizableTransform
 from monai.utils.enums import TransformBackends
+from monai.utils.misc import get_seed
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError, ImageError
 from styleaug.images import MOST_CHANNELS
 from styleaug.transforms.core import Stylizer
-from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from
+from styleaug.transforms.host import Copies, advised, draw_seed, needs_no_other_inputs, rng_from, seed_from
 from styleaug.transforms.params import StyleOptions, StyleParams, check_share, first_rows
 
 __all__ = ["RandStyle", "RandStyleD", "RandStyleDict", "RandStyled"]
@@ -48,6 +50,7 @@ class AbstractRandStyle(RandomizableTransform):
             raise ConfigError(f"axis must be a spatial axis of a volume, from -3 to 2, got {axis!r}.")
         self.axis = axis
         self.stylizer = needs_no_other_inputs(Stylizer(bank, p=1.0, **options), "MONAI")
+        self.copies, self.by_default = Copies(), False
         self.drawn = self.stylizer.draw(0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -57,18 +60,25 @@ class AbstractRandStyle(RandomizableTransform):
             twin.R = deepcopy(self.R, memo)
         return twin
 
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> Self:
+        """Start anew from a seed or a state; without both, draw from torch's global generator again."""
+        super().set_random_state(seed, state)
+        self.copies, self.by_default = Copies(), (seed is None and state is None) or seeded_by_default()
+        return self
+
     def randomize(self, data: Any = None) -> None:
         """Draw what the next call with `randomize=False` does."""
         self.draw()
 
     def draw(self) -> StyleParams:
-        """Draw once from `R`, and all else from what that gives.
+        """Draw once from `R`, or from torch's global generator if nobody seeded `R`, and all else from that.
 
         The result is given back as well as kept: of two threads, each takes its own.
         """
+        seeded = "R" in vars(self) and not self.by_default
         # Workers of a plain DataLoader start with the same `R`, and in each epoch again.
-        worker = get_worker_info()
-        rng = rng_from(seed_from(int(self.R.rand() * 2**53), worker.seed if worker else 0))
+        parts = (int(self.R.rand() * 2**53), 0, *self.copies.parts) if seeded else (draw_seed(),)
+        rng = rng_from(seed_from(*parts))
         picked = torch.rand((), generator=rng).item() < self.prob
         # How many channels there are is not known here: all that may be, and `stylise` takes the first.
         drawn = self.stylizer.draw(picked * self.stylizer.rows_each(MOST_CHANNELS), rng)
@@ -130,8 +140,9 @@ class RandStyle(AbstractRandStyle):
     with one style and strength, or with `channels="independent"` with its own. With a `value_range` no
     scaling is needed before: `(-160, 240)` for CT in HU, `"auto"` for MR.
 
-    Draws come from `R` (`set_random_state`, `Compose.set_random_state`, `monai.data.DataLoader`). In
-    workers the DataLoader's seed is mixed in, so they differ in a plain torch DataLoader, too.
+    Draws come from `R` if that was seeded (`set_random_state`, `set_determinism`, `monai.data.DataLoader`),
+    and else from torch's global generator. In a plain torch DataLoader, too, each worker draws something
+    else; a run that was seeded draws the same each time, whatever torch's seed is.
 
     Args:
         bank: see `styleaug.StyleAugment`, as for all other options; not `"batch"`.
@@ -228,6 +239,12 @@ class RandStyled(AbstractRandStyle, MapTransform):
 
 
 RandStyleD = RandStyleDict = RandStyled
+
+
+def seeded_by_default() -> bool:
+    """Tell whether a `Compose` that is just made seeds its transforms, with a number that nobody chose."""
+    made = Compose.__init__.__code__
+    return get_seed() is None and any(frame.f_code is made for frame, _ in traceback.walk_stack(None))
 
 
 def as_tensor(img: Any) -> Tensor:
