@@ -1,6 +1,6 @@
 """Draw what the generators make of ten contents in ten styles; look at the result at full size.
 
-    STYLEAUG_DATA=DATA python benchmarks/sheets.py adain photo --small --out docs/pictures
+    STYLEAUG_DATA=DATA python benchmarks/sheets.py adain photo --small --front --out docs/pictures
 
 Only images that the data's manifest marks free, none of which was trained on where the folder has
 enough of them: photographs (Caltech-101) and blood cells (PBC) as contents and a painting and a scroll
@@ -49,10 +49,30 @@ def small_sheet(contents: list[Image.Image], side: int = 32) -> Image.Image:
     return contact_sheet([[to_pil_image(image).resize((96, 96), NEAREST) for image in row] for row in rows])
 
 
+def front_picture(data: Path, side: int = 224) -> Image.Image:
+    """Lay out content, style and result: photographs like paintings, cells like those of a laboratory."""
+    photos, scrolls = tiles(data / "content/caltech101", 24, side), tiles(data / "style/kaokore", 8, side)
+    paintings = tiles(data / "style/artwall_cc0", 9, side)
+    home, away = tiles(data / "wbc/pbc", 8, side), tiles(data / "wbc/bccd", 8, side)
+    rows = [[(photos[12], paintings[2], "adain"), (photos[21], scrolls[0], "adain")]]
+    rows.append([(home[3], away[4], "randstainna"), (home[7], away[0], "photo")])
+    return contact_sheet([[tile for triple in row for tile in painted(*triple)] for row in rows])
+
+
+@torch.inference_mode()
+def painted(content: Image.Image, style: Image.Image, name: str) -> tuple[Image.Image, ...]:
+    """Return content, style, and the content in that style."""
+    generator = load_generator(name)
+    code = generator.encode_style(to_tensor(style)[None])
+    result = generator(to_tensor(content)[None], code, torch.ones(1))
+    return content, style, to_pil_image(result[0])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("generators", nargs="*", default=["adain", "photo"])
+    parser.add_argument("generators", nargs="*")
     parser.add_argument("--small", action="store_true", help="what becomes of images of 32 px, too")
+    parser.add_argument("--front", action="store_true", help="the front page's picture, too")
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--out", type=Path, default=Path("."))
     args = parser.parse_args()
@@ -65,6 +85,8 @@ def main() -> None:
     for name in args.generators:
         picture = sheet(name, contents, styles)
         picture.save(args.out / f"{Path(name).stem}.jpg", quality=85)
+    if args.front:
+        front_picture(data).save(args.out / "front.jpg", quality=88)
     if args.small:
         small_sheet(contents).save(args.out / "small.jpg", quality=85)
 

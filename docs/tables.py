@@ -10,8 +10,8 @@ A table stands between two comments, the first of which says in JSON what is in 
 `from` names the result. A result of `evaluate robustness` gives a row for each arm: unseen domains, mean and
 standard deviation over seeds, and home. Any other result gives the values of `columns`: a title and a key of
 the row, or a path of keys below `path`, in which `{}` is the row. `rows` maps what the file calls a row to
-its name in the table; without it all rows are shown. `--check` changes nothing and exits with 1 where a table
-differs.
+its name in the table; without it all rows are shown. `questions` in place of `from` gives a row for each of
+several results: some of its arms. `--check` writes nothing, and exits with 1 where a table differs.
 """
 
 import json
@@ -40,12 +40,28 @@ def filled(text: str) -> str:
 
 def table(wanted: dict[str, Any]) -> str:
     """Make one table in Markdown."""
-    result = json.loads((RESULTS / f"{wanted['from']}.json").read_text(encoding="utf-8"))
-    robust = str(result.get("format", "")).startswith("styleaug robustness")
-    head, rows = (arms if robust else plain)(result, wanted)
+    if "questions" in wanted:
+        head, rows = questions(wanted)
+    else:
+        result = json.loads((RESULTS / f"{wanted['from']}.json").read_text(encoding="utf-8"))
+        robust = str(result.get("format", "")).startswith("styleaug robustness")
+        head, rows = (arms if robust else plain)(result, wanted)
     lines = [f"| {wanted.get('head', '')} | " + " | ".join(head) + " |", "|---" + "|--:" * len(head) + "|"]
     lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows]
     return "\n".join(lines) + "\n"
+
+
+def questions(wanted: dict[str, Any]) -> tuple[list[str], Rows]:
+    """Read one row a question: the unseen score of some of its arms, and home of the first and the last."""
+    rows = []
+    for question, (name, *chosen) in wanted["questions"].items():
+        result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        column = "corrupted" if result["settings"]["corruptions"] else "unseen"
+        scores = {"column": column, "home": "home"}
+        _, found = arms(result, {"columns": scores, "rows": {arm: arm for arm in chosen}})
+        home = " to ".join(cells[1].partition(" ")[0] for _, cells in (found[0], found[-1]))
+        rows.append((question, [*(cells[0] for _, cells in found), home]))
+    return [*wanted["arms"], "home"], rows
 
 
 def arms(result: dict[str, Any], wanted: dict[str, Any]) -> tuple[list[str], Rows]:
