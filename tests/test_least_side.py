@@ -2,10 +2,14 @@
 
 import pytest
 import torch
-from specimens import Spy, bank_of, generator, photos
+from hypothesis import given
+from hypothesis import strategies as st
+from specimens import TINY, Spy, bank_of, generator, photos
 
 from styleaug import ConfigError
 from styleaug.transforms.core import Stylizer
+from styleaug.transforms.frames import SURVEY_PIXELS
+from styleaug.transforms.painting import MOST_SEEN, area_seen, size_from
 from styleaug.transforms.params import first_rows
 
 
@@ -111,3 +115,87 @@ def test_it_goes_with_everything_else(shape, options):
 def test_anything_else_is_refused(least):
     with pytest.raises(ConfigError, match=r"least_side must be a whole number from 1, got"):
         augment(Spy(), least_side=least)
+
+
+def enlarged_freely(size, least):
+    """How sizes were made before thin images were bounded."""
+    scale = max(1, least / min(size))
+    return tuple(round(side * scale) for side in size)
+
+
+@given(
+    short=st.integers(1, 5000),
+    ratio=st.floats(1, 8),
+    least=st.sampled_from([1, 16, 128, 300]),
+    minimum=st.sampled_from([1, 16, 40, 256]),
+    upright=st.booleans(),
+)
+def test_ordinary_images_are_seen_as_ever(short, ratio, least, minimum, upright):
+    size = (int(short * ratio), short) if upright else (short, int(short * ratio))
+    assert size_from(size, least, minimum) == enlarged_freely(size, least)
+
+
+@given(
+    short=st.integers(1, 9),
+    long=st.integers(1, 10**7),
+    least=st.sampled_from([1, 128]),
+    upright=st.booleans(),
+)
+def test_thin_images_are_seen_with_few_pixels(short, long, least, upright):
+    size = (long, short) if upright else (short, long)
+    most = max(MOST_SEEN, 4 * short * long)
+    for minimum in (1, 16, 256):
+        seen = size_from(size, least, minimum)
+        assert min(seen) >= min(size)
+        assert area_seen(size, least, minimum) <= max(most, minimum**2)
+
+
+EVERY = [*TINY, "fourier", "reinhard-lab", "histogram", "macenko"]
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 9000)])
+def test_every_generator_takes_thin_images(name, size):
+    images = torch.rand(2, 3, *size)
+    styled = augment(generator(name), strength=(0.5, 1), least_side=128)(images)
+    assert styled.shape == images.shape and bool(styled.isfinite().all())
+    assert not torch.equal(styled, images)
+    torch.testing.assert_close(augment(generator(name), strength=0, least_side=128)(images), images)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"splice": "halves"}, {"splice": "fields", "parts": 3}, {"preserve": 0.9}, {"keep_luminance": True},
+     {"protect": lambda images: images[:, :1]}],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", [(2, 3, 1, 5000), (1, 5, 1, 3000, 1), (1, 4, 3, 2, 5000)])
+def test_thin_images_go_with_everything_else(shape, options):
+    spy, images = Spy(), torch.rand(shape)
+    styled = augment(spy, least_side=128, **options)(images)
+    assert styled.shape == images.shape and not torch.equal(styled, images)
+    most = 4 * options.get("parts", 2) * MOST_SEEN  # four frames of a volume are painted together
+    assert max(part[:, 0].numel() for part in spy.seen) <= most
+
+
+def test_a_long_line_is_shown_shorter_and_comes_back_whole():
+    """A generator that pads a side to 16 pixels would see 1.6 million of 1 x 100,000."""
+    spy, images = Spy(), torch.rand(1, 3, 1, 100_000)
+    spy.minimum = 16
+    styled = augment(spy, strength=1.0)(images)
+    assert spy.seen[0].shape[2:] == (1, MOST_SEEN // 16)
+    assert styled.shape == images.shape
+    assert torch.corrcoef(torch.stack([images.flatten(), styled.flatten()]))[0, 1].abs() > 0.3
+
+
+def test_padding_counts_in_a_chunk(monkeypatch):
+    spy = Spy()
+    spy.minimum = 16
+    monkeypatch.setattr("styleaug.transforms.core.CPU_CHUNK_PIXELS", 2 * 16 * 100)
+    augment(spy)(torch.rand(5, 3, 1, 100))
+    assert [len(part) for part in spy.seen] == [2, 2, 1]
+
+
+def test_slices_that_are_thin_are_surveyed_by_few(monkeypatch):
+    spy = Spy()
+    augment(spy, least_side=128)(torch.rand(1, 70, 1, 8, 600))
+    assert max(part[:, 0].numel() for part in spy.seen) <= SURVEY_PIXELS

@@ -130,7 +130,7 @@ def test_all_slices_surveyed_in_chunks_are_the_volume_at_once(name, monkeypatch)
     wanted = augment.apply(slices[None], params)
     monkeypatch.setattr(core, "CPU_CHUNK_PIXELS", 4 * HEIGHT * WIDTH)
     views = torch.arange(11)
-    monkeypatch.setattr(core, "frames_to_survey", lambda count, pixels: torch.cat([views, views]))
+    monkeypatch.setattr(core, "frames_to_survey", lambda count, pixels, seen: torch.cat([views, views]))
     torch.testing.assert_close(augment.apply(slices[None], params), wanted, atol=2e-4, rtol=0)
 
 
@@ -229,7 +229,7 @@ def test_few_frames_are_painted_once():
 
 def test_frames_to_survey_are_spread_and_bounded():
     for count, size in [(2, 64), (40, 64), (500, 64), (500, 512), (500, 3000)]:
-        views = frames.frames_to_survey(count, torch.empty(1, 1, size, size, device="meta"))
+        views = frames.frames_to_survey(count, torch.empty(1, 1, size, size, device="meta"), size**2)
         assert views[0] >= 0 and views[-1] < count and (views.diff() > 0).all()
         assert views.diff().max() - views.diff().min() <= 1 if len(views) > 1 else True
         assert len(views) <= frames.SURVEY_FRAMES[1]

@@ -1,6 +1,5 @@
 """The batched transform that every adapter delegates to: draw parameters, then apply them."""
 
-import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,7 +19,7 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.images import MOST_CHANNELS, Restore, ValueRange, check_range, to_pixels
 from styleaug.transforms.frames import channels_of, frames_to_survey, grouped, looks_of
 from styleaug.transforms.guard import Edges, Protect, check_guard
-from styleaug.transforms.painting import Brush, size_from
+from styleaug.transforms.painting import Brush, area_seen
 from styleaug.transforms.params import (
     STRENGTH,
     Channels,
@@ -279,7 +278,8 @@ class Stylizer(nn.Module):
         source = grouped(pixels, frames, apart=apart)
         single = partial(self.run_compiled, generator) if self.compiled else generator
         brush = Brush(generator, single, self.value_range, self.keep_luminance, self.guard, self.least_side)
-        chunk = chunk_images(pixels, self.least_side)
+        seen = area_seen(pixels.shape[-2:], self.least_side, generator.minimum)
+        chunk = chunk_images(seen, pixels.device)
         read = partial(brush.read_codes, source, most=chunk)
         by_mask = params["fields"] is None and unspliced(params["rows"])[1] > 1
         protect = masks if self.guard.protect == "mask" else self.guard.protect
@@ -296,7 +296,7 @@ class Stylizer(nn.Module):
         result = torch.empty_like(pixels) if everything else pixels.clone()
         target = grouped(result, frames, apart=apart)
         most = max(1, chunk // looks.parts)
-        views = frames_to_survey(frames, pixels) if frames > most else None
+        views = frames_to_survey(frames, pixels, seen) if frames > most else None
         with torch.inference_mode(not (self.compiled or torch.is_grad_enabled())):
             if views is None or len(views) == frames:
                 for numbers in torch.arange(len(looks.groups)).split(max(1, most // frames)):
@@ -333,10 +333,9 @@ def count_rows(images: Any) -> int:
     return images.shape[0] if getattr(images, "ndim", 0) == 4 else 1
 
 
-def chunk_images(pixels: Shaped[Tensor, "N C H W"], least_side: int) -> int:
-    """Tell how many of these images to stylise at a time."""
-    most = CPU_CHUNK_PIXELS if pixels.device.type == "cpu" else CUDA_CHUNK_PIXELS
-    return max(1, most // math.prod(size_from(pixels.shape[-2:], least_side)))
+def chunk_images(seen: int, device: torch.device) -> int:
+    """Tell how many images to stylise at a time, of each of which the generator sees so many pixels."""
+    return max(1, (CPU_CHUNK_PIXELS if device.type == "cpu" else CUDA_CHUNK_PIXELS) // seen)
 
 
 def check_worker(device: torch.device) -> None:

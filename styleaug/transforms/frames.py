@@ -172,13 +172,15 @@ def looks_of(
     return Looks(picked, parts, drawn, strength, fields, masks, frames, channels, len(groups), protect)
 
 
-def frames_to_survey(count: int, pixels: Shaped[Tensor, "N C H W"]) -> Int[Tensor, " V"]:
+def frames_to_survey(count: int, pixels: Shaped[Tensor, "N C H W"], seen: int) -> Int[Tensor, " V"]:
     """Choose evenly spread frames of a volume, as many as its statistics are read from.
 
     Args:
         count: of the frames.
         pixels: the frames.
+        seen: pixels of a frame as the generator sees it. They count where it is thin and much enlarged.
     """
     least, most = SURVEY_FRAMES
-    views = min(count, most, max(least, SURVEY_PIXELS // (pixels.shape[-1] * pixels.shape[-2])))
+    own = pixels.shape[-1] * pixels.shape[-2]
+    views = min(count, most, max(least, SURVEY_PIXELS // (own if seen * most <= 2 * SURVEY_PIXELS else seen)))
     return ((torch.arange(views) + 0.5) * (count / views)).long()

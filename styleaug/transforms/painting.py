@@ -1,5 +1,6 @@
 """Run a generator on groups of frames: in parts, at any range, as colour or as grey."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,16 @@ from styleaug.transforms.guard import (
 from styleaug.transforms.placement import take, to_device
 from styleaug.transforms.splice import composite
 
-__all__ = ["Brush", "Painter", "size_from"]
+__all__ = ["Brush", "Painter", "area_seen", "size_from"]
+
+MOST_SEEN = 2**19
+"""Pixels to which an image is enlarged or padded: 128 x 4096, a few hundred megabytes in a network."""
+
+MOST_SQUARES = 8
+"""The same for a least side above 256, in squares of it: panoramas of 8 to 1 are enlarged whole."""
+
+MOST_PADDED = 4
+"""How many times the image's own pixels a generator may pad it to, if those are more."""
 
 Painter = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Maps images `(K * T, 3, H, W)`, codes `(K, S)` and strength `(K,)` to stylised images."""
@@ -193,8 +203,9 @@ class Brush:
         large = self.enlarged(coloured)
         styled = painter(large, codes, strength)
         check_finite(styled, self.generator.name)
-        if large is not coloured:  # reduced is what changed, so that no image is blurred
-            change = F.interpolate(styled - large, coloured.shape[-2:], mode="area")
+        if large is not coloured:  # resized is what changed, so that no image is blurred
+            mode = "area" if large.shape[-1] * large.shape[-2] > images[0, 0].numel() else "bilinear"
+            change = F.interpolate(styled - large, coloured.shape[-2:], mode=mode)
             styled = (coloured + change).clamp(0, 1)
         if self.keep_luminance:
             styled = with_luminance(styled, coloured)
@@ -202,17 +213,44 @@ class Brush:
 
     def enlarged(self, images: Float[Tensor, "F C H W"]) -> Float[Tensor, "F C H2 W2"]:
         """Give images at the size at which the generator sees them; the same object if it is their own."""
-        size = size_from(images.shape[-2:], self.least_side)
+        size = size_from(images.shape[-2:], self.least_side, self.generator.minimum)
         if size == tuple(images.shape[-2:]):
             return images
+        if math.prod(size) < images[0, 0].numel():
+            return F.interpolate(images, size, mode="area")
         return F.interpolate(images, size, mode="bicubic", align_corners=False).clamp(0, 1)
 
 
-def size_from(size: Sequence[int], least: int) -> tuple[int, int]:
-    """Give height and width, enlarged so that the shorter of them is `least` pixels, if it is less."""
+def size_from(size: Sequence[int], least: int, minimum: int = 1) -> tuple[int, int]:
+    """Compute the height and width at which a generator sees an image.
+
+    The shorter side is enlarged to `least` pixels, if it is less. A thin image, such as 1 x 4,000, would
+    have too many pixels then: it is enlarged less, and the generator pads the rest. Where padding alone
+    gives too many, the longer side is reduced.
+
+    Args:
+        size: height and width of the image.
+        least: of the shorter side.
+        minimum: to how many pixels the generator pads a side that has fewer.
+    """
     height, width = size
-    scale = max(1, least / min(height, width))
-    return round(height * scale), round(width * scale)
+    short, long = sorted(size)
+    scale = max(1, least / short)
+    most = max(MOST_SEEN, MOST_SQUARES * max(least, minimum) ** 2)
+    if max(short * scale, minimum) * long * scale <= most:
+        return round(height * scale), round(width * scale)
+    fits = math.sqrt(most / (short * long))
+    scale = max(1, fits if short * fits >= minimum else most / (minimum * long))
+    short, long = int(short * scale), int(long * scale)
+    if short < minimum:
+        long = min(long, max(most, MOST_PADDED * height * width) // minimum)
+    return (short, long) if height < width else (long, short)
+
+
+def area_seen(size: Sequence[int], least: int, minimum: int) -> int:
+    """Count the pixels of an image as a generator sees it, those that it pads included."""
+    height, width = size_from(size, least, minimum)
+    return max(height, minimum) * max(width, minimum)
 
 
 def unpainted(images: Tensor) -> Tensor:
