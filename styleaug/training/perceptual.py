@@ -64,8 +64,9 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
         for row, image in styles.readable(MOST_STYLES):
             self.places[row] = len(crops)
             for _ in range(self.config.style_crops):
-                crops.append(Crop.draw(rng, self.config).cut(image, self.config.style_size))
-        self.styles, self.style_crops = styles, (torch.cat(crops) * 255).round().byte()
+                crop = Crop.draw(rng, self.config).cut(image, self.config.style_size)
+                crops.append((crop * 255).round().byte())  # floats of thousands of styles fill the memory
+        self.styles, self.style_crops = styles, torch.cat(crops)
 
         def stats() -> list[Tensor]:
             with self.fabric.autocast():
