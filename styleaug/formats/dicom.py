@@ -4,8 +4,9 @@ import copy
 import hashlib
 import zlib
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -17,9 +18,11 @@ from styleaug.formats.dicom_values import (
     padding_of,
     rescale_of,
     stored_limits,
+    value_of,
     window_of,
 )
-from styleaug.formats.limits import check_bytes
+from styleaug.formats.limits import EASY_BYTES, VARIABLE, check_bytes, most_bytes
+from styleaug.formats.packed import Inflated
 from styleaug.formats.scan import Scan, Window, make_scan, missing, quiet, rescaled, unreadable
 
 __all__ = ["has_prefix", "open_dicom", "origin_of", "read_tags"]
@@ -28,7 +31,13 @@ PREFIX = b"DICM"
 
 DICOMDIR = "1.2.840.10008.1.3.10"
 
-DEFLATED = "1.2.840.10008.1.2.1.99"
+DEFLATED, EXPLICIT = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.1"
+
+MOST_READS = 60_000
+"""Of a header: two or three for each element."""
+
+MOST_SEQUENCES = 2**19
+"""Bytes of sequences in a header."""
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
@@ -123,18 +132,21 @@ def parse(path: Path, **options: Any) -> Any:
         from pydicom.filereader import read_file_meta_info
     except ImportError:
         raise missing(path, "pydicom") from None
-    if path.is_file():
-        check_bytes(path, path.stat().st_size)
+    if not path.is_file():
+        raise FileError(f"there is no file {path}." if not path.exists() else f"{path} is no file of images.")
+    size = path.stat().st_size
+    check_bytes(path, size)
     try:
-        if has_prefix(path) and read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
-            check_deflated(path)
-        # Old files have no prefix; those that are no DICOM at all turn out to have no pixels.
-        data = pydicom.dcmread(path, force=True, **options)
+        deflated = has_prefix(path) and read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED
+        with path.open("rb") as file:
+            source = Counted(inflated(file, path) if deflated else file, size, path)
+            # Old files have no prefix; those that are no DICOM at all turn out to have no pixels.
+            data = pydicom.dcmread(source, force=True, **options)
+        data.buffer = None
+        check_sequences(data, size, path)
         kind = data.file_meta.get("MediaStorageSOPClassUID")
     except StyleAugError:
         raise
-    except FileNotFoundError:
-        raise FileError(f"there is no file {path}.") from None
     except Exception as error:  # damaged files make pydicom raise anything
         raise unreadable(path, error) from None
     if kind == DICOMDIR:
@@ -142,15 +154,79 @@ def parse(path: Path, **options: Any) -> Any:
     return data
 
 
-def check_deflated(path: Path) -> None:
-    """Refuse a deflated data set that is huge, since it can only be inflated whole."""
-    content = path.read_bytes()
-    start = 144 + int.from_bytes(content[140:144], "little")  # the length of the meta information
-    inflate, size, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, content[start:]
-    while rest and not inflate.eof:
-        size += len(inflate.decompress(rest, 2**24))
-        rest = inflate.unconsumed_tail
-        check_bytes(path, size)
+def inflated(file: BinaryIO, path: Path) -> BytesIO:
+    """Unpack a deflated data set, no more of it than a file of its size may hold."""
+    head = file.read(144)
+    head += file.read(int.from_bytes(head[140:144], "little"))  # the length of the meta information
+    content = BytesIO()
+    # The same length, so that the rest of the meta information stays where it is.
+    content.write(head.replace(DEFLATED.encode(), EXPLICIT.encode().ljust(len(DEFLATED), b"\0")))
+    stream = Inflated(file, -zlib.MAX_WBITS)
+    while part := stream.read(2**20):
+        content.write(part)
+        check_bytes(path, content.tell())
+    content.seek(0)
+    return content
+
+
+class Counted:
+    """A file for pydicom, which takes 50 microseconds for each element of a header.
+
+    Args:
+        file: as pydicom would read it.
+        size: bytes of the file on the disk; a large one may have a longer header.
+        path: for the message.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, path: Path):
+        self.file, self.path = file, path
+        self.left = trusted(MOST_READS + size // 64, path)
+        self.seek, self.tell, self.name = file.seek, file.tell, None
+
+    def read(self, size: int = -1) -> bytes:
+        """Read bytes.
+
+        Raises:
+            FileError: this was done too often.
+        """
+        self.left -= 1
+        if self.left < 0:
+            raise crowded(self.path)
+        return self.file.read(size)
+
+
+def trusted(most: int, path: Path) -> int:
+    """Raise a bound by as much as the user has raised that of all files."""
+    return most * max(EASY_BYTES, most_bytes(path, 0)) // EASY_BYTES
+
+
+def crowded(path: Path) -> FileError:
+    """Name a file whose header takes minutes."""
+    return FileError(
+        f"{path} has more elements in its header than a file of its size may have. Remove it, or set "
+        f"{VARIABLE} in the environment if you trust it."
+    )
+
+
+def check_sequences(data: Any, size: int, path: Path) -> None:
+    """Refuse sequences that are parsed only when they are used, if that takes minutes."""
+    if sequence_bytes(data) > trusted(MOST_SEQUENCES + size // 4, path):
+        raise crowded(path)
+
+
+def sequence_bytes(data: Any) -> int:
+    """Count the bytes of sequences that are not parsed yet."""
+    from pydicom.datadict import dictionary_VR
+
+    total = 0
+    for element in data.values():
+        if isinstance(element.value, bytes):
+            with suppress(KeyError):  # a private tag, which is no sequence unless it says so
+                kind = dictionary_VR(element.tag) if element.VR in (None, "UN") else element.VR
+                total += len(element.value) * (kind == "SQ")
+        elif element.VR == "SQ":
+            total += sum(map(sequence_bytes, element.value or ()))
+    return total
 
 
 def colour_scan(data: Any, frames: np.ndarray, path: Path, window: Window | None) -> Scan:
@@ -211,16 +287,25 @@ def derived(data: Any) -> Any:
             del header[tag]
     if not syntax_of(data).is_little_endian:
         header.walk(swap)
-    kinds = [str(kind) for kind in header.get("ImageType") or []]
-    header.ImageType = ["DERIVED", "SECONDARY", *kinds[2:]]
-    header.DerivationDescription = "Stylised by styleaug"
+    kinds = header.get("ImageType") or []
+    kinds = [kind for kind in kinds if isinstance(kind, str)] if not isinstance(kinds, str) else [kinds]
+    put(header, "ImageType", ["DERIVED", "SECONDARY", *kinds[2:]])
+    put(header, "DerivationDescription", "Stylised by styleaug")
     for keyword in STALE:
         if keyword in header:
             delattr(header, keyword)
     header.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     if not header.get("SOPClassUID"):
-        header.SOPClassUID = header.file_meta.get("MediaStorageSOPClassUID") or SECONDARY_CAPTURE
+        kind = header.file_meta.get("MediaStorageSOPClassUID") or SECONDARY_CAPTURE
+        put(header, "SOPClassUID", kind)
     return header
+
+
+def put(header: Any, keyword: str, value: Any) -> None:
+    """Set a tag, of the type that it should have and not of the one that was found."""
+    if keyword in header:
+        delattr(header, keyword)
+    setattr(header, keyword, value)
 
 
 def swap(_: Any, element: Any) -> None:
@@ -241,19 +326,21 @@ def write(data: Any, stored: np.ndarray, path: Path, **tags: Any) -> None:
         try:
             header = derived(data)
             for keyword, value in tags.items():
-                setattr(header, keyword, value)
+                put(header, keyword, value)
             if stored.dtype.kind == "f":
                 setattr(header, "FloatPixelData" if bits == 32 else "DoubleFloatPixelData", content)
             else:
                 header.add_new("PixelData", "OW" if bits > 8 else "OB", content + b"\0" * (len(content) % 2))
-                header.PixelRepresentation = int(stored.dtype.kind == "i")
                 used = int(number(header, "BitsStored") or bits)
-                header.BitsStored = used if header.BitsAllocated == bits else bits
-                header.BitsAllocated, header.HighBit = bits, header.BitsStored - 1
+                used = used if header.BitsAllocated == bits else bits
+                put(header, "PixelRepresentation", int(stored.dtype.kind == "i"))
+                for keyword, value in (("Allocated", bits), ("Stored", used)):
+                    put(header, f"Bits{keyword}", value)
+                put(header, "HighBit", used - 1)
             # The same pixels of the same image are the same object, however often they are made.
             source = str(header.get("SOPInstanceUID", ""))
             digest = hashlib.sha256(content).hexdigest()
-            header.SOPInstanceUID = generate_uid(entropy_srcs=[source, digest])
+            put(header, "SOPInstanceUID", generate_uid(entropy_srcs=[source, digest]))
             header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
             pydicom.dcmwrite(path, header, enforce_file_format=True, implicit_vr=False, little_endian=True)
         except FileError:
@@ -280,7 +367,7 @@ def read_tags(path: str | Path) -> dict[str, str]:
         found = {}
         for keyword in TAGS:
             with suppress(Exception):
-                if text := str(data.get(keyword) or "").strip():
+                if text := str(value_of(data, keyword) or "").strip():
                     found[keyword] = text
         return found
 
@@ -298,10 +385,11 @@ def series_of(path: str | Path) -> str:
     rest = ("NumberOfFrames", "ImagePositionPatient", "SliceLocation")
     with quiet("pydicom"):
         data = parse(Path(path), stop_before_pixels=True, specific_tags=[*alike, *rest])
-        placed = data.get("ImagePositionPatient") is not None or data.get("SliceLocation") is not None
-        if not placed or not data.get("SeriesInstanceUID") or str(data.get("NumberOfFrames") or 1) != "1":
-            return ""
-        return hashlib.sha256(repr([str(data.get(keyword)) for keyword in alike]).encode()).hexdigest()
+        found = {keyword: value_of(data, keyword) for keyword in (*alike, *rest)}
+    placed = found["ImagePositionPatient"] is not None or found["SliceLocation"] is not None
+    if not placed or not found["SeriesInstanceUID"] or str(found["NumberOfFrames"] or 1) != "1":
+        return ""
+    return hashlib.sha256(repr([str(found[keyword]) for keyword in alike]).encode()).hexdigest()
 
 
 def origin_of(path: str | Path) -> str:
@@ -317,6 +405,6 @@ def origin_of(path: str | Path) -> str:
     keywords = ("PatientID", "StudyInstanceUID")
     with quiet("pydicom"):
         data = parse(Path(path), stop_before_pixels=True, specific_tags=list(keywords))
-        texts = [f"{keyword}:{str(data.get(keyword) or '').strip()}" for keyword in keywords]
+        texts = [f"{keyword}:{str(value_of(data, keyword) or '').strip()}" for keyword in keywords]
     named = [text for text in texts if not text.endswith(":")] or [f"path:{Path(path).resolve()}"]
-    return hashlib.sha256(named[0].encode()).hexdigest()
+    return hashlib.sha256(named[0].encode(errors="surrogatepass")).hexdigest()

@@ -1,5 +1,7 @@
 """The pixels of a DICOM file as they are stored: checked by the header first, then decoded."""
 
+import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 NO_LIGHT = {"SEG": "labels", "RTDOSE": "a dose"}
 """Kinds of objects with pixels that must not be styled: they are what a network shall learn."""
 
+RLE = "1.2.840.10008.1.2.5"
 TWELVE_BITS = "1.2.840.10008.1.2.4.51"
 
 
@@ -65,9 +68,16 @@ def check_codestreams(data: Any, path: Path) -> None:
     if not syntax_of(data).is_encapsulated or "PixelData" not in data:
         return
     rows, columns = int(data.Rows), int(data.Columns)
+    kind = "RLE" if syntax_of(data) == RLE else "JPEG"
+    declared = rows * columns * int(data.SamplesPerPixel) * int(data.BitsAllocated) // 8
     try:
         frames = generate_frames(data.PixelData, number_of_frames=int(data.get("NumberOfFrames") or 1))
         for frame in frames:
+            if kind == "RLE":
+                most = 2 * declared + 2**16  # segments may be filled up
+                if 64 * len(frame) > most and rle_size(frame) > most:
+                    raise FileError(f"{path} has frames that unpack to more than its header says; remove it.")
+                continue
             height, width = codestream_size(frame)
             if height > rows or width > columns:
                 raise FileError(
@@ -80,22 +90,35 @@ def check_codestreams(data: Any, path: Path) -> None:
         raise unreadable(path, error) from None
 
 
+def rle_size(frame: bytes) -> int:
+    """Count the bytes that a frame of run lengths unpacks to."""
+    count, *offsets = struct.unpack("<16L", frame[:64])
+    size = 0
+    for at, end in pairwise([*offsets[:count], len(frame)]):
+        while at < end:
+            run = frame[at]
+            size += run + 1 if run < 128 else (257 - run) % 129
+            at += run + 2 if run < 128 else 1 + (run > 128)
+    return size
+
+
 def codestream_size(frame: bytes) -> tuple[int, int]:
     """Read height and width of a JPEG, JPEG-LS or JPEG 2000 frame; (0, 0) of others."""
-    start = frame.find(b"\xff\x4f\xff\x51")  # in a JP2 file it comes after boxes
-    if 0 <= start < 4096:
-        x1, y1, x0, y0 = (int.from_bytes(frame[at : at + 4], "big") for at in range(start + 8, start + 24, 4))
-        return y1 - y0, x1 - x0
+    if frame[:2] != b"\xff\xd8":
+        start = frame.find(b"\xff\x4f\xff\x51")  # in a JP2 file it comes after boxes
+        numbers = (int.from_bytes(frame[at : at + 4], "big") for at in range(start + 8, start + 24, 4))
+        x1, y1, x0, y0 = numbers
+        return (y1 - y0, x1 - x0) if start >= 0 else (0, 0)
     at = 2
-    while frame[:2] == b"\xff\xd8" and at + 9 <= len(frame) and frame[at] == 0xFF:
-        if frame[at + 1] in range(0xC0, 0xD0) and frame[at + 1] not in (0xC4, 0xC8, 0xCC):
-            break
-        if frame[at + 1] == 0xF7:
-            break
-        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big") if frame[at + 1] != 0xFF else 1
-    else:
-        return 0, 0
-    return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
+    while (at := frame.find(b"\xff", at)) >= 0 and at + 9 <= len(frame):
+        marker = frame[at + 1]
+        if marker == 0xF7 or (marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC)):
+            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(
+                frame[at + 7 : at + 9], "big"
+            )
+        alone = marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8
+        at += 1 if alone else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    return 0, 0
 
 
 def syntax_of(data: Any) -> Any:

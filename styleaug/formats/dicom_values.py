@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["modality_lookup", "number", "padding_of", "rescale_of", "stored_limits", "window_of"]
+__all__ = ["modality_lookup", "number", "padding_of", "rescale_of", "stored_limits", "value_of", "window_of"]
 
 
 def functional_groups(data: Any, frames: int, keyword: str) -> list[Any]:
@@ -30,6 +30,19 @@ def rescale_of(data: Any, frames: int) -> tuple[Any, Any]:
         return pairs[0]
     slopes, intercepts = np.array(pairs).T[:, :, None, None]
     return slopes, intercepts
+
+
+def value_of(data: Any, keyword: str) -> Any:
+    """Read a tag; where its value cannot be parsed, give its bytes as text.
+
+    pydicom parses values when they are asked for, and raises anything on wrong ones. So an identifier
+    whose type is unknown still tells one patient, or one series, from another.
+    """
+    try:
+        return data.get(keyword)
+    except Exception:
+        value = data.get_item(keyword).value
+        return value.decode("latin-1").strip("\0 ") if isinstance(value, bytes) else None
 
 
 def number(item: Any, keyword: str) -> float | None:
