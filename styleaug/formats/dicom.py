@@ -21,7 +21,7 @@ from styleaug.formats.dicom_values import (
     value_of,
     window_of,
 )
-from styleaug.formats.limits import EASY_BYTES, VARIABLE, check_bytes, most_bytes
+from styleaug.formats.limits import VARIABLE, check_bytes, trusted
 from styleaug.formats.packed import Inflated
 from styleaug.formats.scan import Scan, Window, make_scan, missing, quiet, rescaled, unreadable
 
@@ -180,7 +180,7 @@ class Counted:
 
     def __init__(self, file: BinaryIO, size: int, path: Path):
         self.file, self.path = file, path
-        self.left = trusted(MOST_READS + size // 64, path)
+        self.left = trusted(MOST_READS + size // 64)
         self.seek, self.tell, self.name = file.seek, file.tell, None
 
     def read(self, size: int = -1) -> bytes:
@@ -195,11 +195,6 @@ class Counted:
         return self.file.read(size)
 
 
-def trusted(most: int, path: Path) -> int:
-    """Raise a bound by as much as the user has raised that of all files."""
-    return most * max(EASY_BYTES, most_bytes(path, 0)) // EASY_BYTES
-
-
 def crowded(path: Path) -> FileError:
     """Name a file whose header takes minutes."""
     return FileError(
@@ -210,7 +205,7 @@ def crowded(path: Path) -> FileError:
 
 def check_sequences(data: Any, size: int, path: Path) -> None:
     """Refuse sequences that are parsed only when they are used, if that takes minutes."""
-    if sequence_bytes(data) > trusted(MOST_SEQUENCES + size // 4, path):
+    if sequence_bytes(data) > trusted(MOST_SEQUENCES + size // 4):
         raise crowded(path)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from styleaug.errors import ConfigError, FileError
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "VARIABLE", "check_bytes", "check_size", "most_bytes"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "VARIABLE", "check_bytes", "check_size", "most_bytes", "trusted"]
 
 MAX_PIXELS = 120_000_000
 """Of one frame. Larger images are refused with their size: at float32 one would fill gigabytes."""
@@ -100,3 +100,8 @@ def check_size(
         raise FileError(f"{path} has {width} x {height} pixels, more than {MAX_PIXELS:,}; cut it into tiles.")
     what = f"{count:,} frames of {width} x {height} pixels" if count > 1 else f"{width} x {height} pixels"
     check_bytes(path, height * width * count * size, packed=packed, what=what)
+
+
+def trusted(most: int) -> int:
+    """Raise another bound, such as of elements in a header, as far as `VARIABLE` raises that of bytes."""
+    return most * max(EASY_BYTES, most_bytes("", packed=0)) // EASY_BYTES

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ __all__ = ["open_stack", "pil_mode"]
 
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "I;16L", "I"}
 BITS, SAMPLES, REDUCED, SUBIFDS = 258, 277, 254, 330
+MOST_LEVELS = 32
+"""Of a pyramid that PIL, which takes its time for each page, is asked about."""
+
 IMAGEJ = ("spacing", "unit", "finterval", "fps", "mode", "min", "max")
 
 
@@ -44,9 +48,12 @@ def pil_mode(path: Path, short_side: int | None = None) -> str:
                 pyramid = SUBIFDS in tags
                 large = image.width * image.height > MAX_PIXELS
                 mode = image.mode
-                for number in range(1, getattr(image, "n_frames", 1)):
-                    image.seek(number)
-                    if not tags_of(image).get(REDUCED, 0) & 1:
+                for number in range(1, MOST_LEVELS):
+                    try:
+                        image.seek(number)
+                    except EOFError:
+                        break
+                    if not tags_of(image).get(REDUCED, 0) & 1 or number == MOST_LEVELS - 1:
                         return ""
                     pyramid = True
                 return "" if deep or large or (pyramid and short_side) or mode not in MODES else mode
@@ -128,8 +135,11 @@ def scan_of(file: Any, path: Path, short_side: int | None, window: Window | None
             written = pixels.reshape(*outer, *pixels.shape[1:])
         else:
             written = plane.seen(pixels).reshape(moved.shape).transpose(np.argsort(order))
-        with quiet("tifffile"):
-            tifffile_for(target).imwrite(target, np.ascontiguousarray(written), **options)
+        try:
+            with quiet("tifffile"):
+                tifffile_for(target).imwrite(target, np.ascontiguousarray(written), **options)
+        except Exception as error:  # what a damaged file says of itself makes tifffile raise anything
+            raise FileError(f"what {path} says of itself cannot be written again ({error}).") from None
 
     return make_scan(frames, save, window=window, whole=plane.dtype.itemsize <= 2, volume="Z" in level.axes)
 
@@ -156,7 +166,7 @@ def frames_first(axes: str) -> list[int]:
 
 def options_of(file: Any, level: Any, page: Any, plane: Plane) -> dict[str, Any]:
     """Give the form, the tags and the compression of a file for another one of its kind."""
-    axes = level.axes
+    axes, kind = level.axes, file.series[0].kind
     samples = level.shape[axes.index("S")] if "S" in axes else 1
     colour = plane.palette is not None or (int(page.photometric) in (RGB, 6) and samples in (3, 4))
     options = kept_of(page, plane.dtype, samples if plane.palette is None else 3)
@@ -166,14 +176,14 @@ def options_of(file: Any, level: Any, page: Any, plane: Plane) -> dict[str, Any]
         options["planarconfig"] = "separate" if axes.index("S") < axes.index("Y") else "contig"
     if plane.alpha:
         options["extrasamples"] = ["unassalpha"]
-    if file.is_imagej and plane.palette is None:
+    if kind == "imagej" and plane.palette is None:
         known = file.imagej_metadata or {}
         facts = {key: known[key] for key in IMAGEJ if key in known}
         options = {key: options[key] for key in ("resolution", "maxworkers") if key in options}
         return options | {"imagej": True, "metadata": {"axes": axes, **facts}}
     if page.is_tiled:
         options["tile"] = (page.tilelength, page.tilewidth)
-    if file.is_ome and plane.palette is None:
+    if kind == "ome" and plane.palette is None:
         return options | {"ome": True, "metadata": {"axes": axes, **sizes_of(file)}}
     return options | {"ome": False, "metadata": {} if file.is_shaped else None}
 
@@ -187,8 +197,9 @@ def sizes_of(file: Any) -> dict[str, Any]:
     except ElementTree.ParseError:
         return {}
     found = {} if pixels is None else pixels.attrib
-    return {
-        key: float(value) if key[-1] in "XYZT" else value
-        for key, value in found.items()
-        if key.startswith(("PhysicalSize", "TimeIncrement"))
-    }
+    sizes: dict[str, Any] = {}
+    for key, value in found.items():
+        if key.startswith(("PhysicalSize", "TimeIncrement")):
+            with suppress(ValueError):  # no number
+                sizes[key] = float(value) if key[-1] in "XYZT" else value
+    return sizes

@@ -10,6 +10,7 @@ import numpy as np
 
 from styleaug.atomic import atomic
 from styleaug.errors import FileError
+from styleaug.formats.limits import trusted
 from styleaug.formats.scan import missing, quiet, unreadable
 
 __all__ = ["TiledReader", "write_tiled"]
@@ -19,6 +20,9 @@ CACHE_BYTES = 2**28
 
 LARGEST_SEGMENT = 2**29
 """Bytes of one tile or strip; a file in one compressed piece cannot be read in parts."""
+
+MOST_UNLIKE = 2000
+"""Pages of a file in which not all are alike."""
 
 MOST_PIXELS = 2**34
 """Larger images are refused with their size: 131,072 x 131,072, more than the largest slides have."""
@@ -306,8 +310,13 @@ def planes_of(file: Any, path: Path) -> list[Plane]:
 
 
 def check_end(file: Any, path: Path) -> None:
-    """Refuse a file whose list of pages goes on after its end: tifffile reads those that are there."""
+    """Refuse a file whose list of pages goes on after its end: tifffile reads those that are there.
+
+    So are thousands of pages that are unlike, as no image has: to parse them takes a millisecond each.
+    """
     form, handle = file.tiff, file.filehandle
+    if len(file.pages) > trusted(MOST_UNLIKE) and not file.is_uniform:
+        raise FileError(f"{path} holds {len(file.pages):,} pages that are not alike; split it.")
     start = file.pages[len(file.pages) - 1].offset
     handle.seek(start)
     count = int.from_bytes(handle.read(form.tagnosize), ORDER[form.byteorder])
