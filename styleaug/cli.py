@@ -10,7 +10,7 @@ import click
 from styleaug.cli_evaluation import evaluate
 from styleaug.cli_training import fit_style, train
 from styleaug.cli_video import video
-from styleaug.console import finish, progress, say
+from styleaug.console import finish, labels_named, progress, say
 from styleaug.errors import FileError, StyleAugError
 
 __all__ = ["main"]
@@ -318,7 +318,8 @@ cli.add_command(video)
 def main() -> None:
     """Run the command; our errors are a message and exit code 1."""
     try:
-        cli.main(prog_name="styleaug")
+        with labels_named():
+            cli.main(prog_name="styleaug")
     except StyleAugError as error:
         say(f"Error: {error}")
         sys.exit(1)

@@ -5,6 +5,7 @@ Where stderr is a file there is no bar, and training says a line now and then.
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,40 @@ from typing import Any
 
 import click
 
-__all__ = ["finish", "progress", "say", "stages", "training_progress"]
+from styleaug.errors import LabelWarning
+
+__all__ = ["finish", "labels_named", "progress", "say", "stages", "training_progress"]
 
 SECONDS = 30.0
 """Time between two lines about a training run in a file."""
+
+NAMED = 3
+"""Images that seem to be label maps."""
+
+
+@contextmanager
+def labels_named() -> Iterator[None]:
+    """Say which images seem to be label maps: the first by name, the others by their number."""
+    found = 0
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def name(message: Any, category: type[Warning], *place: Any) -> None:
+            nonlocal found
+            if not issubclass(category, LabelWarning):
+                show(message, category, *place)
+                return
+            found += 1
+            if found <= NAMED:
+                say(f"warning: {message}")
+
+        warnings.simplefilter("default", LabelWarning)
+        warnings.showwarning = name
+        try:
+            yield
+        finally:
+            if found > NAMED:
+                say(f"warning: {found - NAMED} more images have few values, like label maps.")
 
 
 @contextmanager

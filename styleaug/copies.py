@@ -146,7 +146,7 @@ class Copier:
         scans: dict[str, Scan] = {}
         for name in unit.names:
             try:
-                scan = open_image(self.source / name, window=self.window)
+                scan = open_image(self.source / name, window=self.window, to_style=True)
                 self.ready(scan)
             except StyleAugError as error:
                 yield {"source": name, "error": self.reason(name, error)}
@@ -190,7 +190,7 @@ class Copier:
     def read(self, name: str) -> tuple[str, Ready | str]:
         """Read one image, or tell why that is not possible."""
         try:
-            return name, self.ready(open_image(self.source / name, window=self.window))
+            return name, self.ready(open_image(self.source / name, window=self.window, to_style=True))
         except StyleAugError as error:
             return name, self.reason(name, error)
 

@@ -10,6 +10,7 @@
     └── DeviceError   (RuntimeError)  a device that cannot be used where it was asked for
 
 Each is also the builtin in brackets, so that code which knows nothing of styleaug can catch it.
+`LabelWarning` is no error: it says that an image seems to be a label map.
 """
 
 __all__ = [
@@ -18,10 +19,15 @@ __all__ = [
     "DeviceError",
     "FileError",
     "ImageError",
+    "LabelWarning",
     "StyleAugError",
     "TrainError",
     "WeightsError",
 ]
+
+
+class LabelWarning(UserWarning):
+    """An image that is about to be styled seems to hold labels."""
 
 
 class StyleAugError(Exception):

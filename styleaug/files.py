@@ -11,8 +11,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from styleaug.atomic import atomic
-from styleaug.errors import FileError, StyleAugError
+from styleaug.errors import FileError, LabelWarning, StyleAugError
 from styleaug.formats.dicom import has_prefix, open_dicom
+from styleaug.formats.labels import warn_of_labels
 from styleaug.formats.limits import MAX_PIXELS, check_size
 from styleaug.formats.png import is_deep, open_deep
 from styleaug.formats.rasters import open_metaimage, open_nrrd
@@ -120,7 +121,13 @@ def series_of(path: Path) -> str:
         return ""
 
 
-def open_image(path: Path, *, short_side: int | None = None, window: Window | str | None = None) -> Picture:
+def open_image(
+    path: Path,
+    *,
+    short_side: int | None = None,
+    window: Window | str | None = None,
+    to_style: bool = False,
+) -> Picture:
     """Read an image whole, upright, in a form that can be stylised and saved again.
 
     Args:
@@ -131,6 +138,7 @@ def open_image(path: Path, *, short_side: int | None = None, window: Window | st
             99.5th percentile), or `"dicom"` (what the file says, else auto). None takes what the file
             says; the whole range of unsigned integers of 8 and 16 bits; else auto. Images of 8 bits
             and colour DICOM are always shown whole.
+        to_style: it is no mask: a `LabelWarning` names it if it looks like one.
 
     Returns:
         A PIL image of mode L, LA, RGB, RGBA or I;16; an array for `.npy`; or a `Scan`, for DICOM,
@@ -144,7 +152,12 @@ def open_image(path: Path, *, short_side: int | None = None, window: Window | st
     codec = codec_of(path)
     window = parse_window(window)
     try:
-        return codec.open(path, short_side, window)
+        picture = codec.open(path, short_side, window)
+        if to_style:
+            warn_of_labels(picture, path)
+        return picture
+    except LabelWarning:  # where the user wants warnings to be errors
+        raise
     except FileError as error:
         if str(path) in str(error):
             raise

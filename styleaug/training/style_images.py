@@ -86,7 +86,7 @@ def open_style(source: Any, code_size: int, window: Window | None = None) -> Flo
     image = (
         opaque(usable(source))[0]
         if path is None
-        else open_image(Path(path), short_side=2 * code_size, window=window)
+        else open_image(Path(path), short_side=2 * code_size, window=window, to_style=True)
     )
     try:
         pixels = scan_pixels(image) if isinstance(image, Scan) else to_float(checked(image))
