@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from styleaug.errors import FileError
+from styleaug.paths import check_path
 
 __all__ = ["atomic", "remove_parts"]
 
@@ -26,7 +27,7 @@ def atomic(target: Path) -> Iterator[Path]:
     Raises:
         FileError: the folder cannot be made or written to.
     """
-    target = Path(target)
+    target = check_path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(

@@ -16,6 +16,7 @@ from PIL import Image
 from styleaug.atomic import atomic
 from styleaug.errors import ConfigError, FileError
 from styleaug.files import open_image, save_image
+from styleaug.paths import check_regular
 
 __all__ = [
     "FRAME_SUFFIXES",
@@ -129,7 +130,7 @@ class FileClip:
 
     def __init__(self, path: Path, audio: Callable[[Any], None] | None):
         av = import_av()
-        self.path, self.audio, self.note = path, audio, ""
+        self.path, self.audio, self.note = check_regular(path), audio, ""
         try:
             self.container = av.open(str(path))
         except (OSError, ValueError, av.error.FFmpegError) as error:

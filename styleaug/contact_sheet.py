@@ -11,6 +11,7 @@ from styleaug.errors import ConfigError
 from styleaug.files import image_files, open_image, save_image
 from styleaug.formats.scan import as_picture
 from styleaug.generators.base import AbstractGenerator
+from styleaug.paths import check_path
 from styleaug.transforms.core import WITHIN_BATCH, StyleParams, Stylizer
 from styleaug.transforms.splice import Splice
 from styleaug.weights import pretrained_folder
@@ -58,12 +59,13 @@ def preview(
     """
     if styles < 1 or most < 1 or size < 16:
         raise ConfigError(f"styles and most must be at least 1 and size 16, got {styles}, {most}, {size}.")
+    out = check_path(out)
     if bank == WITHIN_BATCH or splice == "mask":
         raise ConfigError('a contact sheet has neither batches nor masks; leave out "batch" and "mask".')
     stylizer = Stylizer(bank, generator=generator, p=1.0, strength=strength, splice=splice)
     paths: list[Path] = []
-    for image in images or sample_photos():
-        paths += image_files(Path(image)) if Path(image).is_dir() else [Path(image)]
+    for path in map(check_path, images or sample_photos()):
+        paths += image_files(path) if path.is_dir() else [path]
     paths = [paths[i * len(paths) // min(most, len(paths))] for i in range(min(most, len(paths)))]
     columns = choose_styles(stylizer, styles, strength, torch.Generator().manual_seed(seed))
     rows = []
@@ -72,8 +74,8 @@ def preview(
         rows.append([tile, *(stylizer.apply(tile, params) for params in columns)])
     names = (" + ".join(map(str, params["sources"].flatten().tolist())) for params in columns)
     captions = ["image", *(f"style {name}".strip() for name in names)]
-    save_image(contact_sheet(rows, captions), Path(out))
-    return Path(out)
+    save_image(contact_sheet(rows, captions), out)
+    return out
 
 
 def open_rgb(path: Path, size: int) -> Image.Image:

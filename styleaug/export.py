@@ -32,6 +32,7 @@ from styleaug.graphs import (
     similarity,
     typical_codes,
 )
+from styleaug.paths import check_path
 from styleaug.weights import cards, find_styles, generator_names, load_generator
 
 __all__ = ["Exported", "Part", "Precision", "export_onnx"]
@@ -148,7 +149,7 @@ def export_onnx(
         >>> session = onnxruntime.InferenceSession("adain.onnx")
         >>> (styled,) = session.run(None, {"images": images, "style": rows, "strength": strength})
     """
-    out = Path(out)
+    out = check_path(out)
     check_options(out, precision, part, size, opset)
     network = generator if isinstance(generator, AbstractGenerator) else load_generator(generator)
     check_part(network, part, precision, has_bank=bank is not None)

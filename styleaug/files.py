@@ -20,6 +20,7 @@ from styleaug.formats.rasters import open_metaimage, open_nrrd
 from styleaug.formats.scan import Scan, Window, make_scan, parse_window
 from styleaug.formats.stacks import open_stack, pil_mode
 from styleaug.formats.volumes import open_nifti
+from styleaug.paths import check_path, check_regular
 
 __all__ = [
     "MAX_PIXELS",
@@ -79,7 +80,7 @@ def files_below(folder: Path, suffixes: Container[str]) -> list[Path]:
     Raises:
         FileError: no such folder, or not a folder.
     """
-    folder = Path(folder)
+    folder = check_path(folder)
     if not folder.exists():
         raise FileError(f"there is no folder {folder}.")
     if not folder.is_dir():
@@ -148,9 +149,11 @@ def open_image(
         FileError: missing, unknown type, damaged, truncated, or over `MAX_PIXELS`.
         ConfigError: no such window, or an optional library that this file needs is missing.
     """
-    path = Path(path)
+    path = check_path(path)
     codec = codec_of(path)
     window = parse_window(window)
+    if path.exists():
+        check_regular(path)
     try:
         picture = codec.open(path, short_side, window)
         if to_style:
@@ -175,7 +178,7 @@ def open_image(
 
 def save_image(image: Picture, path: Path) -> None:
     """Write an image atomically, in the type of the path's suffix and at high quality."""
-    path = Path(path)
+    path = check_path(path)
     codec = None if isinstance(image, Scan) else codec_of(path)
     with atomic(path) as part:
         try:

@@ -14,6 +14,7 @@ from styleaug.clips import Frame, open_clip, writing_clip
 from styleaug.errors import ConfigError, FileError
 from styleaug.flow import FlowMethod
 from styleaug.generators.base import AbstractGenerator
+from styleaug.paths import check_path
 from styleaug.samplers import Sampler
 from styleaug.transforms.host import rng_from
 from styleaug.video import StyleVideo, Where
@@ -72,8 +73,8 @@ def style_film(
         FileError: a file that is missing, no film, or too large; `out` is the source or a folder with files.
         ConfigError: an argument outside its range, or PyAV or OpenCV is not installed.
     """
-    source, out = Path(source), Path(out)
-    check_paths(source, out, mask)
+    source, out = check_path(source), check_path(out)
+    check_paths(source, out, None if mask is None else check_path(mask))
     if fps is not None and not 0.01 <= fps <= 1000:
         raise ConfigError(f"fps must be a number in [0.01, 1000], got {fps!r}.")
     where = where or ("everywhere" if mask is None else "inside")

@@ -20,6 +20,7 @@ from styleaug.files import SUFFIXES, files_below, series_of, suffix_of
 from styleaug.formats.scan import parse_window
 from styleaug.generators.base import AbstractGenerator
 from styleaug.manifest import Applied, Manifest
+from styleaug.paths import check_path
 from styleaug.samplers import Sampler
 from styleaug.shards import SHARDS, DamagedShardError, open_shard
 from styleaug.transforms.core import WITHIN_BATCH, Stylizer
@@ -116,7 +117,7 @@ def apply_folder(
     Example:
         >>> apply_folder("train-shards", "train-styled", bank="art", engine="ray")  # doctest: +SKIP
     """
-    source, out = Path(source), Path(out)
+    source, out = check_path(source), check_path(out)
     if copies < 1:
         raise ConfigError(f"copies must be at least 1, got {copies}.")
     if engine not in get_args(Engine):

@@ -14,6 +14,7 @@ from styleaug.bank import StyleBank
 from styleaug.contact_sheet import contact_sheet, one_style, open_rgb, sample_photos
 from styleaug.errors import ConfigError
 from styleaug.files import save_image
+from styleaug.paths import check_path
 from styleaug.transforms.core import Stylizer
 
 __all__ = ["check_report", "write_report"]
@@ -44,7 +45,9 @@ def check_report(out: Path, reference: Path | None, sources: Sequence[Path]) -> 
     """
     if out.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"a report is a file .html or .png, got {str(out)!r}.")
+    check_path(out)
     if reference is not None:
+        check_path(reference)
         if any(reference.resolve().is_relative_to(source.resolve()) for source in sources):
             raise ConfigError(
                 "the reference image of a report is one of the images that are read; give another, or leave "

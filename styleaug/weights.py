@@ -1,6 +1,7 @@
 """Generators and banks by name or path: the shipped ones and the user's own."""
 
 import json
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
@@ -214,12 +215,12 @@ def maker_of(bank: StyleBank) -> str:
 
 def is_run(source: object) -> TypeGuard[str | Path]:
     """Tell a folder from a shipped name, a file, or what is loaded."""
-    return isinstance(source, str | Path) and source not in bank_names() and Path(source).is_dir()
+    return isinstance(source, str | Path) and source not in bank_names() and os.path.isdir(source)
 
 
 def has_file(run: str | Path, name: str) -> bool:
     """Tell whether a run folder holds this file."""
-    return (Path(run) / name).is_file()
+    return os.path.isfile(Path(run) / name)
 
 
 def bank_of(source: str | Path | AbstractGenerator) -> StyleBank | None:

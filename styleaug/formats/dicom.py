@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import os
 import zlib
 from contextlib import suppress
 from io import BytesIO
@@ -83,6 +84,8 @@ SWAPPED = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 def has_prefix(path: Path) -> bool:
     """Tell whether a file begins as DICOM files do; a folder's index, DICOMDIR, is none of them."""
     if path.name.upper().startswith("DICOMDIR"):
+        return False
+    if not os.path.isfile(path):  # a pipe would be waited for
         return False
     try:
         with path.open("rb") as file:

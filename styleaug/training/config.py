@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
 from styleaug.errors import ConfigError
+from styleaug.paths import check_regular
 
 __all__ = [
     "PRESETS",
@@ -305,7 +306,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, of another type, or damaged.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = check_regular(path).read_text(encoding="utf-8")
         values = tomllib.loads(text) if Path(path).suffix.lower() == ".toml" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(

@@ -17,6 +17,7 @@ from styleaug.errors import FileError, ImageError
 from styleaug.files import image_files, open_image, stem_of
 from styleaug.formats.scan import as_picture
 from styleaug.images import check_range, to_float, to_pixels
+from styleaug.paths import check_path, check_regular
 from styleaug.training.config import TrainConfig
 
 __all__ = ["Crop", "ImageList", "TrainingData", "is_held_out", "list_images", "read_image", "square"]
@@ -63,7 +64,7 @@ def list_images(source: str | Path) -> ImageList:
     Raises:
         FileError: nothing there, or a list that cannot be used.
     """
-    source = Path(source)
+    source = check_path(source)
     if source.suffix.lower() in LISTS and not source.is_dir():
         return read_list(source)
     paths = image_files(source)
@@ -74,6 +75,7 @@ def list_images(source: str | Path) -> ImageList:
 
 def read_list(path: Path) -> ImageList:
     """Read a CSV or TSV list of images."""
+    check_regular(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file, delimiter=LISTS[path.suffix.lower()])

@@ -143,7 +143,7 @@ def cached(path: Path, sources: list[Tensor], make: Callable[[], list[Tensor]]) 
     for source in sources:
         digest.update(source.numpy().data)
     made_from = {"styleaug": digest.hexdigest()}
-    if path.exists():
+    if path.is_file():
         with safe_open(path, "pt") as file:
             if file.metadata() == made_from:
                 return [file.get_tensor(key) for key in sorted(file.keys())]

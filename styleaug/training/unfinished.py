@@ -15,6 +15,7 @@ from torch import Tensor
 
 from styleaug.digest import DIGEST, check_digest, to_bytes
 from styleaug.errors import FileError
+from styleaug.paths import check_path
 
 __all__ = ["Unfinished"]
 
@@ -37,7 +38,9 @@ class Unfinished:
     """
 
     def __init__(self, path: Path | None, settings: str):
-        self.path, self.settings = path, settings
+        self.path, self.settings = None if path is None else check_path(path), settings
+        if self.path is not None and self.path.is_dir():
+            raise FileError(f"cannot keep codes in {path}: it is a folder.")
         self.known: dict[bytes, Tensor] = {} if path is None else read_codes(path)
         self.used: dict[bytes, Tensor] = {}
         self.due = time.monotonic() + SECONDS

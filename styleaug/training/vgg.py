@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from styleaug.errors import WeightsError
+from styleaug.paths import check_regular
 
 __all__ = ["VGG19", "load_vgg19", "read_weights"]
 
@@ -103,6 +104,6 @@ def load_vgg19(folder: Path | None = None) -> VGG19:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file, with our errors."""
     try:
-        return load_file(path)
+        return load_file(check_regular(path))
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot read the weights {path}: {error}") from None
