@@ -15,7 +15,7 @@ from styleaug.atomic import atomic
 from styleaug.digest import Damaged, check_digest, to_bytes
 from styleaug.errors import BankError, FileError
 from styleaug.groups import check_groups, check_labels, join_groups, regroup
-from styleaug.paths import check_path, check_regular
+from styleaug.paths import check_path, check_regular, in_utf8
 from styleaug.provenance import (
     FORMAT,
     GROUPED_FORMAT,
@@ -301,7 +301,7 @@ def read_bank(path: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
     if size < 8 or header > min(MAX_HEADER, size):
         raise BankError("is not a safetensors file, or is truncated.")
     try:
-        with safe_open(path, "pt") as file:
+        with in_utf8(path) as name, safe_open(name, "pt") as file:
             text = (file.metadata() or {}).get(KEY)
             if text is None:
                 raise BankError("is a safetensors file, but not a style bank.")

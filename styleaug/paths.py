@@ -2,11 +2,14 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from styleaug.errors import FileError
 
-__all__ = ["check_path", "check_regular"]
+__all__ = ["check_path", "check_regular", "in_utf8"]
 
 KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -49,3 +52,17 @@ def check_regular(path: str | os.PathLike[str]) -> Path:
         kind = KINDS.get(stat.S_IFMT(mode), "no ordinary file")
         raise FileError(f"cannot open {checked}: it is {kind}; give an ordinary file.")
     return checked
+
+
+@contextmanager
+def in_utf8(path: Path) -> Iterator[Path]:
+    """Give a name of the file that is valid UTF-8, for libraries that take no other: its own, or a link's."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with TemporaryDirectory() as folder:
+            link = Path(folder) / f"link{path.suffix if path.suffix.isascii() else ''}"
+            link.symlink_to(path.absolute())
+            yield link
+    else:
+        yield path

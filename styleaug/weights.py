@@ -25,7 +25,7 @@ from styleaug.generators.photo import Photo
 from styleaug.generators.pix2pix import Pix2Pix
 from styleaug.generators.stain import STAIN_GENERATORS
 from styleaug.generators.vaegan import VAEGAN
-from styleaug.paths import check_path, check_regular
+from styleaug.paths import check_path, check_regular, in_utf8
 from styleaug.shipped import cards, file_hash, pretrained_folder
 
 __all__ = [
@@ -306,7 +306,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if size < 8 or header > min(MAX_HEADER, size):
         raise WeightsError("is not a safetensors file, or is truncated.")
     try:
-        with safe_open(path, "pt") as file:
+        with in_utf8(path) as name, safe_open(name, "pt") as file:
             text = (file.metadata() or {}).get(KEY)
             if text is None:
                 raise WeightsError("is a safetensors file, but not a styleaug generator.")

@@ -74,7 +74,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "config": lambda path: read_config(Path(path)),
     "list": lambda path: list_images(Path(path)),
     "train": lambda path: TrainingData(Path(path), Path("images"), preset("cyclegan"), paired=False),
-    "reference": lambda path: check_report(Path("report.html"), Path(path), Path("images")),
+    "reference": lambda path: check_report(Path("report.html"), Path(path), [Path("images")]),
     "vgg": lambda path: VGG19.from_file(Path(path)),
 }
 WRITERS: dict[str, Callable[[str], Any]] = {
@@ -85,7 +85,7 @@ WRITERS: dict[str, Callable[[str], Any]] = {
     "preview": lambda path: preview(["images"], f"{path}.png", generator="hed-jitter"),
     "film": lambda path: style_film("images", f"{path}.gif", generator="hed-jitter"),
     "export": lambda path: export_onnx("reinhard-rgb", f"{path}.onnx"),
-    "report": lambda path: check_report(Path(f"{path}.html"), None, Path("images")),
+    "report": lambda path: check_report(Path(f"{path}.html"), None, [Path("images")]),
 }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from styleaug.atomic import atomic
 from styleaug.errors import ConfigError, FileError, WeightsError
-from styleaug.paths import check_regular
+from styleaug.paths import check_regular, in_utf8
 from styleaug.training.base import AbstractRecipe
 from styleaug.training.config import TrainConfig
 
@@ -80,7 +80,7 @@ class Checkpoints:
             ConfigError: it was made with other options, which are named.
         """
         try:
-            with safe_open(check_regular(path), "pt") as file:
+            with in_utf8(check_regular(path)) as name, safe_open(name, "pt") as file:
                 meta = json.loads((file.metadata() or {})["styleaug_run"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             known = {item.name for item in fields(config)}

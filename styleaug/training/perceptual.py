@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from styleaug.atomic import atomic
@@ -15,6 +15,7 @@ from styleaug.generators.adain import AdaIN
 from styleaug.generators.layers import channel_stats
 from styleaug.generators.patchswap import PatchSwap
 from styleaug.generators.photo import Photo
+from styleaug.paths import in_utf8
 from styleaug.training.base import AbstractRecipe, Images, Losses, start
 from styleaug.training.config import PerceptualConfig
 from styleaug.training.data import Crop, TrainingData, as_floats
@@ -144,10 +145,11 @@ def cached(path: Path, sources: list[Tensor], make: Callable[[], list[Tensor]]) 
         digest.update(source.numpy().data)
     made_from = {"styleaug": digest.hexdigest()}
     if path.is_file():
-        with safe_open(path, "pt") as file:
+        with in_utf8(path) as name, safe_open(name, "pt") as file:
             if file.metadata() == made_from:
                 return [file.get_tensor(key) for key in sorted(file.keys())]
     made = make()
     with atomic(path) as part:
-        save_file({str(index): tensor.contiguous() for index, tensor in enumerate(made)}, part, made_from)
+        tensors = {str(index): tensor.contiguous() for index, tensor in enumerate(made)}
+        part.write_bytes(save(tensors, made_from))
     return made

@@ -16,6 +16,7 @@ from styleaug.errors import ConfigError, FileError, ImageError
 from styleaug.files import as_sixteen_bit, open_image
 from styleaug.formats.scan import Scan, Window
 from styleaug.images import PIL_MODES, check_range, to_float, to_pixels, to_unit
+from styleaug.paths import check_path
 from styleaug.training.data import LISTS, list_images
 
 __all__ = ["images_in", "opaque", "open_style", "shrink", "usable", "views"]
@@ -41,7 +42,7 @@ def images_in(source: Any) -> list[Any]:
         ConfigError: anything else.
     """
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
+        path = check_path(source)
         several = path.is_dir() or path.suffix.lower() in LISTS
         return list(list_images(path).paths) if several else [path]
     if isinstance(source, Tensor | np.ndarray):

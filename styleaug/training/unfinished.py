@@ -15,7 +15,7 @@ from torch import Tensor
 
 from styleaug.digest import DIGEST, check_digest, to_bytes
 from styleaug.errors import FileError
-from styleaug.paths import check_path
+from styleaug.paths import check_path, in_utf8
 
 __all__ = ["Unfinished"]
 
@@ -107,7 +107,7 @@ def read_codes(path: Path) -> dict[bytes, Tensor]:
     if not path.is_file():
         return {}
     try:
-        with safe_open(path, "pt") as file:
+        with in_utf8(path) as name, safe_open(name, "pt") as file:
             meta = json.loads((file.metadata() or {})[KEY])
             keys, codes = file.get_tensor("keys"), file.get_tensor("codes")
         check_digest(path, {DIGEST: "", **meta}, (), renew="")  # one without a digest has a wrong one
