@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import click
 from styleaug.cli_evaluation import evaluate
 from styleaug.cli_training import fit_style, train
 from styleaug.cli_video import video
-from styleaug.console import finish, labels_named, progress, say
+from styleaug.console import finish, labels_named, output, progress, say, show_warning
 from styleaug.errors import FileError, StyleAugError
+from styleaug.foreign import printable
 
 __all__ = ["main"]
 
@@ -40,7 +42,7 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 
     with progress("demo") as report:
         result = run_demo(out, seed=seed, report=report)
-    click.echo(json.dumps(result.to_dict()) if as_json else result.table())
+    output(*(json.dumps(result.to_dict()) if as_json else result.table()).split("\n"))
     say(f"What the classifiers saw: {out}")
 
 
@@ -252,7 +254,7 @@ def export(
             samples=samples,
             report=report,
         )
-    say(str(exported))
+    say(*str(exported).split("\n"))
 
 
 @cli.group()
@@ -270,11 +272,9 @@ def show(banks: tuple[str, ...], as_json: bool) -> None:
     for name in banks:
         facts = load_bank(name).describe()
         if as_json:
-            click.echo(json.dumps({"bank": name, **facts}))
+            output(json.dumps({"bank": name, **facts}))
         else:
-            click.echo(name)
-            for key, value in facts.items():
-                click.echo(f"  {key:12} {value}")
+            output(name, *(f"  {key:12} {value}" for key, value in facts.items()))
 
 
 @bank.command()
@@ -305,8 +305,8 @@ def list_() -> None:
     """List the generators and banks that are known by name."""
     from styleaug.weights import bank_names, generator_names
 
-    click.echo("generators\n  " + "\n  ".join(generator_names()))
-    click.echo("banks\n  " + "\n  ".join(bank_names()))
+    output("generators", *(f"  {name}" for name in generator_names()))
+    output("banks", *(f"  {name}" for name in bank_names()))
 
 
 cli.add_command(evaluate)
@@ -317,9 +317,18 @@ cli.add_command(video)
 
 def main() -> None:
     """Run the command; our errors are a message and exit code 1."""
+    warnings.showwarning = show_warning
     try:
         with labels_named():
-            cli.main(prog_name="styleaug")
+            code = cli.main(prog_name="styleaug", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.message = printable(error.message)  # may quote a file's name, such as one of many by *
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        say("Aborted!")
+        sys.exit(1)
     except StyleAugError as error:
         say(f"Error: {error}")
         sys.exit(1)

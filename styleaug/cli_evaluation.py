@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from styleaug.cli_robustness import robustness
-from styleaug.console import finish, progress
+from styleaug.console import finish, output, progress
 
 __all__ = ["evaluate"]
 
@@ -42,7 +42,7 @@ def measurement(function: Callable[..., Any]) -> Callable[..., None]:
             found = function(report=report, **options)
         if out:
             found.save(out)
-        click.echo(json.dumps(found.to_dict()) if as_json else found.table())
+        output(*(json.dumps(found.to_dict()) if as_json else found.table()).split("\n"))
         finish(found.failed, strict)
 
     return command

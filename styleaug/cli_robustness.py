@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from styleaug.console import finish, say, stages
+from styleaug.console import finish, output, say, stages
 from styleaug.errors import ConfigError
 
 __all__ = ["robustness"]
@@ -184,5 +184,5 @@ def robustness(
         )
         say(f"stopped; {kept}")
         sys.exit(INTERRUPTED)
-    click.echo(json.dumps(found.to_dict()) if as_json else found.table())
+    output(*(json.dumps(found.to_dict()) if as_json else found.table()).split("\n"))
     finish(found.failed, strict)

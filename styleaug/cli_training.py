@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 from click.core import ParameterSource
 
-from styleaug.console import finish, progress, say, training_progress
+from styleaug.console import finish, output, progress, say, training_progress
 from styleaug.errors import ConfigError
 
 __all__ = ["fit_style", "train"]
@@ -331,7 +331,7 @@ def run_training(
         wanted = wanted.with_options(options_for(name, config))
     wanted = wanted.with_options(options)
     if dry_run:
-        click.echo(json.dumps(wanted.to_dict(), sort_keys=True))
+        output(json.dumps(wanted.to_dict(), sort_keys=True))
         return
     from styleaug.training.data import TrainingData
     from styleaug.training.loop import train
@@ -348,7 +348,7 @@ def run_training(
         for reason in data.failed.values():
             say(f"skipped: {reason}")
     if outcome.finished and outcome.why:
-        say(f"{out}: {outcome.why}\nlook at {out / 'report.html'}")
+        say(f"{out}: {outcome.why}", f"look at {out / 'report.html'}")
         say(f"use it as StyleAugment(generator={str(out)!r})")
     elif outcome.why:
         words = [word for word in sys.argv[1:] if word != "--resume"]

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from styleaug.atomic import atomic
-from styleaug.errors import ConfigError, FileError
+from styleaug.errors import FileError, missing_extra
 from styleaug.files import open_image, save_image
 from styleaug.paths import check_regular
 
@@ -409,7 +409,5 @@ def import_av() -> Any:
         import av.error
         import av.filter
     except ImportError:
-        raise ConfigError(
-            "video files need PyAV: pip install 'styleaug[video]'. Folders of frames do not."
-        ) from None
+        raise missing_extra("a video file (a folder of frames does not)", "PyAV", "video") from None
     return av

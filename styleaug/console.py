@@ -14,8 +14,18 @@ from typing import Any
 import click
 
 from styleaug.errors import LabelWarning
+from styleaug.foreign import printable
 
-__all__ = ["finish", "labels_named", "progress", "say", "stages", "training_progress"]
+__all__ = [
+    "finish",
+    "labels_named",
+    "output",
+    "progress",
+    "say",
+    "show_warning",
+    "stages",
+    "training_progress",
+]
 
 SECONDS = 30.0
 """Time between two lines about a training run in a file."""
@@ -63,8 +73,10 @@ def stages() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], 
     with bar("{task.description}") as shown:
         task = shown.add_task("", total=None)
         yield (
-            lambda what, done, total: shown.update(task, description=what, completed=done, total=total),
-            lambda line: shown.console.print(line, markup=False, highlight=False, soft_wrap=True),
+            lambda what, done, total: shown.update(
+                task, description=printable(what), completed=done, total=total
+            ),
+            lambda line: shown.console.print(printable(line), markup=False, highlight=False, soft_wrap=True),
         )
 
 
@@ -99,15 +111,25 @@ def bar(*texts: str) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    first, *others = (TextColumn(text) for text in texts)
+    first, *others = (TextColumn(text, markup=False) for text in texts)
     columns = [first, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), *others]
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def say(text: str) -> None:
-    """Talk to the person, on stderr."""
-    click.echo(text, err=True)
+def say(*lines: str) -> None:
+    """Talk to the person, on stderr; what a line quotes can neither end it nor command the terminal."""
+    click.echo("\n".join(map(printable, lines)), err=True)
+
+
+def output(*lines: str) -> None:
+    """Print results, on stdout, as safely as `say`."""
+    click.echo("\n".join(map(printable, lines)))
+
+
+def show_warning(message: Warning | str, *where: Any) -> None:
+    """Say a warning; takes what `warnings.showwarning` takes."""
+    say(f"warning: {message}")
 
 
 def finish(failed: list[tuple[Path, str]], strict: bool) -> None:

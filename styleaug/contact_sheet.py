@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageOps
 from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError
 from styleaug.files import image_files, open_image, save_image
+from styleaug.foreign import printable
 from styleaug.formats.scan import as_picture
 from styleaug.generators.base import AbstractGenerator
 from styleaug.paths import check_path
@@ -126,8 +127,9 @@ def contact_sheet(
     columns = max(len(row) for row in rows)
     sheet = Image.new("RGB", (columns * (width + GAP) + GAP, len(rows) * step + GAP + top), "white")
     pen = ImageDraw.Draw(sheet)
-    for column, text in enumerate(captions):
+    for column, text in enumerate(map(printable, captions)):
         pen.text((GAP + column * (width + GAP), 2), text, fill="black")
+    titles = ["\n".join(map(printable, title.split("\n"))) for title in titles]
     for row, text in enumerate(titles):
         pen.text((GAP, top + GAP + row * step), text, fill="black")
     for y, row in enumerate(rows):

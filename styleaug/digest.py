@@ -15,6 +15,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+from styleaug.foreign import printable
 from styleaug.shipped import is_shipped
 
 __all__ = ["DIGEST", "Damaged", "check_digest", "to_bytes"]
@@ -83,7 +84,7 @@ def begin(header: dict[str, Any], meta: dict[str, Any]) -> Any:
 def warn_once(path: str, renew: str) -> None:
     """Warn of a file without a digest, once a process."""
     warnings.warn(
-        f"{path} carries no digest, so damage to it cannot be noticed: it was written by an older version "
-        f"of styleaug. Write it again: {renew}",
+        f"{printable(path)} carries no digest, so damage to it cannot be noticed: an older version wrote "
+        f"it. Write it again: {printable(renew)}",
         stacklevel=2,
     )

@@ -6,12 +6,15 @@
     ├── BankError     (ValueError)    a style bank that is damaged, or made by another generator
     ├── WeightsError  (ValueError)    generator weights that are damaged, unknown or do not fit
     ├── ConfigError   (ValueError)    an argument outside its range
+    │   └── MissingExtraError (ImportError)  what was asked for needs a library that is not installed
     ├── TrainError    (RuntimeError)  a training run that diverged
     └── DeviceError   (RuntimeError)  a device that cannot be used where it was asked for
 
 Each is also the builtin in brackets, so that code which knows nothing of styleaug can catch it.
 `LabelWarning` is no error: it says that an image seems to be a label map.
 """
+
+from styleaug.foreign import printable
 
 __all__ = [
     "BankError",
@@ -20,9 +23,11 @@ __all__ = [
     "FileError",
     "ImageError",
     "LabelWarning",
+    "MissingExtraError",
     "StyleAugError",
     "TrainError",
     "WeightsError",
+    "missing_extra",
 ]
 
 
@@ -32,6 +37,10 @@ class LabelWarning(UserWarning):
 
 class StyleAugError(Exception):
     """Base of all errors of this library."""
+
+    def __str__(self) -> str:
+        """Return the message as one line that any terminal may show, whatever names it quotes."""
+        return printable(super().__str__())
 
 
 class ImageError(StyleAugError, ValueError):
@@ -54,9 +63,27 @@ class ConfigError(StyleAugError, ValueError):
     """An argument outside its range."""
 
 
+class MissingExtraError(ConfigError, ImportError):
+    """What was asked for needs a library that is not installed: the message says how to get it."""
+
+
 class TrainError(StyleAugError, RuntimeError):
     """A training run that diverged."""
 
 
 class DeviceError(StyleAugError, RuntimeError):
     """A device that cannot be used where it was asked for."""
+
+
+def missing_extra(what: str, library: str, extra: str) -> MissingExtraError:
+    """Return the error that says which extra to install, from PyPI and in a clone.
+
+    Args:
+        what: needs the library.
+        library: as people call it.
+        extra: of `pyproject.toml`.
+    """
+    return MissingExtraError(
+        f'{what} needs {library}: pip install "styleaug[{extra}]", or in a clone of the repository '
+        f'pip install -e ".[{extra}]" (with uv: uv sync --extra {extra}).'
+    )

@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from styleaug.errors import ConfigError, ImageError, WeightsError
+from styleaug.errors import ConfigError, ImageError, WeightsError, missing_extra
 from styleaug.images import luminance
+from styleaug.paths import in_utf8
 
 __all__ = [
     "FlowMethod",
@@ -125,8 +126,8 @@ def import_cv2(method: str) -> Any:
     try:
         import cv2
     except ImportError:
-        raise ConfigError(
-            f"the optical flow {method!r} needs OpenCV: pip install 'styleaug[video]'. Or give flow=None."
+        raise missing_extra(
+            f"the optical flow {method!r} (flow=None does without)", "OpenCV", "video"
         ) from None
     return cv2
 
@@ -167,7 +168,8 @@ def raft_of(path: Path) -> Callable[[Tensor, Tensor], Tensor]:
     network = raft_small(weights=None)
     try:
         safe = path.suffix == ".safetensors"
-        state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        with in_utf8(path) as name:
+            state: Any = load_file(name) if safe else torch.load(name, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError, EOFError) as error:
         raise WeightsError(f"{path} does not hold the weights of raft_small: {error}") from None

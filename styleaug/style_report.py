@@ -14,6 +14,7 @@ from styleaug.bank import StyleBank
 from styleaug.contact_sheet import contact_sheet, one_style, open_rgb, sample_photos
 from styleaug.errors import ConfigError
 from styleaug.files import save_image
+from styleaug.foreign import printable
 from styleaug.paths import check_path
 from styleaug.transforms.core import Stylizer
 
@@ -92,7 +93,7 @@ def write_report(
     groups = facts.pop("groups", {})
     facts |= {f"styles of {label}": count for label, count in groups.items()}
     rows = "".join(
-        f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(str(value))}</td></tr>"
+        f"<tr><td>{html.escape(printable(key))}</td><td>{html.escape(printable(value))}</td></tr>"
         for key, value in facts.items()
     )
     page = PAGE.format(

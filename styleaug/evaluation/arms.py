@@ -32,6 +32,7 @@ from styleaug.evaluation.arm_steps import (
     torchvision_policy,
 )
 from styleaug.files import SUFFIXES, files_below
+from styleaug.foreign import name_bytes
 from styleaug.weights import bank_names, generator_names
 
 __all__ = ["STEPS", "Arm", "parse_arm"]
@@ -199,7 +200,7 @@ class ArmSpec:
                 for file in files:
                     whole = file.suffix == ".safetensors"
                     digest.update(
-                        file.read_bytes() if whole else f"{file.name} {file.stat().st_size}".encode()
+                        file.read_bytes() if whole else name_bytes(f"{file.name} {file.stat().st_size}")
                     )
         return digest.hexdigest()
 

@@ -34,6 +34,7 @@ from styleaug.evaluation.quality import find_device
 from styleaug.evaluation.structure_kept import measure
 from styleaug.evaluation.verdicts import Verdict, judge, told_rules
 from styleaug.files import save_image
+from styleaug.foreign import printable
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import from_float, to_float
 
@@ -130,15 +131,14 @@ class LabelSafety:
     def table(self) -> str:
         """Tell all of it to a person."""
         known = "" if self.accuracy is None else f", right on {100 * self.accuracy:.0f} %"
-        lines = [f"{self.images} images, classifier {self.classifier}{known}", ""]
+        lines = [f"{self.images} images, classifier {printable(self.classifier)}{known}", ""]
         lines.append(f"{'':24}" + "".join(f"{head:>14}" for head in HEADS))
         lines.append(f"{'mild jitter':24}" + "".join(f"{cell:>14}" for cell in flip_cells(self.jitter)))
         for row in self.rows:
             cells = [*flip_cells(row.flips), *figure_cells(row.figures), row.verdict.word]
             because = f"  {row.verdict.because}" if row.verdict.because else ""
-            lines.append(
-                f"{row.name + f', {row.strength:g}':24}" + "".join(f"{c:>14}" for c in cells) + because
-            )
+            head = f"{printable(row.name)}, {row.strength:g}"
+            lines.append(f"{head:24}" + "".join(f"{c:>14}" for c in cells) + because)
         return "\n".join([*lines, "", *told_rules()])
 
     def save_sheet(self, path: str | Path) -> Path:

@@ -17,6 +17,7 @@ from styleaug.evaluation.class_folders import ClassFolders, Fit, class_names, re
 from styleaug.evaluation.classifiers import default_recipe
 from styleaug.evaluation.corruptions import CORRUPTIONS
 from styleaug.evaluation.fitting import Recipe
+from styleaug.foreign import name_bytes
 
 __all__ = ["HOME", "Protocol", "Store"]
 
@@ -269,7 +270,7 @@ class Store:
 
 def slot(name: str) -> str:
     """Give a name that any file system takes."""
-    return name.encode().hex()[:200]
+    return name_bytes(name).hex()[:200]
 
 
 def mapped(path: Path) -> Shaped[Tensor, "N ..."]:

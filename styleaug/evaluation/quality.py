@@ -20,6 +20,7 @@ from styleaug.evaluation.judging import Painter, Scores, encode_styles, judge
 from styleaug.evaluation.pairs import Pairs, read_pairs
 from styleaug.evaluation.perceptual import Networks, load_networks
 from styleaug.files import save_image
+from styleaug.foreign import printable
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import from_float, to_float
 from styleaug.transforms.placement import place
@@ -134,15 +135,16 @@ class Quality:
 
     def table(self) -> str:
         """Lay the scores out as text: a line for each figure, the generators side by side."""
-        width = max(COLUMN, *(len(name) + 2 for name in self.scores))
-        lines = [" " * LABEL + "".join(f"{name:>{width}}" for name in self.scores)]
+        names = [printable(name) for name in self.scores]
+        width = max(COLUMN, *(len(name) + 2 for name in names))
+        lines = [" " * LABEL + "".join(f"{name:>{width}}" for name in names)]
         for group, measures in MEASURES.items():
             shown = {k: m for k, m in measures.items() if any(k in s.means for s in self.scores.values())}
             lines += [group] if shown else []
             for key, (label, better) in shown.items():
                 cells = "".join(f"{cell(scores, key):>{width}}" for scores in self.scores.values())
                 lines.append(f"  {better} {label:{LABEL - 4}}{cells}")
-        return "\n".join([*lines, "", *(fill(note, WIDTH) for note in self.notes)])
+        return "\n".join([*lines, "", *(fill(printable(note), WIDTH) for note in self.notes)])
 
     def save(self, path: str | Path) -> Path:
         """Write it atomically as JSON.

@@ -10,6 +10,7 @@ from styleaug.atomic import atomic
 from styleaug.evaluation.protocol import HOME, TRAIN, Protocol, Store
 from styleaug.evaluation.run_records import Record, RunFile
 from styleaug.evaluation.statistics import Difference, Spread, difference, holm, spread
+from styleaug.foreign import printable
 
 __all__ = ["ArmResult", "Plan", "Robustness"]
 
@@ -89,7 +90,7 @@ class Robustness:
     def save(self, path: Path) -> Path:
         """Write the Markdown table."""
         with atomic(path) as part:
-            part.write_text(self.markdown())
+            part.write_text(self.markdown(), encoding="utf-8")
         return path
 
 
@@ -211,13 +212,13 @@ class Plan:
 
     def table(self) -> str:
         """Lay the plan out as text."""
-        lines = [f"{len(self.classes)} classes: {', '.join(self.classes)}"]
-        lines += ["images: " + ", ".join(f"{name} {count}" for name, count in self.images.items())]
+        lines = [f"{len(self.classes)} classes: {', '.join(map(printable, self.classes))}"]
+        lines += ["images: " + ", ".join(f"{printable(name)} {n}" for name, n in self.images.items())]
         recipe = ", ".join(f"{key} {value}" for key, value in self.settings["recipe"].items())
         lines += [f"classifier: {self.settings['classifier']}; {recipe}"]
         lines += [f"runs: {self.runs}, of which {self.runs - self.missing} are done"]
         for name, seconds in self.seconds.items():
-            lines += [f"  {name:32} {duration(seconds)} of training"]
+            lines += [f"  {printable(name):32} {duration(seconds)} of training"]
         if self.missing:
             lines += [f"tests of each run: {duration(self.test_seconds)}"]
         if self.corruption_seconds:

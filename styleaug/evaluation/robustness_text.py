@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from styleaug.evaluation.statistics import Difference, Spread
+from styleaug.foreign import code, markdown, printable
 
 if TYPE_CHECKING:
     from styleaug.evaluation.robustness_table import ArmResult, Robustness
@@ -65,11 +66,12 @@ def plain_table(result: "Robustness") -> str:
     lines = aligned(rows_of(result))
     if result.corruptions:
         lines += ["", *aligned(corruption_rows(result))]
-    return "\n".join([*lines, "", NOTE.format(baseline=result.baseline)])
+    return "\n".join([*lines, "", NOTE.format(baseline=printable(result.baseline))])
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
     """Pad cells to columns."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
@@ -84,18 +86,18 @@ def markdown_table(result: "Robustness") -> str:
     """Lay the scores out in Markdown, with the settings."""
     settings = result.settings
     recipe = ", ".join(f"{name} {value}" for name, value in settings["recipe"].items())
-    domains = ", ".join(f"{name} {found['images']}" for name, found in settings["domains"].items())
-    lines = ["# Robustness", "", NOTE.format(baseline=result.baseline), ""]
+    domains = ", ".join(f"{markdown(name)} {found['images']}" for name, found in settings["domains"].items())
+    lines = ["# Robustness", "", NOTE.format(baseline=markdown(result.baseline)), ""]
     lines += [f"Classifier {settings['classifier']}: {recipe}.", ""]
-    lines += [f"Classes: {', '.join(settings['classes'])}. Images: {domains}.", ""]
+    lines += [f"Classes: {', '.join(map(markdown, settings['classes']))}. Images: {domains}.", ""]
     lines += grid(rows_of(result))
     if result.corruptions:
         lines += ["", "Corruptions, mean over severities and seeds:", "", *grid(corruption_rows(result))]
-    lines += ["", "Arms:", "", *(f"- {arm.name}: `{arm.spec}`" for arm in result.arms), ""]
+    lines += ["", "Arms:", "", *(f"- {markdown(arm.name)}: {code(arm.spec)}" for arm in result.arms), ""]
     return "\n".join(lines)
 
 
 def grid(rows: list[list[str]]) -> list[str]:
-    """Draw a Markdown table."""
-    head, *others = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    """Draw a Markdown table of cells that are any text."""
+    head, *others = ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]
     return [head, "|---|" + "--:|" * (len(rows[0]) - 1), *others]

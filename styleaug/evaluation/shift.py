@@ -29,6 +29,7 @@ from styleaug.evaluation.domains import Gap, Parted, gap_between, gap_closed, st
 from styleaug.evaluation.pairs import Squares, read_squares
 from styleaug.evaluation.quality import find_device
 from styleaug.files import save_image
+from styleaug.foreign import printable
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import from_float, to_float
 from styleaug.training.losses import edge_correlation
@@ -119,9 +120,9 @@ class Shift:
         ]
         for option in self.options:
             cells = [shown(option.closed[name], option.after[name]) for name in self.parted]
-            head = f"{option.name}, {option.strength:g}, edges {option.edges:.2f}"
+            head = f"{printable(option.name)}, {option.strength:g}, edges {option.edges:.2f}"
             lines.append(f"{head:50}" + "".join(f"{cell:>18}" for cell in cells))
-        return "\n".join([*lines, "", *self.told_advice()])
+        return "\n".join([*lines, "", *map(printable, self.told_advice())])
 
     def told_advice(self) -> list[str]:
         """Give the recommendation as lines."""

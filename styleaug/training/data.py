@@ -15,6 +15,7 @@ from torch import Tensor
 
 from styleaug.errors import FileError, ImageError
 from styleaug.files import image_files, open_image, stem_of
+from styleaug.foreign import name_bytes
 from styleaug.formats.scan import as_picture
 from styleaug.images import check_range, to_float, to_pixels
 from styleaug.paths import check_path, check_regular
@@ -144,7 +145,7 @@ def is_held_out(name: str, share: float = 0.05) -> bool:
 
 def digest_of(name: str) -> bytes:
     """Hash a name, so that what is held out does not change when images come or go."""
-    return hashlib.sha256(name.encode()).digest()
+    return hashlib.sha256(name_bytes(name)).digest()
 
 
 def split(names: list[str], share: float) -> tuple[list[int], list[int]]:

@@ -148,10 +148,11 @@ def is_finite(value: Any) -> bool:
 
 
 def open_board(folder: Path, step: int) -> Any:
-    """Open TensorBoard's writer, or give None where it is not installed."""
+    """Open TensorBoard's writer; give None where it is not installed, or cannot take the folder's name."""
     try:
+        str(folder).encode()
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+    except (ImportError, UnicodeEncodeError):
         return None
     # TensorBoard hides what it has at this step and beyond; the step itself was finished.
     return SummaryWriter(folder, purge_step=step + 1 if step else 0, flush_secs=30)

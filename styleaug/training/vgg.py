@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from styleaug.errors import WeightsError
-from styleaug.paths import check_regular
+from styleaug.paths import check_regular, in_utf8
 
 __all__ = ["VGG19", "load_vgg19", "read_weights"]
 
@@ -104,6 +104,7 @@ def load_vgg19(folder: Path | None = None) -> VGG19:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file, with our errors."""
     try:
-        return load_file(check_regular(path))
+        with in_utf8(check_regular(path)) as name:
+            return load_file(name)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot read the weights {path}: {error}") from None

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from styleaug.errors import ConfigError, DeviceError, ImageError
+from styleaug.foreign import name_bytes
 from styleaug.transforms.core import Stylizer
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
 
 def seed_from(*parts: int | str) -> int:
     """Mix numbers and names to a seed in [0, 2**63): the same for the same parts, on every machine."""
-    digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
+    digest = hashlib.sha256(name_bytes(":".join(map(str, parts)))).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
