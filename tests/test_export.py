@@ -20,7 +20,16 @@ from onnx import TensorProto
 from specimens import GENERATORS, Spy, bank, bank_of, generator, photos, tiny_adain, tiny_pix2pix
 from torch import Tensor
 
-from styleaug import BankError, ConfigError, FileError, WeightsError, export, load_bank, load_generator
+from styleaug import (
+    BankError,
+    ConfigError,
+    FileError,
+    WeightsError,
+    export,
+    fit_style,
+    load_bank,
+    load_generator,
+)
 from styleaug.cli import cli
 from styleaug.export import Exported, export_onnx
 from styleaug.generators.base import AbstractGenerator
@@ -284,6 +293,26 @@ def test_files_that_differ_are_not_written(wrong, monkeypatch, tmp_path):
     assert out.read_bytes() == b"before" and list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.parametrize("largest", [0.04, 0.2])
+def test_rounding_that_nobody_sees_is_no_reason_to_refuse(largest):
+    export.check_difference("macenko", "float32", 0.005 / 255, largest / 255, 1.0, codes=False)
+    for mean, most in ((0.02, largest), (0.005, 0.3), (float("nan"), largest), (0.005, float("nan"))):
+        with pytest.raises(WeightsError, match=r"0\.01 and 0\.25 levels of 255 are allowed"):
+            export.check_difference("macenko", "float32", mean / 255, most / 255, 1.0, codes=False)
+    with pytest.raises(WeightsError, match=r"0\.0001 and 0\.0001 are allowed"):
+        export.check_difference("photo", "float32", 1e-5, 2e-4, 1.0, codes=True)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["macenko", "vahadane", "reinhard-hed", "randstainna"])
+def test_banks_fitted_to_slides_are_exported(name, data, tmp_path):
+    for folder in ("wbc/bccd", "colon/site_a"):
+        bank = fit_style(data / folder, generator=name, max_styles=64).bank
+        made = export_onnx(name, tmp_path / "a.onnx", bank=bank)
+        assert 255 * made.largest < 0.25
+
+
 @pytest.mark.parametrize(
     ("source", "options", "error", "message"),
     [
@@ -317,7 +346,7 @@ def test_more_refusals(tmp_path, monkeypatch):
         export_onnx(Listing(), tmp_path / "a.onnx", bank=bank_of(Listing()))
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     with pytest.raises(
-        ConfigError, match=r"needs onnx, onnxruntime, onnxscript: pip install 'styleaug\[export\]'"
+        ConfigError, match=r'needs onnx, onnxruntime, onnxscript: pip install "styleaug\[export\]"'
     ):
         export_onnx("adain", tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
