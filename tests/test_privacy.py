@@ -15,7 +15,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from specimens import generator, photos
 
-from styleaug import ConfigError, StyleBank, fit_style
+from styleaug import ConfigError, StyleBank, fit_style, load_generator
 from styleaug.training import differential
 from styleaug.training.clusters import microaggregate
 from styleaug.training.differential import (
@@ -25,6 +25,7 @@ from styleaug.training.differential import (
     frame_of,
     loss_of,
     mean_sensitivity,
+    origins_needed,
     private_styles,
     private_summary,
 )
@@ -377,3 +378,52 @@ def test_what_cannot_be_kept_private_is_refused(options, message, tmp_path):
 
 def test_privacy_takes_a_default_delta():
     assert Privacy(5, 1.0).delta == 1e-5 and Privacy(5).delta is None
+
+
+# How many it takes
+
+
+@pytest.mark.parametrize("name", ["reinhard-rgb", "reinhard-hed", "macenko", "hed-jitter", "photo"])
+def test_fewer_images_are_needed_the_larger_epsilon_is(name):
+    network = load_generator(name)
+    needed = [origins_needed(network, epsilon, 1e-5) for epsilon in (0.5, 1, 4, 10, 100)]
+    assert needed == sorted(needed, reverse=True) and needed[-1] >= 1
+    assert origins_needed(network, 4, 1e-5) > origins_needed(network, 4, 1e-3)
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 4.0])
+@pytest.mark.parametrize("name", ["reinhard-rgb", "photo"])
+def test_the_number_needed_is_where_noise_and_style_are_alike(name, epsilon):
+    """Of images that are all alike the styles are noise alone: with the number needed, as much as usual."""
+    network = load_generator(name)
+    frame, needed = frame_of(network), origins_needed(network, epsilon, 1e-5)
+    for count, low, high in ((needed // 10, 1.4, 99), (needed, 0.3, 1.5), (20 * needed, 0, 0.4)):
+        sizes, alike = [], torch.zeros(count, frame.axes.shape[1], dtype=torch.float64)
+        for _ in range(20):
+            _, covariance = private_summary(alike, frame, epsilon, 1e-5)
+            sizes.append(float(torch.linalg.eigvalsh(covariance)[-1].clamp_min(0)))
+        noise = (sum(sizes) / len(sizes)) ** 0.5 / frame.usual
+        assert low < noise < high, (count, noise)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_little_but_noise_is_said_with_the_number_that_it_takes(tmp_path, command, grouped):
+    for name in ("a", "b") if grouped else ("a",):
+        save_photos(tmp_path / "photos" / name, 6)
+    options = {"group_by": "folder"} if grouped else {}
+    fit = fit_style(tmp_path / "photos", epsilon=4, max_styles=8, **options)
+    told = [text for text in fit.warnings if "more noise than style" in text]
+    needed = origins_needed(RGB, 4, 1e-5)
+    assert 500 < needed < 2000
+    assert len(told) == (2 if grouped else 1)
+    assert all(f"epsilon=4 the styles of {'group' if grouped else 'these images'}" in text for text in told)
+    assert all(f"from 6 patients or files, and it takes {needed} at least" in text for text in told)
+    assert not [text for text in fit_style(tmp_path / "photos").warnings if "noise" in text]
+    said = command("fit-style", tmp_path / "photos", "--epsilon", 4, "-o", tmp_path / "b.safetensors").stderr
+    assert "warning: with epsilon=4 the styles of these images are more noise than style" in said
+
+
+def test_enough_images_draw_no_warning(monkeypatch, tmp_path):
+    monkeypatch.setattr("styleaug.training.fit.origins_needed", lambda *args: 6)
+    fit = fit_style(save_photos(tmp_path / "photos", 6), epsilon=4, max_styles=2)
+    assert not fit.warnings

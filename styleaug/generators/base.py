@@ -42,6 +42,8 @@ class AbstractGenerator(nn.Module, ABC):
     """Whether the mean of several codes is a style as well."""
     code_range: tuple[list[float], list[float]] | None = None
     """Least and greatest value of each entry over all images, where they are known."""
+    usual_spread: float = 0.1
+    """Deviation of an entry over the images of one laboratory, about, in half ranges of `code_range`."""
     takes_bfloat16: bool = False
     """Whether the weights may be bfloat16 while images and codes stay float32."""
     multiple: int = 1

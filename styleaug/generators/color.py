@@ -101,6 +101,7 @@ class ChannelStats(AbstractGenerator):
         self.space = space_named(space, tuple(SPACES))
         self.name = f"reinhard-{space}"
         self.code_length = 2 * SPACES[space].planes
+        self.usual_spread = 0.01 if space == "hed" else 0.1  # its range is that of light no slide has
         ranges = RANGES[space]
         spreads = [(0.0, (high - low) / 2) for low, high in ranges]  # no deviation is larger
         self.code_range = ([low for low, _ in ranges + spreads], [high for _, high in ranges + spreads])

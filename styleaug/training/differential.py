@@ -15,7 +15,7 @@ from styleaug.errors import ConfigError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.weights import bank_names, cards, load_bank
 
-__all__ = ["Frame", "delta_of", "frame_of", "loss_of", "private_styles", "private_summary"]
+__all__ = ["Frame", "delta_of", "frame_of", "loss_of", "origins_needed", "private_styles", "private_summary"]
 
 MEAN_SHARE = 0.25
 """Of the budget (of the squared signal to noise) for the mean; the covariance is noisier."""
@@ -71,6 +71,8 @@ class Frame:
     low: Float[Tensor, " S"]
     """Range of the codes that are drawn."""
     high: Float[Tensor, " S"]
+    usual: float = 1.0
+    """Deviation of z along an axis over the images of one source, about; known from public images."""
 
     def coordinates(self, codes: Float[Tensor, "N S"]) -> Float[Tensor, "N R"]:
         """Give z of each code, in double precision, clipped to `radius`."""
@@ -96,7 +98,8 @@ def frame_of(generator: AbstractGenerator) -> Frame:
     if generator.code_range is not None and generator.code_length <= BOX_ENTRIES:
         low, high = (torch.tensor(end, dtype=torch.float64) for end in generator.code_range)
         half, size = (high - low) / 2, math.sqrt(generator.code_length)
-        return Frame((low + high) / 2, half.diag(), size, BOX_SPREAD * size, low, high)
+        usual = generator.usual_spread
+        return Frame((low + high) / 2, half.diag(), size, BOX_SPREAD * size, low, high, usual)
     if generator.has_prior:
         size = generator.code_length
         axes, most = torch.eye(size, dtype=torch.float64), math.sqrt(size) + 2  # beyond are 2 % or fewer
@@ -167,6 +170,25 @@ def covariance_sensitivity(frame: Frame, count: int) -> float:
     `|x x' - y y'|^2 = |x|^4 + |y|^4 - 2 (x y)^2`, at most twice the fourth power of the longest.
     """
     return math.sqrt(2) * frame.spread**2 / count
+
+
+def origins_needed(generator: AbstractGenerator, epsilon: float, delta: float) -> int:
+    """Compute for how many origins the noise is as large as what usual images differ by.
+
+    With fewer, the styles drawn are noise more than the images'. It follows from the mechanism alone, and so
+    tells nothing of any image.
+
+    Args:
+        generator: whose codes are measured.
+        epsilon: above 0.
+        delta: in (0, 1).
+    """
+    frame, loss = frame_of(generator), loss_of(epsilon, delta)
+    mean = mean_sensitivity(frame, 1) / (loss * math.sqrt(MEAN_SHARE)) / frame.usual
+    # The largest eigenvalue of the noise, whose entries off the diagonal deviate by 1 / sqrt(2) of these.
+    largest = math.sqrt(2 * frame.axes.shape[1])
+    noisy = covariance_sensitivity(frame, 1) / (loss * math.sqrt(1 - MEAN_SHARE))
+    return math.ceil(max(mean, largest * noisy / frame.usual**2))
 
 
 def noise(count: int) -> Float[Tensor, " K"]:

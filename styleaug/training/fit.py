@@ -16,9 +16,10 @@ from styleaug.bank import Provenance, StyleBank
 from styleaug.errors import ConfigError, FileError, StyleAugError
 from styleaug.formats.scan import Window
 from styleaug.generators.base import AbstractGenerator
+from styleaug.paths import check_path
 from styleaug.training.clusters import cover
 from styleaug.training.data import LISTS
-from styleaug.training.differential import frame_of, private_styles
+from styleaug.training.differential import frame_of, origins_needed, private_styles
 from styleaug.training.privacy import Pool, Privacy
 from styleaug.training.studies import Study, balance_warnings, modality_of, origin_of, read_study
 from styleaug.training.style_images import images_in, open_style, shrink, views
@@ -156,7 +157,7 @@ def fit_style(
 def study_of(source: Any, group_by: str | None, class_by: str | None) -> tuple[Study, dict[Path, Any]]:
     """List the images of a source: files, and those in memory by names that no file has."""
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
+        path = check_path(source)
         if path.is_dir() or path.suffix.lower() in LISTS or not (path.suffix or path.exists()):
             return read_study(path, group_by=group_by, class_by=class_by), {}
     held: dict[Path, Any] = {}
@@ -302,6 +303,7 @@ def make_bank(
             )
             continue
         privacy.check(pool.origins)
+        warnings += noise_warning(pool, network, privacy, f"group {name!r}" if grouped else "these images")
         rows.append(make_rows(pool, network, privacy, quota, rng))
         label = label_of(name) if labels else f"g{len(groups) + 1}"
         groups[label] = Group(name, pool.images, pool.origins, len(rows[-1]))
@@ -319,6 +321,20 @@ def make_bank(
     numbers = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(part) for part in rows]))
     bank = StyleBank(torch.cat(rows), provenance, groups=numbers, labels=tuple(groups))
     return Fit(bank, sorted(failed), warnings, groups)
+
+
+def noise_warning(pool: Pool, network: AbstractGenerator, privacy: Privacy, of: str) -> list[str]:
+    """Say where differential privacy leaves little but noise, and how many images it would take."""
+    if privacy.epsilon is None or privacy.delta is None:
+        return []
+    needed = origins_needed(network, privacy.epsilon, privacy.delta)
+    if pool.origins >= needed:
+        return []
+    return [
+        f"with epsilon={privacy.epsilon:g} the styles of {of} are more noise than style: they come from "
+        f"{pool.origins} patients or files, and it takes {needed} at least. Give more, a larger epsilon, or "
+        "none: min_images protects without noise, and promises less."
+    ]
 
 
 def make_rows(
