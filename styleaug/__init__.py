@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         DeviceError,
         FileError,
         ImageError,
+        MissingExtraError,
         StyleAugError,
         TrainError,
         WeightsError,
@@ -37,6 +38,7 @@ HOMES = {
     "DeviceError": "errors",
     "FileError": "errors",
     "ImageError": "errors",
+    "MissingExtraError": "errors",
     "Provenance": "provenance",
     "StyleAugError": "errors",
     "StyleAugment": "transforms.torchvision",
@@ -65,6 +67,7 @@ __all__ = [
     "DeviceError",
     "FileError",
     "ImageError",
+    "MissingExtraError",
     "Provenance",
     "StyleAugError",
     "StyleAugment",
@@ -89,7 +92,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
-        raise AttributeError(f"module 'styleaug' has no attribute {name!r}")
+        from styleaug.parts import importer
+
+        return importer(__name__)(name)
     value = getattr(import_module(f"styleaug.{HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from styleaug.errors import ConfigError, StyleAugError
+from styleaug.errors import ConfigError, StyleAugError, missing_extra
 
 if TYPE_CHECKING:  # what needs no torch starts faster
     from styleaug.copies import Copier, Line, Unit
@@ -185,7 +185,7 @@ def import_ray() -> ModuleType:
         import ray.data
         import ray.exceptions
     except ImportError as error:
-        raise ConfigError(f"engine 'ray' needs Ray Data: pip install 'styleaug[ray]' ({error}).") from None
+        raise missing_extra("engine 'ray'", "Ray Data", "ray") from error
     return ray
 
 

@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from styleaug.errors import ConfigError, FileError
+from styleaug.errors import ConfigError, FileError, missing_extra
 
 __all__ = ["SHARDS", "AbstractReader", "AbstractWriter", "DamagedShardError", "Sample", "open_shard"]
 
@@ -247,7 +247,7 @@ def open_parquet(path: Path, column: str) -> Iterator["ParquetReader"]:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise ConfigError("Parquet files need pyarrow: pip install 'styleaug[parquet]'.") from None
+        raise missing_extra("a Parquet file", "pyarrow", "parquet") from None
     with reading(path):
         file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
     with file:

@@ -326,7 +326,7 @@ def test_what_cannot_be_started(monkeypatch, tmp_path):
     for name, extra, options in (("pyarrow", "parquet", {}), ("ray", "ray", {"engine": "ray"})):
         with (
             monkeypatch.context() as patch,
-            pytest.raises(ConfigError, match=rf"pip install 'styleaug\[{extra}\]'"),
+            pytest.raises(ConfigError, match=rf"pip install .styleaug\[{extra}\]"),
         ):
             patch.setitem(sys.modules, name, None)
             invert(tables, tmp_path / "out", **options)

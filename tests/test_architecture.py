@@ -20,6 +20,7 @@ MODULES = {
 MOST_LINES = 420
 
 LEVELS = [
+    {"foreign", "parts"},
     {"errors"},
     {"paths", "provenance", "shipped"},
     {"atomic"},

@@ -413,7 +413,7 @@ def test_syntaxes_without_a_decoder_are_named(tmp_path, monkeypatch):
     from pydicom.pixels.decoders.base import Decoder
 
     monkeypatch.setattr(Decoder, "is_available", property(lambda self: False))
-    with pytest.raises(ConfigError, match=r"transfer syntax RLE Lossless: pip install .styleaug\[medical\]"):
+    with pytest.raises(ConfigError, match=r"a decoder of RLE Lossless: pip install .styleaug\[medical\]"):
         open_image(SHIPPED / "MR_small_RLE.dcm")
     assert RLELossless.name == "RLE Lossless"
 

@@ -114,7 +114,7 @@ def test_opencv_that_is_missing_is_said(monkeypatch):
 
     monkeypatch.delitem(sys.modules, "cv2", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match=r"pip install 'styleaug\[video\]'"):
+    with pytest.raises(ConfigError, match=r"pip install .styleaug\[video\]"):
         flow_function("dis")
 
 

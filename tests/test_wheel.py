@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -37,6 +38,8 @@ def test_wheel_works_in_a_fresh_environment(tmp_path):
     run(uv, "build", "--wheel", ROOT, "-o", tmp_path / "dist")
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     assert wheel.stat().st_size < 12 * 2**20
+    with ZipFile(wheel) as content:
+        assert "styleaug/py.typed" in content.namelist(), "type checkers look for it"
     run(uv, "venv", "--python", sys.executable, tmp_path / "fresh")
     python = tmp_path / "fresh/bin/python"
     run(uv, "pip", "install", "--python", python, wheel)

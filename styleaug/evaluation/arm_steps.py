@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from styleaug.errors import ConfigError, FileError
+from styleaug.errors import FileError, missing_extra
 from styleaug.files import image_files
 from styleaug.generators.colorspace import hsv_to_rgb, rgb_to_hsv
 from styleaug.images import from_float, luminance, to_float
@@ -176,10 +176,7 @@ class References:
         try:
             import albumentations
         except ImportError:
-            raise ConfigError(
-                f"the step {kind!r} needs albumentations; install it with: "
-                'pip install "styleaug[albumentations]".'
-            ) from None
+            raise missing_extra(f"the step {kind!r}", "albumentations", "albumentations") from None
         made = (
             albumentations.FDA(beta_limit=span, metadata_key="references", p=p)
             if kind == "fda"

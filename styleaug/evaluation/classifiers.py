@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from styleaug.errors import ConfigError, WeightsError
+from styleaug.errors import ConfigError, WeightsError, missing_extra
 from styleaug.evaluation.fitting import Recipe
 from styleaug.training.vgg import read_weights
 
@@ -249,7 +249,7 @@ def import_timm(what: str) -> Any:
     try:
         import timm
     except ImportError:
-        raise ConfigError(f'{what} needs timm; install it with: pip install "styleaug[timm]".') from None
+        raise missing_extra(what, "timm", "timm") from None
     return timm
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from styleaug.errors import ConfigError, FileError
-from styleaug.formats.scan import check_size, unreadable
+from styleaug.errors import FileError
+from styleaug.formats.scan import check_size, missing, unreadable
 
 __all__ = ["PIXELS", "check_codestreams", "check_kind", "decode", "read_shape", "syntax_of"]
 
@@ -146,9 +146,7 @@ def decode(data: Any, path: Path) -> np.ndarray:
     except NotImplementedError:
         raise FileError(f"{path} has the transfer syntax {syntax.name}, which has no decoder.") from None
     if not available:
-        raise ConfigError(
-            f'{path} has the transfer syntax {syntax.name}: pip install "styleaug[medical]" to decode it.'
-        )
+        raise missing(path, f"a decoder of {syntax.name}")
     try:
         stored = twelve_bits(data) if str(syntax) == TWELVE_BITS else pixel_array(data)
         if str(data.get("PhotometricInterpretation", "")) != "PALETTE COLOR":
@@ -157,9 +155,7 @@ def decode(data: Any, path: Path) -> np.ndarray:
         # Palettes hold 16 bits of colour for 8 of index; the upper half is what is shown.
         return (colour >> 8).astype(np.uint8) if colour.itemsize == 2 else colour
     except ImportError:
-        raise ConfigError(
-            f'{path} has the transfer syntax {syntax.name}: pip install "styleaug[medical]" to decode it.'
-        ) from None
+        raise missing(path, f"a decoder of {syntax.name}") from None
     except Exception as error:
         raise unreadable(path, error) from None
 

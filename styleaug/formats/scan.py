@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from styleaug.errors import ConfigError, FileError
+from styleaug.errors import ConfigError, FileError, MissingExtraError, missing_extra
 from styleaug.formats.limits import MAX_PIXELS, check_size
 
 __all__ = [
@@ -244,9 +244,9 @@ def unreadable(path: Path, error: Exception) -> FileError:
     return FileError(f"cannot read {path}: {reason}. Remove the file or save it again.")
 
 
-def missing(path: Path, library: str) -> ConfigError:
+def missing(path: Path, library: str) -> MissingExtraError:
     """Say which extra a file needs."""
-    return ConfigError(f'{path} needs {library}: pip install "styleaug[medical]".')
+    return missing_extra(str(path), library, "medical")
 
 
 @contextmanager

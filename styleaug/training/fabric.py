@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from styleaug.errors import ConfigError
+from styleaug.errors import ConfigError, missing_extra
 from styleaug.generators.base import keep_freed_memory
 from styleaug.training.config import TrainConfig
 
@@ -22,7 +22,7 @@ def make_fabric(config: TrainConfig) -> Any:
     try:
         from lightning_fabric import Fabric
     except ImportError:
-        raise ConfigError("training needs lightning-fabric: pip install 'styleaug[train]'.") from None
+        raise missing_extra("training", "lightning-fabric", "train") from None
     if config.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device must be auto, cpu or cuda, got {config.device!r}.")
     cuda = torch.cuda.is_available()

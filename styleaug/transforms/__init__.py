@@ -1,1 +1,5 @@
 """Transforms draw parameters, then apply them; one file for each library that hosts them."""
+
+from styleaug.parts import importer
+
+__getattr__ = importer(__name__)

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import albumentations as A
 import numpy as np
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from styleaug.bank import StyleBank
-from styleaug.errors import ConfigError, ImageError
+from styleaug.errors import ConfigError, ImageError, missing_extra
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import ValueRange
 from styleaug.samplers import Sampler
@@ -23,6 +22,11 @@ from styleaug.transforms.guard import Edges, Protect
 from styleaug.transforms.host import Copies, advised, draw_seed, needs_no_other_inputs, rng_from, seed_from
 from styleaug.transforms.params import STRENGTH, Channels, P, Precision
 from styleaug.transforms.splice import Splice
+
+try:
+    import albumentations as A
+except ImportError as error:
+    raise missing_extra("styleaug.transforms.albumentations", "albumentations", "albumentations") from error
 
 __all__ = ["StyleAugment"]
 

@@ -4,15 +4,19 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from kornia.augmentation import IntensityAugmentationBase2D
-from kornia.augmentation.random_generator import RandomGeneratorBase
 from torch import Tensor
 
 from styleaug.bank import StyleBank
-from styleaug.errors import ConfigError, ImageError
+from styleaug.errors import ConfigError, ImageError, missing_extra
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.host import advised
 from styleaug.transforms.params import P, StyleOptions, StyleParams, check_share
+
+try:
+    from kornia.augmentation import IntensityAugmentationBase2D
+    from kornia.augmentation.random_generator import RandomGeneratorBase
+except ImportError as error:
+    raise missing_extra("styleaug.transforms.kornia", "kornia", "kornia") from error
 
 __all__ = ["RandomStyle"]
 

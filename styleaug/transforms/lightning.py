@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils._pytree import tree_structure
 
-from styleaug.errors import ConfigError
+from styleaug.errors import ConfigError, missing_extra
 from styleaug.transforms.host import advised, draw_seed, drawing_from, seed_from
 from styleaug.transforms.sample import ImageKey, calling, check_image_key
+
+try:
+    from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+except ImportError as error:
+    raise missing_extra("styleaug.transforms.lightning", "Lightning", "lightning") from error
 
 __all__ = ["StyleCallback"]
 

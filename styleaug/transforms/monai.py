@@ -9,20 +9,24 @@ from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
-from monai.config.type_definitions import KeysCollection
-from monai.data.meta_tensor import MetaTensor
-from monai.transforms.compose import Compose
-from monai.transforms.transform import MapTransform, RandomizableTransform
-from monai.utils.enums import TransformBackends
-from monai.utils.misc import get_seed
 from torch import Tensor
 
 from styleaug.bank import StyleBank
-from styleaug.errors import ConfigError, ImageError
+from styleaug.errors import ConfigError, ImageError, missing_extra
 from styleaug.images import MOST_CHANNELS
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.host import Copies, advised, draw_seed, needs_no_other_inputs, rng_from, seed_from
 from styleaug.transforms.params import StyleOptions, StyleParams, check_share, first_rows
+
+try:
+    from monai.config.type_definitions import KeysCollection
+    from monai.data.meta_tensor import MetaTensor
+    from monai.transforms.compose import Compose
+    from monai.transforms.transform import MapTransform, RandomizableTransform
+    from monai.utils.enums import TransformBackends
+    from monai.utils.misc import get_seed
+except ImportError as error:
+    raise missing_extra("styleaug.transforms.monai", "MONAI", "monai") from error
 
 __all__ = ["RandStyle", "RandStyleD", "RandStyleDict", "RandStyled"]
 

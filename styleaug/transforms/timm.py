@@ -4,11 +4,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from timm.data.loader import PrefetchLoader
 from torch import Tensor
 
-from styleaug.errors import ConfigError
+from styleaug.errors import ConfigError, missing_extra
 from styleaug.transforms.host import advised, batch_seeds, draw_seed, drawing_from
+
+try:
+    from timm.data.loader import PrefetchLoader
+except ImportError as error:
+    raise missing_extra("styleaug.transforms.timm", "timm", "timm") from error
 
 __all__ = ["StylePrefetchLoader"]
 
