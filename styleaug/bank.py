@@ -115,13 +115,15 @@ class StyleBank:
             BankError: naming both, or the first such code.
         """
         mine = self.provenance
-        if mine.generator != generator.name or self.codes.shape[1] != generator.code_length:
+        # "reinhard-lab" and "reinhard-lab-tissue" take the same codes, and say so.
+        same = mine.fingerprint == generator.fingerprint
+        if not (same or mine.generator == generator.name) or self.codes.shape[1] != generator.code_length:
             raise BankError(
                 f"this bank was made by generator {mine.generator!r} ({self.codes.shape[1]} floats a "
                 f"style), not by {generator.name!r} ({generator.code_length}). Use that generator, or fit "
                 f"the bank again: styleaug fit-style FOLDER -o BANK --generator {generator.name}"
             )
-        if mine.fingerprint != generator.fingerprint:
+        if not same:
             raise BankError(
                 f"this bank was made by {mine.generator!r} with other weights or settings (fingerprint "
                 f"{mine.fingerprint}, these have {generator.fingerprint}). Load those weights, or fit the "

@@ -84,8 +84,9 @@ def stylise_slide(
 ) -> None:
     """Write a styled copy of a TIFF of any size, in a few hundred MB of memory.
 
-    The copy is tiled; resolution, colour profile and compression are kept. A pyramid gets its reduced
-    levels again, each a half, a quarter, an eighth ... as the source's are about.
+    Where the generator is one of colours, white stays as it is: glass is no tissue. The copy is tiled;
+    resolution, colour profile and compression are kept. A pyramid gets its reduced levels again, each a half,
+    a quarter, an eighth ... as the source's are about.
 
     Args:
         stylizer: see `stylise_tiles`.
@@ -104,7 +105,9 @@ def stylise_slide(
             slide = stack.enter_context(TiledReader(source))
             side = painted_side(slide)
             shown = range_of(slide, parse_window(window))
-            painted = stylise_tiles(stylizer, slide, params, tile=side, value_range=shown, device=device)
+            painted = stylise_tiles(
+                stylizer, slide, params, tile=side, value_range=shown, device=device, background=False
+            )
         except StyleAugError as error:
             raise SlideError(naming(source, error)) from None
         stored = stored_side(slide, side)

@@ -114,6 +114,7 @@ def stylise_tiles(
     survey: int = SURVEY_PIXELS,
     value_range: tuple[float, float] | None = None,
     device: str | torch.device = "cpu",
+    background: bool = True,
 ) -> Iterator[np.ndarray]:
     """Stylise one image of any size, and yield it tile by tile, row by row.
 
@@ -122,7 +123,7 @@ def stylise_tiles(
     the result is that of the whole image, up to the statistics. Those are read from up to `survey`
     pixels: from all of an image that has no more, else from small views spread evenly over it, the same
     ones in every call. Background, such as the glass of a slide, counts as it does where an image is
-    styled whole.
+    styled whole, unless `background` says otherwise.
 
     Args:
         stylizer: one that does not splice, and takes no styles from the batch.
@@ -133,6 +134,8 @@ def stylise_tiles(
             colour of 8 bits, and seen once for every normalisation of a network, some fifteen times.
         value_range: which values are black and white; None takes the stylizer's.
         device: where to stylise.
+        background: False leaves what is nearly white alone, in the statistics as well, if the generator
+            can; see `on_tissue` of a generator.
 
     Returns:
         `(h, w, C)` each, of the reader's type.
@@ -149,6 +152,8 @@ def stylise_tiles(
     check_reader(reader)
     device = torch.device(device)
     generator = stylizer.generator_on(device)
+    if not background and generator.tissue is not None:
+        generator = generator.on_tissue()
     value_range = value_range or known_range(stylizer)
     check_style(generator, params, tile)
     if stylizer.guard.floor is not None or stylizer.guard.protect is not None:

@@ -17,7 +17,7 @@ from styleaug.bank import StyleBank
 from styleaug.digest import Damaged, check_digest, to_bytes
 from styleaug.errors import BankError, FileError, StyleAugError, WeightsError
 from styleaug.generators.adain import AdaIN
-from styleaug.generators.base import AbstractGenerator
+from styleaug.generators.base import TISSUE, AbstractGenerator
 from styleaug.generators.color import COLOR_GENERATORS
 from styleaug.generators.cyclegan import CycleGAN
 from styleaug.generators.patchswap import PatchSwap
@@ -90,14 +90,21 @@ def bank_names() -> list[str]:
 def load_generator(source: str | Path) -> AbstractGenerator:
     """Load a generator by name, from a `.safetensors` file, or from the run folder that training wrote.
 
-    It comes frozen and in evaluation mode, on the CPU. One that is asked for by name is made once
-    and shared: copy it before you change it.
+    With "-tissue" after its name, as in "reinhard-lab-tissue", a generator of colours leaves the white
+    background of slides alone. It comes frozen and in evaluation mode, on the CPU. One that is asked for
+    by name is made once and shared: copy it before you change it.
 
     Raises:
         WeightsError: unknown name, or a file that is missing, damaged or made for something else.
     """
     if isinstance(source, str) and source in generator_names():
         return named_generator(source)
+    if (
+        isinstance(source, str)
+        and source.endswith(TISSUE)
+        and source.removesuffix(TISSUE) in generator_names()
+    ):
+        return tissue_generator(source.removesuffix(TISSUE))
     path = path_of(source, WeightsError)
     if not path.suffix and not path.exists():
         raise WeightsError(
@@ -115,6 +122,12 @@ def named_generator(name: str) -> AbstractGenerator:
     if name in DERIVED and name not in cards()["generators"]:
         return frozen(DERIVED[name]())
     return read_generator(shipped_file("generators", name, WeightsError))
+
+
+@cache
+def tissue_generator(name: str) -> AbstractGenerator:
+    """Make a generator that leaves white background alone, once."""
+    return frozen(named_generator(name).on_tissue())
 
 
 def shipped_patchswap() -> PatchSwap:
@@ -202,7 +215,7 @@ def maker_of(bank: StyleBank) -> str:
         BankError: none did.
     """
     kind, fingerprint = bank.provenance.generator, bank.provenance.fingerprint
-    if kind in generator_names():
+    if kind.removesuffix(TISSUE) in generator_names():
         return kind
     for name, facts in cards()["generators"].items():
         if facts["fingerprint"] == fingerprint:

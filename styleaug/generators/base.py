@@ -1,5 +1,6 @@
 """The contract of every generator: images, codes and strengths in, images of the same shape out."""
 
+import copy
 import hashlib
 import math
 from abc import ABC, abstractmethod
@@ -11,10 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from styleaug.errors import WeightsError
+from styleaug.errors import ConfigError, WeightsError
 
-__all__ = ["AbstractGenerator", "check_finite", "keep_freed_memory"]
+__all__ = ["TISSUE", "AbstractGenerator", "check_finite", "keep_freed_memory"]
 
+
+TISSUE = "-tissue"
+"""Ends the names of generators that leave white background alone."""
 
 MOST_CODE = 1000.0
 """No statistic of a trained network's features is as large: those of the shipped banks end at 46."""
@@ -36,6 +40,8 @@ class AbstractGenerator(nn.Module, ABC):
     code_length: int
     code_size: int = 256
     """Short side in pixels to which style images are reduced before `encode_style`."""
+    tissue: bool | None = None
+    """True leaves white background alone; None of a generator that has no way to; see `on_tissue`."""
     has_prior: bool = False
     """Whether codes may be drawn from the standard normal distribution; true of no code at all, too."""
     codes_average: bool = True
@@ -113,13 +119,31 @@ class AbstractGenerator(nn.Module, ABC):
         """Name the settings, which are part of the fingerprint."""
         return ", ".join(f"{key}={value}" for key, value in self.settings().items())
 
+    def on_tissue(self) -> Self:
+        """Return a copy that leaves white background alone, as the glass of a slide, and reads none of it.
+
+        It takes the same codes, and "-tissue" is added to its name, by which it is loaded, too. "macenko"
+        and "vahadane" leave white as it is without.
+
+        Raises:
+            ConfigError: this generator has no way to.
+        """
+        if self.tissue:
+            return self
+        if self.tissue is None:
+            raise ConfigError(f"{self.name!r} cannot leave background alone; take a generator of colours.")
+        other = copy.deepcopy(self)
+        other.name, other.tissue = f"{self.name}{TISSUE}", True
+        return other
+
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change when the name, the code or any weight changes.
 
         A bank carries it, so that codes are never read by a generator that did not write them.
         """
-        digest = hashlib.sha256(f"{self.name}:{self.code_length}:{self.extra_repr()}".encode())
+        name = self.name.removesuffix(TISSUE)
+        digest = hashlib.sha256(f"{name}:{self.code_length}:{self.extra_repr()}".encode())
         for key, value in sorted(self.state_dict().items()):
             digest.update(key.encode())
             # Hashed as stored in the weights file (float16), so that a cast to it and back is neutral.

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from styleaug.errors import ConfigError
+from styleaug.generators.background import known_tissue, on_tissue_only, tissue_stats, tissue_weight
 from styleaug.generators.base import AbstractGenerator, blend, widen
 from styleaug.generators.colorspace import (
     hed_to_rgb,
@@ -95,6 +96,7 @@ class ChannelStats(AbstractGenerator):
     """
 
     margin = 0
+    tissue = False
 
     def __init__(self, space: str = "lab"):
         super().__init__()
@@ -112,7 +114,13 @@ class ChannelStats(AbstractGenerator):
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
         """Read the mean and standard deviation of each channel."""
-        return channel_stats(SPACES[self.space].split(widen(images)))
+        full = widen(images)
+        planes = SPACES[self.space].split(full)
+        if not self.tissue:
+            return channel_stats(planes)
+        tissue = tissue_weight(full)
+        known = known_tissue(tissue)[:, :, 0, 0]
+        return torch.where(known > 0, tissue_stats(planes, tissue), channel_stats(planes))
 
     def forward(
         self,
@@ -125,12 +133,15 @@ class ChannelStats(AbstractGenerator):
         old = space.split(full)
         mean, std = codes.to(full.dtype).chunk(2, dim=1)
         std = std.clamp(min=0)  # a code drawn from a Gaussian may go below
-        own_mean, own_std = channel_stats(old).chunk(2, dim=1)
+        tissue = tissue_weight(full) if self.tissue else None
+        own = channel_stats(old) if tissue is None else tissue_stats(old, tissue)
+        own_mean, own_std = own.chunk(2, dim=1)
         own_std = torch.maximum(own_std, std / MAX_GAIN)
         if self.space == "hsv":  # the hue of grey is noise, which must not set that of colours apart
             own_std = torch.cat([torch.maximum(own_std[:, :1], std[:, :1]), own_std[:, 1:]], dim=1)
         new = adain(old, torch.cat([mean, std], dim=1), torch.cat([own_mean, own_std], dim=1))
-        return blend(images, space.join(full, old, new), strength)
+        styled = blend(images, space.join(full, old, new), strength)
+        return styled if tissue is None else on_tissue_only(images, styled, tissue * known_tissue(tissue))
 
 
 class HistogramMatching(AbstractGenerator):
@@ -156,6 +167,7 @@ class HistogramMatching(AbstractGenerator):
     """
 
     margin = 0
+    tissue = False
 
     def __init__(self, space: str = "rgb", *, quantiles: int = 64):
         super().__init__()
@@ -173,9 +185,23 @@ class HistogramMatching(AbstractGenerator):
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
         """Read the quantile function of each channel."""
-        pixels = thin(SPACES[self.space].split(widen(images))).flatten(2).sort(dim=2).values
+        full = widen(images)
+        pixels = thin(SPACES[self.space].split(full)).flatten(2).sort(dim=2).values
+        if self.tissue:
+            return self.encode_tissue(full, pixels)
         t = torch.linspace(0, math.pi, self.quantiles, dtype=pixels.dtype, device=pixels.device)
         return interpolate(pixels, (1 - t.cos()) / 2 * (pixels.shape[2] - 1)).flatten(1)
+
+    def encode_tissue(
+        self, images: Float[Tensor, "B 3 H W"], pixels: Float[Tensor, "B C P"]
+    ) -> Float[Tensor, "B S"]:
+        """Read the quantile functions of the tissue; of images without any, those of all pixels."""
+        background = thin(tissue_weight(images)).flatten(2) < 0.5
+        planes = thin(SPACES[self.space].split(images)).flatten(2)
+        none = background.all(dim=2, keepdim=True)
+        seen = torch.where(none, pixels, planes.masked_fill(background, math.nan))
+        t = torch.linspace(0, math.pi, self.quantiles, dtype=pixels.dtype, device=pixels.device)
+        return seen.nanquantile((1 - t.cos()) / 2, dim=2).movedim(0, 2).flatten(1)
 
     def forward(
         self,
@@ -187,11 +213,13 @@ class HistogramMatching(AbstractGenerator):
         space, full = SPACES[self.space], widen(images)
         old = space.split(full)
         style = codes.to(full.dtype).unflatten(1, (space.planes, self.quantiles)).sort(dim=2).values
-        ranks, seen = level_ranks(old)
+        tissue = tissue_weight(full) if self.tissue else None
+        ranks, seen = level_ranks(old) if tissue is None else tissue_ranks(old, tissue)
         table = interpolate(style, torch.acos(1 - 2 * ranks) / math.pi * (self.quantiles - 1))
         table = limit_slope(table, seen, MAX_GAIN / (LEVELS - 1))
         new = interpolate(table, old.flatten(2).clamp(0, 1) * (LEVELS - 1)).view_as(old)
-        return blend(images, space.join(full, old, new), strength)
+        styled = blend(images, space.join(full, old, new), strength)
+        return styled if tissue is None else on_tissue_only(images, styled, tissue * known_tissue(tissue))
 
 
 GRID = 16384
@@ -231,6 +259,27 @@ def level_ranks(
     below_or_at = counts.cumsum(dim=2)
     ranks = (2 * below_or_at - counts).to(planes.dtype) / (2 * total)
     return ranks, counts > 0
+
+
+def tissue_ranks(
+    planes: Float[Tensor, "B C H W"], tissue: Float[Tensor, "B 1 H W"]
+) -> tuple[Float[Tensor, "B C 256"], Bool[Tensor, "B C 256"]]:
+    """Compute what `level_ranks` does, of the tissue."""
+    shares = pooled(tissue_shares, torch.cat([planes, tissue], dim=1), most=GRID)
+    total = shares.sum(dim=2, keepdim=True)
+    shares = torch.where(total > 0, shares / total.clamp_min(1e-6), 1 / LEVELS)  # without any it has no say
+    return (shares.cumsum(dim=2) - shares / 2).clamp(0, 1), shares > 0
+
+
+def tissue_shares(seen: Float[Tensor, "B D H W"]) -> Float[Tensor, "B C 256"]:
+    """Compute the share of the pixels that are tissue and at each of the 256 levels."""
+    seen = thin(seen.detach()).flatten(2)
+    planes, counted = seen[:, :-1].clamp(0, 1) * (LEVELS - 1), (seen[:, -1:] >= 0.5).to(seen.dtype)
+    level = planes.floor()
+    upper, index = planes - level, level.long()
+    shares = planes.new_zeros(*planes.shape[:2], LEVELS + 1)
+    shares.scatter_add_(2, index, (1 - upper) * counted).scatter_add_(2, index + 1, upper * counted)
+    return shares[:, :, :LEVELS] / planes.shape[2]
 
 
 def level_shares(planes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 256"]:

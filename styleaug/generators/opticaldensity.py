@@ -15,18 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from styleaug.generators.background import FAINT, LEAST_TISSUE, LEVEL, WHITE, log_light
 from styleaug.generators.base import per_row
 from styleaug.generators.color import grid, thin
 from styleaug.generators.shared import places, pooled, sharing
 
 __all__ = ["MOST", "USUAL", "WHITE", "Stains", "read_stains", "repaint", "unit", "unmixing"]
 
-LEVEL = 1 / 255
-"""One 8-bit level, added before the logarithm so that black has one."""
-WHITE = math.log(240 / 255)
-"""Logarithm of the light where there is no dye: 240 of 255, as in Macenko's code."""
-FAINT = 0.15
-"""Density that a pixel must have in each channel to count as stained (Macenko's beta)."""
 PIXELS = 4096
 """About how many pixels the dyes are read from, on a regular grid."""
 TOP = PIXELS // 100 + 2
@@ -34,8 +29,6 @@ TOP = PIXELS // 100 + 2
 LINE = 1e-4
 """Share of the variance across the main direction of densities below which they count as one line."""
 
-LEAST_TISSUE = 0.005
-"""Share of the pixels that must be stained for the dyes to be read."""
 LEAST_ANGLE = math.radians(2)
 """Between two dyes; at less they cannot be told apart, and noise would pass for them."""
 SPARSITY = 0.1
@@ -130,11 +123,6 @@ def log2_light_(light: Tensor) -> None:
         np.log2(array, out=array)
     else:
         light.sub_(1).log1p_().mul_(1 / math.log(2))
-
-
-def log_light(images: Float[Tensor, "B 3 H W"], level: float = LEVEL) -> Float[Tensor, "B 3 H W"]:
-    """Compute the natural logarithm of `images + level`."""
-    return images.add(level).log_()
 
 
 def unmixing(axes: Float[Tensor, "B 3 2"]) -> Float[Tensor, "B 2 3"]:

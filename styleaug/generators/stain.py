@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from styleaug.errors import ConfigError
+from styleaug.generators.background import on_tissue_only, tissue_stats, tissue_weight
 from styleaug.generators.base import AbstractGenerator, widen
 from styleaug.generators.color import MAX_GAIN, ChannelStats
 from styleaug.generators.colorspace import DENSITY_TO_HED, HED_FLOOR, HED_TO_DENSITY, rgb_to_hed
@@ -141,6 +142,7 @@ class HedJitter(AbstractGenerator):
     margin = 0
     code_length = 6
     has_prior = True
+    tissue = False
 
     def __init__(self, sigma: float = LIGHT):
         super().__init__()
@@ -157,7 +159,10 @@ class HedJitter(AbstractGenerator):
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 6"]:
         """Read by how much the dyes differ from usual ones, about -3 to 3."""
-        mean, std = channel_stats(rgb_to_hed(widen(images))).chunk(2, dim=1)
+        full = widen(images)
+        dyes = rgb_to_hed(full)
+        stats = tissue_stats(dyes, tissue_weight(full)) if self.tissue else channel_stats(dyes)
+        mean, std = stats.chunk(2, dim=1)
         return torch.cat([(std - 0.2) / 0.025, (mean - 0.25) / 0.05], dim=1).clamp(-3, 3)
 
     def forward(
@@ -172,7 +177,8 @@ class HedJitter(AbstractGenerator):
         unmix, mix = (self.get_buffer(name).to(full.dtype) for name in ("unmix", "mix"))
         with torch.autocast(images.device.type, enabled=False):
             matrix, shift = mix @ ((1 + scale)[:, :, None] * unmix), -(shift @ mix.mT)
-        return repaint(full, matrix, shift, strength.to(full.dtype), level=HED_FLOOR).to(images.dtype)
+        styled = repaint(full, matrix, shift, strength.to(full.dtype), level=HED_FLOOR).to(images.dtype)
+        return on_tissue_only(images, styled, tissue_weight(full)) if self.tissue else styled
 
 
 class RandStainNA(AbstractGenerator):
@@ -196,6 +202,7 @@ class RandStainNA(AbstractGenerator):
 
     name = "randstainna"
     margin = 0
+    tissue = False
 
     def __init__(self):
         super().__init__()
@@ -203,6 +210,12 @@ class RandStainNA(AbstractGenerator):
         self.code_length = sum(space.code_length for space in self.spaces)
         low, high = zip(*(space.code_range or ([], []) for space in self.spaces), strict=True)
         self.code_range = (list(chain(*low)), list(chain(*high)))
+
+    def on_tissue(self) -> "RandStainNA":
+        """Return a copy that leaves white background alone in each space; see `AbstractGenerator`."""
+        other = super().on_tissue()
+        other.spaces = tuple(space.on_tissue() for space in self.spaces)
+        return other
 
     def extra_repr(self) -> str:
         """Name how the space is chosen, which is part of the fingerprint."""

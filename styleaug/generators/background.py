@@ -1,0 +1,86 @@
+"""White background: the glass of a slide, which is no tissue and takes no dye.
+
+A generator of colours that goes by means would give it the style's. Made by `on_tissue()` it tells the two
+apart by optical density, as Macenko et al. 2009 do, leaves the background as it is, and reads its
+statistics from the rest.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from styleaug.generators.base import per_row
+from styleaug.generators.layers import EPS
+from styleaug.generators.shared import pooled
+
+__all__ = [
+    "FAINT",
+    "LEAST_TISSUE",
+    "LEVEL",
+    "WHITE",
+    "known_tissue",
+    "log_light",
+    "on_tissue_only",
+    "tissue_stats",
+    "tissue_weight",
+]
+
+LEVEL = 1 / 255
+"""One 8-bit level, added before the logarithm so that black has one."""
+
+WHITE = math.log(240 / 255)
+"""Logarithm of the light where there is no dye: 240 of 255, as in Macenko's code."""
+
+FAINT = 0.15
+"""Density that a pixel must have in each channel to count as stained (Macenko's beta)."""
+
+LEAST_TISSUE = 0.005
+"""Share of the pixels that must be stained for the dyes to be read."""
+
+RAMP = 0.05
+"""Around `FAINT`: no border shows where the tissue gets thin."""
+
+
+def log_light(images: Float[Tensor, "B 3 H W"], level: float = LEVEL) -> Float[Tensor, "B 3 H W"]:
+    """Compute the natural logarithm of `images + level`."""
+    return images.add(level).log_()
+
+
+def tissue_weight(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
+    """Compute how much of each pixel is tissue: 0 where all channels are nearly white, else up to 1."""
+    density = WHITE - log_light(images.detach()).amin(dim=1, keepdim=True)
+    return ((density - FAINT + RAMP) / (2 * RAMP)).clamp(0, 1)
+
+
+def tissue_stats(planes: Float[Tensor, "B C H W"], tissue: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B C2"]:
+    """Read the mean and standard deviation of each channel over the tissue; see `layers.channel_stats`."""
+    sums = pooled(weighted_moments, torch.cat([planes, tissue], dim=1))
+    mean, square = (sums[:, :-1] / sums[:, -1:].clamp_min(1e-6)).chunk(2, dim=1)
+    return torch.cat([mean, ((square - mean.square()).clamp_min(0) + EPS).sqrt()], dim=1)
+
+
+def weighted_moments(seen: Float[Tensor, "B D H W"]) -> Float[Tensor, "B M"]:
+    """Compute the means of each channel, of its square and of 1, all times the last channel."""
+    planes, weight = seen[:, :-1], seen[:, -1:]
+    moments = [planes * weight, planes.square() * weight, weight]
+    return torch.cat([part.mean(dim=(2, 3)) for part in moments], dim=1)
+
+
+def known_tissue(tissue: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 1 1"]:
+    """Return 1 for images with enough tissue to have statistics, and 0 for others."""
+    share = pooled(share_of, tissue)
+    return per_row((share[:, 0] >= LEAST_TISSUE).to(tissue.dtype))
+
+
+def share_of(tissue: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1"]:
+    """Compute which share of each image is tissue."""
+    return tissue.mean(dim=(2, 3))
+
+
+def on_tissue_only(
+    images: Float[Tensor, "B 3 H W"], styled: Float[Tensor, "B 3 H W"], tissue: Float[Tensor, "B 1 H W"]
+) -> Float[Tensor, "B 3 H W"]:
+    """Put the background back; it is bit-identical."""
+    return torch.lerp(images, styled.to(images.dtype), tissue.to(images.dtype))
