@@ -210,7 +210,8 @@ class StyleVideo(v2.Transform):
         style: StyleParams = params  # pyright: ignore[reportAssignmentType]
         streams = {int(row): self.follow(style, int(row)) for row in unspliced(style["rows"])[0]}
         streams = {row: stream for row, stream in streams.items() if stream.coats}
-        if not streams:
+        self.stylizer.check(clip)
+        if not streams or clip.numel() == 0:
             return clip
         if max(streams) >= count:
             raise ImageError(f"these parameters are for a larger batch than the {count} clips given.")

@@ -380,3 +380,15 @@ def test_images_that_cannot_be_stylised_are_named():
         style({"image": [torch.randn(3, 8, 8) * 3]})
     with pytest.raises(ImageError, match=r"got 'CMYK'.*convert"):
         style({"image": [pil().convert("CMYK")]})
+
+
+@pytest.mark.parametrize("indices", [False, True])
+def test_streams_keep_to_remove_columns(tmp_path, indices):
+    stream = make(tmp_path).to_iterable_dataset()
+    columns = stream.column_names
+    assert columns is not None and {"image", "label"} <= set(columns)
+    style, others = StyleColumn(augment()), [name for name in columns if name != "image"]
+    mapped = stream.map(style, batched=True, with_indices=indices, remove_columns=others)
+    assert all(set(row) == {"image"} for row in mapped)
+    kept = make(tmp_path / "again").map(style, batched=True, with_indices=indices, remove_columns=others)
+    assert kept.column_names == ["image"]

@@ -35,6 +35,8 @@ ADVICE = (
 )
 LAYOUTS = ("(H, W[, C])", "(N, H, W[, C])", "(N, D, H, W[, C])")
 """Of images with none, one or two axes before their height."""
+STACKED = {"apply": 0, "apply_to_images": 1, "apply_to_volume": 1, "apply_to_volumes": 2}
+"""How many they are, by what stylises them."""
 MASKS_FOR = (("mask", "masks"), ("masks", "mask3d", "mask"), ("masks3d", "mask"))
 """Targets that may lie over each of them."""
 MASKS = ("mask", "masks", "mask3d", "masks3d")
@@ -95,8 +97,8 @@ class StyleAugment(A.ImageOnlyTransform):
         WeightsError: the generator is damaged or unknown.
         ConfigError: an argument outside its range, or one that needs more than an image; when a pipeline
             is serialised or replayed, a bank or generator that was given as an object.
-        ImageError: when called with NaN, values outside [0, 1] without a `value_range`, or more than 16
-            channels.
+        ImageError: when called with another type, dtype or shape, or more than 16 channels, also where a call
+            is not picked; with NaN, or values outside [0, 1] without a `value_range`, where it is.
 
     Example:
         >>> import albumentations as A
@@ -207,6 +209,25 @@ class StyleAugment(A.ImageOnlyTransform):
             "shares": params["shares"].tolist(),
         }
 
+    def __call__(self, *args: Any, force_apply: bool = False, **kwargs: Any) -> Any:
+        """Check the images, so that a bad one is found whether it is picked or not, and stylise as drawn."""
+        with advised(images=ADVICE):
+            for name, value in kwargs.items():
+                if name in self._key2func and value is not None:
+                    self.check(value, stacked=STACKED[self._key2func[name].__name__])
+        return super().__call__(*args, force_apply=force_apply, **kwargs)
+
+    def check(self, images: Any, *, stacked: int) -> None:
+        """Refuse images by their type, dtype or shape; see `restyle`.
+
+        Raises:
+            ImageError: no array, of other axes, or images that cannot be stylised.
+        """
+        if not isinstance(images, np.ndarray) or images.ndim - stacked not in (2, 3):
+            raise ImageError(f"expected an array {LAYOUTS[stacked]}, got {describe_value(images)}.")
+        if 0 not in images.shape[:stacked]:
+            self.stylizer.check(images[(0,) * stacked])
+
     def apply_with_params(self, params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Let the images see the masks beside them; the record of a replay holds none."""
         if self.protect == "mask":
@@ -255,8 +276,7 @@ class StyleAugment(A.ImageOnlyTransform):
             ImageError: no array, of other axes, images that cannot be stylised, or no mask.
         """
         with advised(images=ADVICE):
-            if not isinstance(images, np.ndarray) or images.ndim - stacked not in (2, 3):
-                raise ImageError(f"expected an array {LAYOUTS[stacked]}, got {describe_value(images)}.")
+            self.check(images, stacked=stacked)
             if 0 in images.shape[:stacked]:
                 return images
             channels = images.shape[stacked + 2 :] or (1,)

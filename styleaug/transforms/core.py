@@ -16,7 +16,7 @@ from styleaug import samplers
 from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError, DeviceError, ImageError
 from styleaug.generators.base import AbstractGenerator
-from styleaug.images import MOST_CHANNELS, Restore, ValueRange, check_range, to_pixels
+from styleaug.images import MOST_CHANNELS, Restore, ValueRange, check_form, check_range, to_pixels
 from styleaug.transforms.frames import channels_of, frames_to_survey, grouped, looks_of
 from styleaug.transforms.guard import Edges, Protect, check_guard
 from styleaug.transforms.painting import Brush, area_seen
@@ -172,8 +172,23 @@ class Stylizer(nn.Module):
 
     def to_pixels(self, images: Any) -> tuple[Shaped[Tensor, "B C H W"], Restore]:
         """View images as pixels, with as many channels as this transform takes; see `images.to_pixels`."""
-        most = MOST_CHANNELS if self.channels == "auto" else MOST_SEPARATE
-        return to_pixels(images, most_channels=most)
+        return to_pixels(images, most_channels=self.most_channels)
+
+    @property
+    def most_channels(self) -> int:
+        """How many channels images may have."""
+        return MOST_CHANNELS if self.channels == "auto" else MOST_SEPARATE
+
+    def check(self, images: Any) -> None:
+        """Refuse images by their type, mode, dtype or shape, whether any row is picked or not.
+
+        So a bad image is found when it is first read, and not when the gate first picks it. Values are
+        looked at where they are read anyway: in a call that picks a row.
+
+        Raises:
+            ImageError: images that are no images.
+        """
+        check_form(images, most_channels=self.most_channels, value_range=self.value_range)
 
     def draw(self, count: int, rng: torch.Generator | None = None) -> StyleParams:
         """Draw parameters for a batch of `count` rows. Gates come first, so unpicked rows cost nothing."""
@@ -233,17 +248,21 @@ class Stylizer(nn.Module):
             The same kind, shape, dtype, device and memory format; `images` itself if no row is picked.
 
         Raises:
-            ImageError: images that are no images, parameters for a larger batch, or masks that are
-                missing or do not fit.
+            ImageError: images that are no images, also where no row is picked; parameters for a larger
+                batch, or masks that are missing or do not fit.
         """
         if params is None:
             return super().apply(images)
+        self.check(images)
         if len(params["rows"]) == 0:
             return images
         pixels, restore = self.to_pixels(images)
+        if len(pixels) == 0:  # clips without frames
+            return images
         check_range(pixels, self.value_range)
         count = count_rows(images)
-        if int(params["rows"].max()) >= self.rows_of(images):
+        used = [params["rows"], *([params["sources"]] if params["codes"] is None else [])]
+        if any(int(rows.max()) >= self.rows_of(images) for rows in used):
             raise ImageError(
                 f"these parameters are for a larger batch than the {self.rows_of(images)} rows given."
             )

@@ -1,6 +1,7 @@
 """Style the images of a Hugging Face dataset: while they are read, or ahead of time with `map`."""
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -45,7 +46,8 @@ class StyleColumn:
     Raises:
         ConfigError: an augmentation that needs more than the images themselves; when called, a column that
             is not there or holds no images, or a call other than those above.
-        ImageError: when called, images that cannot be stylised.
+        ImageError: when called, images that cannot be stylised, be they picked or not; values outside of
+            [0, 1] only where they are.
 
     Example:
         >>> dataset.set_transform(StyleColumn(StyleAugment("art")))  # doctest: +SKIP
@@ -76,18 +78,24 @@ class StyleColumn:
             rest: the rows' indices, the process's rank, or both, as `map` was asked to give them.
 
         Returns:
-            The batch with another list in the column's place.
+            The batch with another list in the column's place; to the `map` of a streamed dataset, only the
+            column, as it puts all that it gets back even where `remove_columns` names it.
         """
         images = self.read_column(batch)
         indices, device = read_rest(rest, len(images))
         reading = not rest and isinstance(batch, dict)  # `map` hands over a mapping of its own kind
         with advised(images=ADVICE), forking_explained():
+            for image in images:
+                if image is not None:
+                    self.stylizer.check(image)
             if reading:
                 params = [self.stylizer.draw(self.rows_of(image)) for image in images]
             else:
                 params = [self.draw_fixed(*row) for row in zip(images, indices, strict=True)]
             styled = self.stylise(images, params, device)
-        return batch | {self.column: styled if reading else [lossless(image) for image in styled]}
+        column = {self.column: styled if reading else [lossless(image) for image in styled]}
+        streamed = sys._getframe(1).f_globals.get("__name__") == "datasets.iterable_dataset"
+        return column if streamed else batch | column
 
     def read_column(self, batch: Any) -> Sequence[Any]:
         """Give the column's images.

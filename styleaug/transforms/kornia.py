@@ -58,8 +58,8 @@ class RandomStyle(IntensityAugmentationBase2D):
         BankError: the bank is damaged, unknown, or made by another generator.
         WeightsError: the generator is damaged or unknown.
         ConfigError: an argument outside its range, `splice="mask"` or `protect="mask"`.
-        ImageError: when called with NaN, values outside [0, 1] without a `value_range`, more than 16
-            channels, or parameters for another number of rows.
+        ImageError: when called with more than 16 channels, or parameters for another number of rows; with
+            NaN, or values outside [0, 1] without a `value_range`, if a row is picked.
 
     Example:
         >>> import kornia.augmentation as K
@@ -141,7 +141,12 @@ class RandomStyle(IntensityAugmentationBase2D):
         sources = picked.get("sources", none.long())
         if self.stylizer.within_batch and len(rows):
             # A VideoSequential draws for clips and hands over frames: a clip's style is its first one's.
-            sources = sources * (count // int(params["forward_input_shape"][0]))
+            drawn = int(params["forward_input_shape"][0])
+            if count % drawn:
+                raise ImageError(
+                    f"these parameters take styles from other rows of a batch of {drawn}, got {count} rows."
+                )
+            sources = sources * (count // drawn)
         return StyleParams(
             rows=(rows[:, None] * each + torch.arange(each)).flatten().repeat_interleave(self.stylizer.parts),
             strength=picked["strength"],

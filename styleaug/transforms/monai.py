@@ -91,11 +91,11 @@ class AbstractRandStyle(RandomizableTransform):
 
     def stylise(self, img: Any, drawn: StyleParams) -> Any:
         """Give `img` what was drawn; it comes back as the same object if it was not picked."""
-        if len(drawn["rows"]) == 0:
-            return img
         with advised(images=IMAGES, device=DEVICE):
-            pixels = as_tensor(img)
-            frames = self.to_frames(pixels)
+            frames = self.to_frames(as_tensor(img))
+            self.stylizer.check(frames)
+            if len(drawn["rows"]) == 0:
+                return img
             drawn = first_rows(drawn, self.stylizer.rows_of(frames))
             styled = self.from_frames(self.stylizer.apply(frames, drawn))
         return like(styled, img)
@@ -165,7 +165,8 @@ class RandStyle(AbstractRandStyle):
         BankError: the bank is damaged, unknown, or made by another generator.
         WeightsError: the generator is damaged or unknown.
         ConfigError: an argument outside its range, `bank="batch"`, `splice="mask"` or `protect="mask"`.
-        ImageError: when called with NaN, values outside [0, 1], another shape, or no image at all.
+        ImageError: when called with another shape or dtype, or no image at all; with NaN or values outside
+            [0, 1], if the image is picked.
 
     Example:
         >>> from monai.transforms import Compose, NormalizeIntensity, ScaleIntensity

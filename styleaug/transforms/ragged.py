@@ -38,6 +38,9 @@ def stylise_ragged(
     for index, (pixels, _) in enumerate(images):
         alike.setdefault((pixels.shape, pixels.dtype), []).append(index)
     for (shape, _), rows in alike.items():
+        if shape[0] == 0:  # a clip without frames
+            yield from ((index, images[index][1](images[index][0])) for index in rows)
+            continue
         most = max(1, MOST_PIXELS // (shape.numel() // shape[-3]))
         for part in (rows[start : start + most] for start in range(0, len(rows), most)):
             batch = torch.cat([images[index][0] for index in part]).to(device)

@@ -52,7 +52,8 @@ class StyleBatch:
 
     Raises:
         ConfigError: an argument outside its range; when called, no such column.
-        ImageError: when called, images that cannot be stylised.
+        ImageError: when called, images that cannot be stylised, be they picked or not; values outside of
+            [0, 1] only where they are.
 
     Example:
         >>> ds.map_batches(StyleBatch, fn_constructor_kwargs={"bank": "art", "seed": 1},
@@ -86,10 +87,12 @@ class StyleBatch:
             if name is not None and name not in batch:
                 raise ConfigError(f"the batch has no column {name!r}, only {', '.join(batch)}.")
         images = batch[self.column]
-        draws = self.draw(images, batch[self.ids] if self.ids else None)
-        if not any(len(draw["rows"]) for draw in draws):
-            return batch
         with advised(images=ADVICE):
+            for image in images if images.dtype == object else images[:1]:
+                self.stylizer.check(image)
+            draws = self.draw(images, batch[self.ids] if self.ids else None)
+            if not any(len(draw["rows"]) for draw in draws):
+                return batch
             stylise = self.stylise_ragged if images.dtype == object else self.stylise_stacked
             return {**batch, self.column: stylise(images, draws)}
 

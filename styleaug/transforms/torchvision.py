@@ -122,9 +122,10 @@ class StyleAugment(v2.Transform):
         BankError: the bank is damaged, unknown, or made by another generator.
         WeightsError: the generator is damaged or unknown.
         ConfigError: an argument outside its range.
-        ImageError: when called with NaN, values outside [0, 1] without a `value_range`, more than 16
-            channels (256, if `channels` says that each is an image), or without the mask that
-            `splice="mask"` or `protect="mask"` needs.
+        ImageError: when called with another type, PIL mode, dtype or shape, more than 16 channels (256, if
+            `channels` says that each is an image), several values that could be the image, or without the
+            mask that `splice="mask"` or `protect="mask"` needs. These are found in every call; NaN, and
+            values outside [0, 1] without a `value_range`, in calls that pick a row.
 
     Example:
         >>> from torchvision import transforms
