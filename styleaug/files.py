@@ -8,18 +8,22 @@ from io import BytesIO
 from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from styleaug.atomic import atomic
 from styleaug.errors import FileError, LabelWarning, StyleAugError
 from styleaug.formats.dicom import has_prefix, open_dicom
+from styleaug.formats.headers import KEY, read_header, save_options, turn_of
 from styleaug.formats.labels import warn_of_labels
 from styleaug.formats.limits import MAX_PIXELS, check_size
-from styleaug.formats.png import is_deep, open_deep
+from styleaug.formats.png import is_deep, open_deep, scale_key
+from styleaug.formats.profiles import fits, to_rgb
 from styleaug.formats.rasters import open_metaimage, open_nrrd
 from styleaug.formats.scan import Scan, Window, make_scan, parse_window
 from styleaug.formats.stacks import open_stack, pil_mode
 from styleaug.formats.volumes import open_nifti
+from styleaug.images import alpha_of, to_pixels
 from styleaug.paths import check_path, check_regular
 
 __all__ = [
@@ -31,6 +35,7 @@ __all__ = [
     "encode_image",
     "files_below",
     "image_files",
+    "is_blank",
     "open_image",
     "save_image",
     "stem_of",
@@ -197,7 +202,7 @@ def decode_image(content: bytes) -> tuple[Image.Image, str]:
         content: JPEG, PNG, WebP, TIFF or BMP, told by itself.
 
     It is not turned upright, as boxes and masks beside it may be for its pixels as they are stored;
-    what EXIF says of its orientation is kept.
+    EXIF keeps how it is to be turned.
 
     Returns:
         A PIL image of mode L, LA, RGB, RGBA or I;16, and the format for `encode_image`.
@@ -211,8 +216,6 @@ def decode_image(content: bytes) -> tuple[Image.Image, str]:
             with Image.open(BytesIO(content), formats=list(FORMATS)) as header:
                 kind = {"MPO": "JPEG"}.get(str(header.format), str(header.format))
         image = open_pil(BytesIO(content), None, upright=False)
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1)
-        image.info["exif"] = orientation(turned) if turned in range(2, 9) else b""
         return image, kind
     except FileError:
         raise
@@ -229,19 +232,11 @@ def encode_image(image: Image.Image, kind: str) -> bytes:
         FileError: the format cannot hold such an image.
     """
     content = BytesIO()
-    exif = {"exif": image.info["exif"]} if image.info.get("exif") else {}
     try:
-        save_pil(image, content, {**SUFFIXES[FORMATS[kind]].options, **exif, "format": kind})
+        save_pil(image, content, {**SUFFIXES[FORMATS[kind]].options, "format": kind})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"it cannot be written as {kind}: {error}.") from None
     return content.getvalue()
-
-
-def orientation(turned: int) -> bytes:
-    """Give EXIF that says nothing but how an image is turned."""
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = turned
-    return exif.tobytes()
 
 
 def codec_of(path: Path) -> Codec:
@@ -269,20 +264,27 @@ def open_pil(source: Path | BytesIO, short_side: int | None, *, upright: bool = 
         with image:
             shown = Image.getmodebands(READ_AS.get(image.mode, image.mode))
             check_size(path, image.height, image.width, 1, shown, packed=packed)
+            scale_key(image)
             if short_side:
                 image.draft(None, (2 * short_side, 2 * short_side))
+            turn = turn_of(image)  # asked first, for PIL turns TIFF as it loads them
             image.load()
             picture = ImageOps.exif_transpose(image) if upright else image.copy()
-    if picture.mode in ("P", "L", "RGB") and "transparency" in picture.info:
-        picture = picture.convert("LA" if picture.mode == "L" else "RGBA")
+            header = read_header(image, source, turn=turn, upright=upright)
+    if picture.mode in ("1", "P", "L", "RGB") and "transparency" in picture.info:
+        picture = picture.convert("LA" if picture.mode in ("1", "L") else "RGBA")
     if picture.mode in ("I", "I;16B", "I;16L"):
         picture = as_sixteen_bit(picture, path)
     if picture.mode in READ_AS:
-        picture = picture.convert(READ_AS[picture.mode])
+        wanted = READ_AS[picture.mode]
+        picture = to_rgb(picture) if wanted == "RGB" else picture.convert(wanted)
     if picture.mode not in KEPT_MODES:
         raise FileError(
             f"{path} has pixels of mode {picture.mode!r}; save it as 8-bit or 16-bit grey or 8-bit RGB."
         )
+    if not fits(picture.info.get("icc_profile"), picture.mode):
+        picture.info.pop("icc_profile", None)
+    picture.info[KEY] = header
     return picture
 
 
@@ -291,14 +293,23 @@ def as_sixteen_bit(image: Image.Image, path: Path | str) -> Image.Image:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise FileError(f"{path} has values {values.min()} to {values.max()}; scale them to 0..65535.")
-    return Image.fromarray(values.astype(np.uint16))
+    result = Image.fromarray(values.astype(np.uint16))
+    result.info.update(image.info)
+    return result
 
 
 def save_pil(image: Image.Image | np.ndarray, path: Path | BytesIO, options: dict) -> None:
-    """Write with PIL, keeping the colour profile."""
+    """Write with PIL, with what the file said that the image came from, and the profile that fits it."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    kind = options.get("format") or Image.registered_extensions().get(Path(str(path)).suffix.lower(), "")
     profile = picture.info.get("icc_profile")
-    picture.save(path, **options, **({"icc_profile": profile} if profile else {}))
+    # PIL would embed the one in `info` by itself in some formats.
+    options = (
+        options
+        | save_options(picture, kind)
+        | {"icc_profile": profile if fits(profile, picture.mode) else None}
+    )
+    picture.save(path, **options)
 
 
 def open_raster(path: Path, short_side: int | None, window: Window | None) -> Picture:
@@ -310,12 +321,22 @@ def windowed(picture: Picture, window: Window | None) -> Picture:
     """Show a part of the range of a picture with more than 8 bits, if a window is given."""
     if window is None or not isinstance(picture, Image.Image) or picture.mode != "I;16":
         return picture
+    pixels, restore = to_pixels(picture)
     return make_scan(
-        np.asarray(picture)[None],
-        lambda frames, path: save_image(Image.fromarray(frames[0]), path),
+        pixels[0].numpy(),
+        lambda frames, path: save_image(restore(torch.from_numpy(frames)[None]), path),
         window=window,
         whole=True,
+        blank=is_blank(picture),
     )
+
+
+def is_blank(picture: Picture) -> bool:
+    """Tell whether no pixel of a picture is seen, since all are transparent."""
+    if isinstance(picture, Scan):
+        return picture.blank
+    alpha = alpha_of(picture) if isinstance(picture, Image.Image) else None
+    return alpha is not None and not alpha.any()
 
 
 def open_png(path: Path, short_side: int | None, window: Window | None) -> Picture:
@@ -325,15 +346,9 @@ def open_png(path: Path, short_side: int | None, window: Window | None) -> Pictu
 
 def open_tiff(path: Path, short_side: int | None, window: Window | None) -> Picture:
     """Read a TIFF with PIL if that gives all of it, else with tifffile."""
-    mode = pil_mode(path, short_side)
-    if not mode:
-        return open_stack(path, short_side, window)
-    try:
+    if pil_mode(path, short_side):
         return open_raster(path, short_side, window)
-    except FileError:
-        if mode != "I":
-            raise
-        return open_stack(path, short_side, window)  # values that 16 bits do not hold
+    return open_stack(path, short_side, window)
 
 
 def open_npy(path: Path, short_side: int | None, window: Window | None) -> np.ndarray | Scan:

@@ -6,21 +6,25 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor
 
+from styleaug.alpha import filled
 from styleaug.errors import ImageError
 
 __all__ = [
     "MOST_CHANNELS",
     "ValueRange",
+    "alpha_of",
     "as_unit",
     "check_form",
     "check_range",
     "from_float",
     "luminance",
     "range_of",
+    "resized",
     "to_float",
     "to_pixels",
     "to_unit",
@@ -38,7 +42,10 @@ TOLERANCE = 1e-3
 MOST_CHANNELS = 16
 """More are a sign of an array without a channel axis, or with it at the other end."""
 
-PIL_MODES = {"L": 1, "LA": 1, "RGB": 3, "RGBA": 3, "I;16": 1, "I": 1, "F": 1}
+PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+CONVERSIONS = {"1": "L", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
+"""What to convert other modes of PIL to; those that are missing here, to RGB."""
 
 Restore = Callable[[Tensor], Any]
 ValueRange = tuple[float, float] | Literal["auto"] | None
@@ -50,12 +57,14 @@ def to_pixels(image: Any, *, most_channels: int | None = None) -> tuple[Shaped[T
 
     Args:
         image: a tensor `(C, H, W)`, `(B, C, H, W)` or with more leading axes, an array `(H, W)`,
-            `(H, W, C)` or `(N, H, W, C)`, or a PIL image of mode L, LA, RGB, RGBA, I;16, I or F.
+            `(H, W, C)` or `(N, H, W, C)`, or a PIL image of mode L, LA, RGB, RGBA, I;16 (of any byte
+            order), I or F.
         most_channels: C may be any number up to this; None allows 1 and 3.
 
     Returns:
         The pixels, and a function that gives pixels of the same shape back in the form that
-        `image` had. Transparency is kept aside and put back.
+        `image` had. Transparency of PIL images is kept aside and put back, and what it hides is filled
+        from what is seen, so it decides nothing; see `styleaug.alpha`.
 
     Raises:
         ImageError: another type, mode, dtype, number of channels, or no pixels at all.
@@ -76,10 +85,7 @@ def to_pixels(image: Any, *, most_channels: int | None = None) -> tuple[Shaped[T
             "Tensors are (..., C, H, W), arrays (H, W, C)."
         )
     if pixels.dtype not in MAX_OF and pixels.dtype not in FLOATS and pixels.dtype not in SIGNED:
-        raise ImageError(
-            f"images must be uint8, uint16 or float, got {pixels.dtype}. Convert them, "
-            "for example with v2.ToDtype(torch.float32, scale=True)."
-        )
+        raise ImageError(f"images must be uint8, uint16 or float, got {pixels.dtype}. {advice(pixels)}")
     if 0 in pixels.shape[1:]:
         raise ImageError(f"images need at least one pixel, got shape {tuple(image_shape(image))}.")
     return pixels, restore
@@ -127,7 +133,7 @@ def array_pixels(image: np.ndarray) -> tuple[Tensor, Restore]:
         raise ImageError(f"image arrays must be (H, W), (H, W, C) or (N, H, W, C), got {image.shape}.")
     signed = image.dtype.name in ("int16", "int32")
     if not signed and image.dtype.name not in ("uint8", "uint16", "float16", "float32", "float64"):
-        raise ImageError(f"image arrays must be uint8, uint16 or float, got {image.dtype}.")
+        raise ImageError(f"image arrays must be uint8, uint16 or float, got {image.dtype}. {advice(image)}")
     tensor = torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("="), order="C"))
     shape = image.shape
     hwc = tensor[..., None] if image.ndim == 2 else tensor
@@ -135,27 +141,84 @@ def array_pixels(image: np.ndarray) -> tuple[Tensor, Restore]:
     return nhwc.permute(0, 3, 1, 2), lambda pixels: pixels.permute(0, 2, 3, 1).reshape(shape).numpy()
 
 
+def advice(image: Any) -> str:
+    """Say how to convert an array or tensor of a type that holds no images, by the values in it."""
+    convert = ".to(torch.{})" if isinstance(image, Tensor) else ".astype(np.{})"
+    kind = str(image.dtype).removeprefix("torch.")
+    if kind == "bool":
+        return f"A mask is no image; as one, it is 255 * mask{convert.format('uint8')}."
+    if "int" not in kind:
+        return f"Convert them with images{convert.format('float32')}, if they are pixels at all."
+    if 0 in image.shape or (isinstance(image, Tensor) and image.device.type != "cpu"):
+        return f"Of values in 0..255 use images{convert.format('uint8')}."
+    values = image.double() if isinstance(image, Tensor) else image
+    low, high = int(values.min()), int(values.max())
+    told = f"These lie in {low}..{high}; use images"
+    for name, most in (("uint8", 255), ("uint16", 65535)):
+        if 0 <= low <= high <= most:
+            return f"{told}{convert.format(name)}."
+    wanted = convert.format("float32")
+    return f"{told}{wanted} with value_range=(low, high), the values of black and white."
+
+
 def pil_pixels(image: Image.Image) -> tuple[Tensor, Restore]:
     """See `to_pixels`; transparency is split off."""
     if image.mode not in PIL_MODES:
+        wanted = CONVERSIONS.get(image.mode, "RGBA" if "transparency" in image.info else "RGB")
         raise ImageError(
             f"PIL images must have mode {', '.join(PIL_MODES)}, got {image.mode!r}. "
-            "Use image.convert('RGB') first."
+            f"Use image.convert({wanted!r}) first."
         )
     if 0 in image.size:
         raise ImageError(f"images need at least one pixel, got {image.size[0]} x {image.size[1]}.")
-    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
-    mode = {"LA": "L", "RGBA": "RGB"}.get(image.mode, image.mode)
-    pixels, restore = array_pixels(np.asarray(image.convert(mode) if alpha else image))
+    values, alpha = np.asarray(image), alpha_of(image)
+    apart = image.mode in ("LA", "RGBA")
+    colours = values[..., 0] if image.mode == "LA" else values[..., :3] if apart else values
+    seen, show = (colours, np.asarray) if alpha is None else filled(colours, alpha)
+    pixels, restore = array_pixels(seen)
 
     def to_pil(styled: Tensor) -> Image.Image:
-        result = Image.fromarray(restore(styled))
-        if alpha:
-            result.putalpha(alpha)
+        found = show(restore(styled))
+        if apart:
+            found = np.dstack([found, alpha])
+        elif alpha is not None:
+            found = off_key(found, image.info["transparency"], alpha)
+        result = from_array(found, image.mode)
         result.info.update(image.info)
         return result
 
     return pixels, to_pil
+
+
+def from_array(values: np.ndarray, mode: str) -> Image.Image:
+    """Make an image of one of `PIL_MODES`; `Image.fromarray` knows one byte order of 16 bits only."""
+    if mode not in ("I;16B", "I;16L", "I;16N"):
+        return Image.fromarray(values)
+    result = Image.new(mode, values.shape[::-1])
+    result.frombytes(
+        values.astype(">u2" if mode == "I;16B" else "=u2" if mode == "I;16N" else "<u2").tobytes()
+    )
+    return result
+
+
+def alpha_of(image: Image.Image) -> np.ndarray | None:
+    """Give the transparency of a PIL image `(H, W)`, by its channel or by the colour that PNG makes clear."""
+    if image.mode in ("LA", "RGBA"):
+        return np.asarray(image)[..., -1]
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(key, tuple) and len(key) == 3:
+        return (np.asarray(image) != np.array(key)).any(axis=-1)
+    if (image.mode == "L" or image.mode.startswith("I;16")) and isinstance(key, int):
+        return np.asarray(image) != key
+    return None
+
+
+def off_key(styled: np.ndarray, key: Any, seen: np.ndarray) -> np.ndarray:
+    """Keep pixels that are seen off the colour that is transparent, by the least step."""
+    found = styled.reshape(*seen.shape, -1).copy()
+    clash = seen & (found == np.array(key)).all(axis=-1)
+    found[clash, -1] += np.where(found[clash, -1] > 0, -1, 1).astype(styled.dtype)
+    return found.reshape(styled.shape)
 
 
 def image_shape(image: Any) -> tuple[int, ...]:
@@ -182,15 +245,33 @@ def check_range(pixels: Shaped[Tensor, "B C H W"], value_range: ValueRange = Non
     if pixels.dtype not in FLOATS or pixels.device.type != "cpu" or pixels.numel() == 0:
         return
     low, high = (float(x) for x in torch.aminmax(pixels.detach()))
-    if value_range is not None:
-        if not -math.inf < low <= high < math.inf:
-            raise ImageError("images must be finite, got NaN or infinite values. Replace them first.")
-        return
-    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # written so that NaN fails too
+    check_finite(pixels, low, high)
+    if value_range is None and not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
         raise ImageError(
             f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]. Stylise before Normalize, "
             "scale 0..255 by 1/255, and clamp what bicubic resizing overshoots."
         )
+
+
+def check_finite(values: Tensor, low: float, high: float) -> None:
+    """Refuse NaN and infinity, and say which it is.
+
+    Args:
+        values: any.
+        low: the least of them, NaN if one is.
+        high: the largest of them.
+
+    Raises:
+        ImageError: naming how many there are.
+    """
+    if -math.inf < low <= high < math.inf:  # written so that NaN fails too
+        return
+    wrong = int((~values.detach().isfinite()).sum())
+    kind = "NaN" if math.isnan(low) else "infinite values"
+    raise ImageError(
+        f"images must be finite, got {kind}: {wrong:,} of {values.numel():,} values are no number. Look for "
+        "a division by zero before the style, or replace them, for example with torch.nan_to_num."
+    )
 
 
 def to_float(pixels: Shaped[Tensor, "*B C H W"]) -> Float[Tensor, "*B C H W"]:
@@ -198,6 +279,27 @@ def to_float(pixels: Shaped[Tensor, "*B C H W"]) -> Float[Tensor, "*B C H W"]:
     if pixels.dtype in MAX_OF:
         return pixels.to(torch.float32).mul_(1 / MAX_OF[pixels.dtype])
     return pixels.to(torch.float32).clamp(0, 1)
+
+
+BAND_PIXELS = 2**22
+"""How many pixels `resized` holds in floats at a time, beside its result."""
+
+
+def resized(pixels: Shaped[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C H2 W2"]:
+    """Return pixels as floats in [0, 1], brought to a size, bilinearly and smoothed where they are reduced.
+
+    Rows come first, a band of them at a time: a large image is never whole in floats.
+    """
+    height, width = pixels.shape[-2:]
+    if (height, width) == size:
+        return to_float(pixels)
+    rows = max(1, BAND_PIXELS // width)
+    bands = [
+        F.interpolate(to_float(band), size=(band.shape[-2], size[1]), mode="bilinear", antialias=True)
+        for band in pixels.split(rows, dim=-2)
+    ]
+    narrow = torch.cat(bands, dim=-2)
+    return F.interpolate(narrow, size=size, mode="bilinear", antialias=True).clamp_(0, 1)
 
 
 def from_float(values: Float[Tensor, "*B C H W"], dtype: torch.dtype) -> Shaped[Tensor, "*B C H W"]:
@@ -229,8 +331,8 @@ def to_unit(
     """
     if not -math.inf < low < high < math.inf:  # written so that NaN fails too
         raise ImageError(f"the range must be (low, high) with low < high, got ({low}, {high}).")
-    if values.dtype.is_floating_point and not bool(values.isfinite().all()):
-        raise ImageError("images must be finite, got NaN or infinite values. Replace them first.")
+    if values.dtype.is_floating_point and values.numel():
+        check_finite(values, *(float(x) for x in torch.aminmax(values.detach())))
     return between(values, low, high)
 
 

@@ -132,7 +132,8 @@ def range_of(slide: TiledReader, window: Window | None) -> tuple[float, float] |
         centre, width = window
         return centre - width / 2, centre + width / 2
     small = slide.thumbnail(min(WINDOW_SIDE, *slide.shape[:2]))
-    low, high = np.percentile(small[..., : slide.shape[2] - slide.alpha], TAILS)
+    shown = small[small[..., -1] > 0][:, :-1] if slide.alpha and small[..., -1].any() else small
+    low, high = np.percentile(shown[..., : slide.shape[2] - slide.alpha], TAILS)
     return float(low), float(max(high, low + 1))
 
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from styleaug.alpha import Uncovered
 from styleaug.errors import ConfigError, ImageError
 from styleaug.formats.tiff import MOST_PIXELS
 from styleaug.generators.base import AbstractGenerator
@@ -127,7 +128,8 @@ def stylise_tiles(
 
     Args:
         stylizer: one that does not splice, and takes no styles from the batch.
-        reader: of uint8 or uint16, grey or colour. Transparency stays as it is.
+        reader: of uint8 or uint16, grey or colour. Transparency stays as it is, and what it hides counts
+            for nothing.
         params: drawn for one image.
         tile: side in pixels, a multiple of 16. Tiles at the right and lower border are cut short.
         survey: pixels that the statistics are read from. They are kept in memory, at 3 bytes each for
@@ -163,8 +165,10 @@ def stylise_tiles(
         return (np.array(reader.read(*core)) for core in cores)
     assert params["codes"] is not None
     brush = Brush(generator, generator, value_range, stylizer.keep_luminance)
+    uncovered = Uncovered(reader) if reader.alpha else None
     style = params["codes"].float().to(device), params["strength"].float().to(device)
-    return Painting(brush, reader, *style).tiles(cores, survey)
+    painted = Painting(brush, uncovered or reader, *style).tiles(cores, survey)
+    return uncovered.covered(painted, cores) if uncovered else painted
 
 
 def check_reader(reader: Reader) -> None:

@@ -373,7 +373,7 @@ def test_a_float_image_is_stylised_as_its_integers_are():
         (array(8, 8, 3).astype(np.int32), r"uint8, uint16 or float in \[0, 1\], got torch.int32.*" + ADVICE),
         (array(8, 8, 3) > 99, "got bool.*" + ADVICE),
         (array(8, 8, 3, dtype="float32") * 4 - 2, r"must lie in \[0, 1\].*" + ADVICE),
-        (np.full((8, 8, 3), np.nan, np.float32), r"must lie in \[0, 1\].*nan.*" + ADVICE),
+        (np.full((8, 8, 3), np.nan, np.float32), "must be finite, got NaN.*" + ADVICE),
         (torch.zeros(3, 8, 8), r"expected an array \(H, W\[, C\]\), got Tensor \(3, 8, 8\).*" + ADVICE),
         ([[1, 2]], "got list.*" + ADVICE),
     ],

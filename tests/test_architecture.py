@@ -20,7 +20,7 @@ MODULES = {
 MOST_LINES = 420
 
 LEVELS = [
-    {"foreign", "parts"},
+    {"foreign", "parts", "alpha"},
     {"errors"},
     {"paths", "provenance", "shipped"},
     {"atomic"},

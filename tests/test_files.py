@@ -88,10 +88,9 @@ def test_sixteen_bit_grey(tmp_path):
         back = open_image(tmp_path / name)
         assert back.mode == "I;16" and np.array_equal(np.asarray(back), values)
     Image.fromarray(values.astype(np.int32)).save(tmp_path / "wide.tif")
-    assert np.array_equal(np.asarray(open_image(tmp_path / "wide.tif")), values)
     Image.fromarray(values.astype(np.int32) - 5).save(tmp_path / "signed.tif")
     Image.fromarray(values.astype(np.float32)).save(tmp_path / "float.tif")
-    for name, low in (("signed.tif", -5), ("float.tif", 0)):
+    for name, low in (("wide.tif", 0), ("signed.tif", -5), ("float.tif", 0)):
         pytest.importorskip("tifffile")
         scan = open_image(tmp_path / name)
         assert isinstance(scan, Scan) and np.array_equal(scan.frames[0].astype(int), values.astype(int) + low)
@@ -111,13 +110,6 @@ def test_palettes_and_transparency(tmp_path):
     assert open_image(tmp_path / "bits.png").mode == "L"
     smooth("RGB").convert("CMYK").save(tmp_path / "print.jpg")
     assert open_image(tmp_path / "print.jpg").mode == "RGB"
-
-
-def test_colour_profiles_stay(tmp_path):
-    smooth("RGB").save(tmp_path / "a.png", icc_profile=b"a profile")
-    save_image(open_image(tmp_path / "a.png"), tmp_path / "b.png")
-    with Image.open(tmp_path / "b.png") as image:
-        assert image.info["icc_profile"] == b"a profile"
 
 
 def test_large_jpegs_are_decoded_small(tmp_path):

@@ -47,10 +47,52 @@ def test_pil_pixels_are_where_they_belong():
     assert pixels[0, :, 1, 2].tolist() == [10, 20, 30] and int(pixels.sum()) == 60
 
 
-@pytest.mark.parametrize("mode", ["1", "P", "CMYK", "YCbCr", "LAB", "HSV", "PA", "La", "RGBX"])
-def test_other_modes_are_refused(mode):
-    with pytest.raises(ImageError, match=r"convert\('RGB'\)"):
-        to_pixels(Image.new(mode, (4, 4)))
+@pytest.mark.parametrize("mode", ["1", "P", "CMYK", "YCbCr", "LAB", "HSV", "PA", "La", "RGBa", "RGBX"])
+def test_other_modes_are_refused_with_advice_that_works(mode):
+    image = Image.new(mode, (4, 4))
+    with pytest.raises(ImageError, match=f"got {mode!r}. Use image.convert") as caught:
+        to_pixels(image)
+    wanted = str(caught.value).rpartition("convert('")[2].partition("'")[0]
+    to_pixels(image.convert(wanted))
+    assert (wanted in ("LA", "RGBA")) == (mode in ("PA", "La", "RGBa"))
+
+
+def test_palettes_with_transparency_are_to_keep_it():
+    image = pil("RGB").quantize(8)
+    image.info["transparency"] = 3
+    with pytest.raises(ImageError, match=r"convert\('RGBA'\)"):
+        to_pixels(image)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L", "I;16N"])
+def test_sixteen_bits_of_every_byte_order(mode):
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7), dtype=np.uint16)
+    image = Image.new(mode, (7, 5))
+    image.frombytes(values.astype(">u2" if mode == "I;16B" else "<u2").tobytes())
+    pixels, restore = to_pixels(image)
+    assert pixels.dtype == torch.uint16 and np.array_equal(pixels[0, 0].numpy(), values)
+    back = restore(pixels)
+    assert back.mode == mode and back.tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        ([0, 255], "uint8"),
+        ([3, 60_000], "uint16"),
+        ([-1000, 400], "float32) with value_range=(low, high)"),
+        ([0, 2**40], "float32) with value_range"),
+    ],
+)
+@pytest.mark.parametrize("array", [False, True])
+def test_whole_numbers_are_converted_by_their_values(values, advice, array):
+    image = np.resize(np.array(values, np.int64), (1, 4, 4))
+    image = image[0] if array else torch.from_numpy(image)
+    with pytest.raises(ImageError, match=r"uint8, uint16 or float, got .*int64") as caught:
+        to_pixels(image)
+    told = str(caught.value)
+    assert told.startswith("image") and f"These lie in {values[0]}..{values[1]}" in told and advice in told
+    assert (".astype(np." if array else ".to(torch.") in told and "scale" not in told
 
 
 def test_empty_images_are_refused():
@@ -95,12 +137,26 @@ def test_to_float_leaves_its_input(image):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf"), -0.01, 1.01, 255.0])
+@pytest.mark.parametrize("wrong", [-0.01, 1.01, 255.0])
 def test_range(dtype, wrong):
     images = random_tensor((2, 3, 5, 5), dtype, 0)
     check_range(images)
     images[1, 2, 4, 4] = wrong
     with pytest.raises(ImageError, match=r"must lie in \[0, 1\].*Stylise before Normalize"):
+        check_range(images)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("value_range", [None, (-100, 100), "auto"])
+@pytest.mark.parametrize(("wrong", "name"), [("nan", "NaN"), ("inf", "infinite"), ("-inf", "infinite")])
+def test_what_is_no_number_is_called_so(dtype, value_range, wrong, name):
+    images = random_tensor((2, 3, 5, 5), dtype, 0)
+    images[1, 2, 4, 4] = float(wrong)
+    with pytest.raises(ImageError, match=f"must be finite, got {name}.*: 1 of 150 values") as caught:
+        check_range(images, value_range)
+    assert "Normalize" not in str(caught.value) and "clamp" not in str(caught.value)
+    images[0] = 7  # out of range as well: NaN is the worse fault
+    with pytest.raises(ImageError, match="must be finite"):
         check_range(images)
 
 

@@ -78,7 +78,7 @@ def test_the_bound_can_be_raised_and_lowered(tmp_path, monkeypatch):
     with pytest.raises(FileError, match="claims 1000 x 500 pixels, 1,500,000 bytes"):
         open_image(tmp_path / "a.png")
     monkeypatch.setenv("STYLEAUG_MAX_BYTES", "2M")
-    assert open_image(tmp_path / "a.png") == image
+    assert open_image(tmp_path / "a.png").tobytes() == image.tobytes()
     monkeypatch.setenv("STYLEAUG_MAX_BYTES", "8g")
     check_size(tmp_path, 1000, 1000, 4000, 2, packed=1)
     for text in ("-1", "many", "1e9", "nan", "4 G", "_", "9" * 5000):
@@ -86,4 +86,4 @@ def test_the_bound_can_be_raised_and_lowered(tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match="8000000000 or 8G, got"):
             open_image(tmp_path / "a.png")
     monkeypatch.setenv("STYLEAUG_MAX_BYTES", "")
-    assert open_image(tmp_path / "a.png") == image
+    assert open_image(tmp_path / "a.png").tobytes() == image.tobytes()

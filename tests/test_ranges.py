@@ -151,7 +151,7 @@ def test_signed_integers_need_a_range(dtype):
 def test_what_is_not_finite_is_refused(value_range, wrong):
     images = hounsfield(2, 1, 9, 9)
     images[1, 0, 4, 4] = wrong
-    with pytest.raises(ImageError, match="must be finite, got NaN or infinite"):
+    with pytest.raises(ImageError, match=r"must be finite, got (NaN|infinite values): "):
         tiny(value_range=value_range)(images)
 
 

@@ -68,7 +68,7 @@ def test_unknown_names_are_refused_at_once():
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (torch.full((3, 8, 8), torch.nan), "must lie in"),
+        (torch.full((3, 8, 8), torch.nan), "must be finite, got NaN: 192 of 192 values"),
         (torch.full((3, 8, 8), 255.0), r"got \[255, 255\]"),
         (torch.full((3, 8, 8), -0.5, dtype=torch.float64), "Stylise before Normalize"),
         (torch.rand(17, 8, 8), "at most 16 channels, got 17"),

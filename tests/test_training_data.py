@@ -104,7 +104,7 @@ def test_images_of_every_kind_are_colour(tmp_path):
     eight = (grey * 255).round().astype(np.uint8)
     Image.fromarray(eight).save(tmp_path / "grey.png")
     Image.fromarray((grey * 65535).astype(np.uint16)).save(tmp_path / "sixteen.png")
-    Image.fromarray(np.dstack([eight] * 3 + [255 - eight])).save(tmp_path / "alpha.png")
+    Image.fromarray(np.dstack([eight] * 3 + [np.full_like(eight, 99)])).save(tmp_path / "alpha.png")
     np.save(tmp_path / "float.npy", grey[..., None].astype(np.float32))
     np.save(tmp_path / "bytes.npy", np.dstack([eight] * 3))
     for path in list_images(tmp_path).paths:

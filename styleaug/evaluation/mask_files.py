@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from PIL import Image
 from torch import Tensor
 
 from styleaug.errors import ConfigError, ImageError
 from styleaug.files import image_files, open_image, stem_of
 from styleaug.formats.scan import as_picture
-from styleaug.images import to_pixels
+from styleaug.images import alpha_of, to_pixels
 
 __all__ = ["read_masks"]
 
@@ -57,8 +59,12 @@ def read_masks(folder: Path, names: list[str], size: int) -> tuple[Bool[Tensor, 
 
 def read_mask(path: Path, size: int) -> Float[Tensor, "S S"]:
     """Read how much of each pixel is inside."""
+    picture = as_picture(open_image(path))
+    if isinstance(picture, Image.Image) and (alpha := alpha_of(picture)) is not None:
+        seen = np.array(picture.convert("RGB")) * (alpha > 0)[..., None]  # what is transparent is outside
+        picture = seen.astype(np.uint8)
     try:
-        pixels, _ = to_pixels(as_picture(open_image(path)))
+        pixels, _ = to_pixels(picture)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
     inside = (pixels[:1] != 0).any(dim=1, keepdim=True).float()

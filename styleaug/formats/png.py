@@ -1,7 +1,11 @@
 """PNG of 16-bit colour, which PIL reads as 8 bits."""
 
+import os
 import zlib
+from collections.abc import Container, Iterator
+from io import BytesIO
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -9,15 +13,17 @@ from styleaug.errors import FileError
 from styleaug.formats.limits import check_bytes, check_size
 from styleaug.formats.scan import Scan, Window, make_scan, missing, without_alpha
 
-__all__ = ["is_deep", "open_deep"]
+__all__ = ["is_deep", "open_deep", "parts_of", "scale_key"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SEVERAL = {2: 3, 4: 2, 6: 4}
 """Channels of the colour types with more than one."""
 
-WITH_ALPHA = (4, 6)
-KEPT = {b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"pHYs"}
-"""Parts that say how colours are meant, and how large a pixel is."""
+KEPT = (b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"pHYs", b"eXIf", b"tIME", b"tEXt", b"zTXt", b"iTXt")
+"""Parts that say how colours are meant, how large a pixel is, and who says what."""
+
+KEPT_BYTES = 2**24
+"""Of them together."""
 
 
 def is_deep(path: Path) -> bool:
@@ -48,26 +54,48 @@ def open_deep(path: Path, window: Window | None = None) -> Scan:
         pixels: np.ndarray = imagecodecs.png_decode(content)[None]
     except Exception as error:
         raise FileError(f"cannot read {path}: {error}. Remove the file or save it again.") from None
-    kept = ancillary(content)
-    frames, whole = without_alpha(pixels) if content[25] in WITH_ALPHA else (pixels, np.asarray)
+    kept = b"".join(part(*found) for found in parts_of(BytesIO(content), KEPT))
+    # The decoder gives colours with a transparent one among them an alpha channel, too.
+    alpha = pixels.shape[-1] in (2, 4)
+    frames, whole = without_alpha(pixels) if alpha else (pixels, np.asarray)
 
     def save(styled: np.ndarray, target: Path) -> None:
         packed = bytes(imagecodecs.png_encode(np.ascontiguousarray(whole(styled)[0])))
         end = packed.index(b"IHDR") + 4 + 13 + 4
         target.write_bytes(packed[:end] + kept + packed[end:])
 
-    return make_scan(frames, save, window=window, whole=True)
+    return make_scan(frames, save, window=window, whole=True, blank=alpha and not pixels[..., -1].any())
 
 
-def ancillary(content: bytes) -> bytes:
-    """Collect the parts of a PNG that are written again."""
-    at, found = 8, b""
-    while at + 12 <= len(content):
-        size, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
-        part = content[at : at + 12 + size]
-        if kind in (b"IDAT", b"IEND"):
-            break
-        if kind in KEPT and zlib.crc32(part[4:-4]) == int.from_bytes(part[-4:], "big"):
-            found += part
-        at += 12 + size
-    return found
+def parts_of(file: BinaryIO, kinds: Container[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and content of those parts of a PNG that are whole and of these kinds."""
+    file.seek(8)
+    room = KEPT_BYTES
+    while len(head := file.read(8)) == 8:
+        size, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind == b"IEND":
+            return
+        if kind not in kinds or size > room:
+            file.seek(size + 4, os.SEEK_CUR)
+            continue
+        room -= size
+        content, crc = file.read(size), file.read(4)
+        if zlib.crc32(kind + content) == int.from_bytes(crc, "big"):
+            yield kind, content
+
+
+def part(kind: bytes, content: bytes) -> bytes:
+    """Give a part as it is in the file."""
+    crc = zlib.crc32(kind + content)
+    return len(content).to_bytes(4, "big") + kind + content + crc.to_bytes(4, "big")
+
+
+def scale_key(image: Any) -> None:
+    """Give a PNG's transparent colour the depth of its decoded pixels; PIL leaves it that of the file."""
+    key, raw = image.info.get("transparency"), image.tile[0][3] if image.tile else ""
+    if image.format != "PNG" or isinstance(key, bytes | None):
+        return
+    if raw == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    elif raw in ("L;2", "L;4"):
+        image.info["transparency"] = key * (85 if raw == "L;2" else 17)

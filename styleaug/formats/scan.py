@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from styleaug.alpha import filled
 from styleaug.errors import ConfigError, FileError, MissingExtraError, missing_extra
 from styleaug.formats.limits import MAX_PIXELS, check_size
 
@@ -58,6 +59,9 @@ class Scan:
     save: Save
     """Writes styled frames of the same shape and dtype as a file of the same kind, with its header."""
 
+    blank: bool = False
+    """No pixel is seen: all are transparent."""
+
 
 def parse_window(text: Any) -> Window | None:
     """Read a window as users write it: `"40/400"` (centre/width), `"auto"` or `"dicom"`.
@@ -88,6 +92,7 @@ def make_scan(
     volume: bool = False,
     beside: np.ndarray | None = None,
     mirror: float | None = None,
+    blank: bool = False,
 ) -> Scan:
     """Build a scan: choose its range, and keep what is no number aside.
 
@@ -101,6 +106,7 @@ def make_scan(
         volume: see `Scan`.
         beside: which values say nothing, such as the padding around a scan; of the shape of `frames`.
         mirror: frames are turned round: `mirror` minus what the file, and the user, call a value.
+        blank: see `Scan`.
 
     Raises:
         FileError: no value is a number.
@@ -116,7 +122,7 @@ def make_scan(
         span = (0.0, float(np.iinfo(frames.dtype).max))
     else:
         span = percentiles(frames, beside)
-    return Scan(frames, span, volume, save)
+    return Scan(frames, span, volume, save, blank)
 
 
 def without_gaps(
@@ -209,14 +215,21 @@ def smallest(ends: list[np.ndarray], slope: np.ndarray, intercept: np.ndarray) -
 def without_alpha(pixels: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
     """Take the last channel off `(T, H, W, C)`, and give what puts it back.
 
+    What is transparent is filled from what is seen, frame by frame, so it decides nothing.
+
     Returns:
         `(T, H, W, C - 1)`, or `(T, H, W)` if only one channel is left; and a function that gives styled
-        values of that shape their transparency again.
+        values of that shape their transparency again, and hidden pixels their own values.
     """
-    colour, alpha = pixels[..., :-1], pixels[..., -1:]
-    if colour.shape[-1] == 1:
-        return colour[..., 0], lambda styled: np.concatenate([styled[..., None], alpha], axis=-1)
-    return colour, lambda styled: np.concatenate([styled, alpha], axis=-1)
+    alpha = pixels[..., -1]
+    colour = pixels[..., 0] if pixels.shape[-1] == 2 else pixels[..., :-1]
+    seen, backs = zip(*map(filled, colour, alpha), strict=True)
+
+    def whole(styled: np.ndarray) -> np.ndarray:
+        shown = np.stack([back(frame) for back, frame in zip(backs, styled, strict=True)])
+        return np.concatenate([shown.reshape(*alpha.shape, -1), alpha[..., None]], axis=-1)
+
+    return np.stack(seen), whole
 
 
 def as_picture(picture: Any) -> Any:

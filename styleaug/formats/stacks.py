@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from styleaug.alpha import straight
 from styleaug.errors import FileError
 from styleaug.formats.scan import (
     MAX_PIXELS,
@@ -24,11 +25,15 @@ from styleaug.formats.tiff import RGB, WHITE_IS_ZERO, Plane, check_end, kept_of,
 
 __all__ = ["open_stack", "pil_mode"]
 
-MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "I;16L", "I"}
-BITS, SAMPLES, REDUCED, SUBIFDS = 258, 277, 254, 330
+MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "I;16L"}
+BITS, SAMPLES, REDUCED, SUBIFDS, SAMPLE_FORMAT = 258, 277, 254, 330, 339
+SIGNED = 2
 MOST_LEVELS = 32
 """Of a pyramid that PIL, which takes its time for each page, is asked about."""
 
+NAMED = {270: "description", 305: "software"}
+SAID = (269, 271, 272, 285, 306, 315, 316, 33432)
+"""Tags that say who made what and when; those in `NAMED` have an argument of their own in tifffile."""
 IMAGEJ = ("spacing", "unit", "finterval", "fps", "mode", "min", "max")
 
 
@@ -47,6 +52,8 @@ def pil_mode(path: Path, short_side: int | None = None) -> str:
                 deep = max(tags.get(BITS, (1,))) > 8 and tags.get(SAMPLES, 1) > 1
                 pyramid = SUBIFDS in tags
                 large = image.width * image.height > MAX_PIXELS
+                # PIL forgets the sign of 8 bits.
+                signed = SIGNED in tags.get(SAMPLE_FORMAT, ())
                 mode = image.mode
                 for number in range(1, MOST_LEVELS):
                     try:
@@ -56,7 +63,9 @@ def pil_mode(path: Path, short_side: int | None = None) -> str:
                     if not tags_of(image).get(REDUCED, 0) & 1 or number == MOST_LEVELS - 1:
                         return ""
                     pyramid = True
-                return "" if deep or large or (pyramid and short_side) or mode not in MODES else mode
+                return (
+                    "" if deep or signed or large or (pyramid and short_side) or mode not in MODES else mode
+                )
     except FileNotFoundError:
         raise
     except Exception:  # what PIL cannot read may be read by tifffile, or is named there
@@ -123,14 +132,16 @@ def scan_of(file: Any, path: Path, short_side: int | None, window: Window | None
     outer = moved.shape[: moved.ndim - 2 - channels]
     pixels = moved.reshape(-1, height, width, *([math.prod(moved.shape[-channels:])] if channels else []))
     pixels = plane.seen(pixels[..., None] if plane.palette is not None else pixels)
-    colour, whole = without_alpha(pixels) if plane.alpha and channels else (pixels, np.asarray)
+    clear = plane.alpha and channels > 0
+    pixels, multiplied = straight(pixels) if clear and is_associated(first) else (pixels, np.asarray)
+    colour, whole = without_alpha(pixels) if clear else (pixels, np.asarray)
     kind = plane.dtype.kind
     limits = (0.0, 1.0) if kind == "f" else (np.iinfo(plane.dtype).min, np.iinfo(plane.dtype).max)
     frames, back, _ = rescaled(colour, 1.0, 0.0, limits)
     options = options_of(file, level, first, plane)
 
     def save(styled: np.ndarray, target: Path) -> None:
-        pixels = whole(back(styled))
+        pixels = multiplied(whole(back(styled)))
         if plane.palette is not None:
             written = pixels.reshape(*outer, *pixels.shape[1:])
         else:
@@ -141,7 +152,19 @@ def scan_of(file: Any, path: Path, short_side: int | None, window: Window | None
         except Exception as error:  # what a damaged file says of itself makes tifffile raise anything
             raise FileError(f"what {path} says of itself cannot be written again ({error}).") from None
 
-    return make_scan(frames, save, window=window, whole=plane.dtype.itemsize <= 2, volume="Z" in level.axes)
+    return make_scan(
+        frames,
+        save,
+        window=window,
+        whole=plane.dtype.itemsize <= 2,
+        volume="Z" in level.axes,
+        blank=clear and not pixels[..., -1].any(),
+    )
+
+
+def is_associated(page: Any) -> bool:
+    """Tell whether a page's colours are multiplied by its alpha."""
+    return [int(value) for value in page.extrasamples] == [1]
 
 
 def check_alone(file: Any, series: Any, path: Path) -> None:
@@ -170,12 +193,14 @@ def options_of(file: Any, level: Any, page: Any, plane: Plane) -> dict[str, Any]
     samples = level.shape[axes.index("S")] if "S" in axes else 1
     colour = plane.palette is not None or (int(page.photometric) in (RGB, 6) and samples in (3, 4))
     options = kept_of(page, plane.dtype, samples if plane.palette is None else 3)
+    if plane.dtype.kind in "iu" and plane.dtype.itemsize == 8:
+        options.pop("predictor", None)  # which tifffile does not know for them
     grey = "miniswhite" if int(page.photometric) == WHITE_IS_ZERO else "minisblack"
     options |= {"photometric": "rgb" if colour else grey, "maxworkers": 1}
     if "S" in axes and samples > 1:
         options["planarconfig"] = "separate" if axes.index("S") < axes.index("Y") else "contig"
     if plane.alpha:
-        options["extrasamples"] = ["unassalpha"]
+        options["extrasamples"] = ["assocalpha" if is_associated(page) else "unassalpha"]
     if kind == "imagej" and plane.palette is None:
         known = file.imagej_metadata or {}
         facts = {key: known[key] for key in IMAGEJ if key in known}
@@ -185,7 +210,21 @@ def options_of(file: Any, level: Any, page: Any, plane: Plane) -> dict[str, Any]
         options["tile"] = (page.tilelength, page.tilewidth)
     if kind == "ome" and plane.palette is None:
         return options | {"ome": True, "metadata": {"axes": axes, **sizes_of(file)}}
-    return options | {"ome": False, "metadata": {} if file.is_shaped else None}
+    if file.is_shaped:
+        return options | {"ome": False, "metadata": {}}
+    texts = said(page)
+    if file.is_ome or file.is_imagej:  # of another form than it says
+        texts.pop("description", None)
+    return options | {"ome": False, "metadata": None, **texts}
+
+
+def said(page: Any) -> dict[str, Any]:
+    """Collect description, software, date and names of a page."""
+    texts = {tag: page.tags.valueof(tag) for tag in (*NAMED, *SAID)}
+    found = {tag: text.encode() for tag, text in texts.items() if isinstance(text, str) and text}
+    options: dict[str, Any] = {NAMED[tag]: found.pop(tag) for tag in NAMED if tag in found}
+    extra = [(tag, 2, 0, text + b"\0", True) for tag, text in found.items()]
+    return options | ({"extratags": extra} if extra else {})
 
 
 def sizes_of(file: Any) -> dict[str, Any]:

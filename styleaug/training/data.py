@@ -14,10 +14,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from styleaug.errors import FileError, ImageError
-from styleaug.files import image_files, open_image, stem_of
+from styleaug.files import image_files, is_blank, open_image, stem_of
 from styleaug.foreign import name_bytes
 from styleaug.formats.scan import as_picture
-from styleaug.images import check_range, to_float, to_pixels
+from styleaug.images import check_range, resized, to_pixels
 from styleaug.paths import check_path, check_regular
 from styleaug.training.config import TrainConfig
 
@@ -184,21 +184,21 @@ def read_image(path: Path, short_side: int) -> Shaped[Tensor, "3 H W"]:
     Raises:
         FileError, ImageError: it cannot be read, naming the file.
     """
+    picture = open_image(path, short_side=short_side)
+    if is_blank(picture):
+        raise ImageError(f"{path} is transparent all over, so there is nothing to learn; leave it out.")
     try:
-        pixels, _ = to_pixels(as_picture(open_image(path, short_side=short_side)))
+        pixels, _ = to_pixels(as_picture(picture))
         check_range(pixels)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
     height, width = pixels.shape[-2:]
     if max(height, width) > MOST_ASPECT * min(height, width):
         raise ImageError(f"{path} has {width} x {height} pixels, too narrow for a crop; cut it into tiles.")
-    deep, images = pixels.dtype != torch.uint8, to_float(pixels).float()
     scale = short_side / min(height, width)
     size = (max(short_side, round(height * scale)), max(short_side, round(width * scale)))
-    if size != (height, width):
-        images = F.interpolate(images, size=size, mode="bilinear", antialias=True).clamp_(0, 1)
-    images = images.expand(-1, 3, -1, -1)[0]
-    return images.half() if deep else (images * 255).round().byte()
+    images = resized(pixels, size).expand(-1, 3, -1, -1)[0]
+    return images.half() if pixels.dtype != torch.uint8 else (images * 255).round().byte()
 
 
 def as_floats(image: Shaped[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor
 
+from styleaug.alpha import filled
 from styleaug.errors import ConfigError, FileError, ImageError
-from styleaug.files import as_sixteen_bit, open_image
+from styleaug.files import as_sixteen_bit, is_blank, open_image
+from styleaug.formats.profiles import to_rgb
 from styleaug.formats.scan import Scan, Window
-from styleaug.images import PIL_MODES, check_range, to_float, to_pixels, to_unit
+from styleaug.images import PIL_MODES, check_range, resized, to_float, to_pixels, to_unit
 from styleaug.paths import check_path
 from styleaug.training.data import LISTS, list_images
 
@@ -83,14 +84,17 @@ def open_style(source: Any, code_size: int, window: Window | None = None) -> Flo
     """
     path = source if isinstance(source, str | os.PathLike) else None
     name = "the style image" if path is None else path
-    # Crops may be half as wide.
+    side = 2 * code_size  # crops may be half as wide
     image = (
-        opaque(usable(source))[0]
+        usable(source)
         if path is None
-        else open_image(Path(path), short_side=2 * code_size, window=window, to_style=True)
+        else open_image(Path(path), short_side=side, window=window, to_style=True)
     )
+    if is_blank(image):
+        raise ImageError(f"{name} is transparent all over, so it has no style; leave it out.")
+    image = opaque(image)[0] if path is None else image
     try:
-        pixels = scan_pixels(image) if isinstance(image, Scan) else to_float(checked(image))
+        pixels = scan_pixels(image) if isinstance(image, Scan) else checked(image)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     height, width = pixels.shape[-2:]
@@ -98,7 +102,7 @@ def open_style(source: Any, code_size: int, window: Window | None = None) -> Flo
         raise ImageError(f"{name} has {pixels.shape[1]} channels; a style is read from 1 or 3.")
     if min(height, width) < MIN_SIDE:
         raise ImageError(f"{name} has {width} x {height} pixels; a style needs {MIN_SIDE} on each side.")
-    return shrink(pixels.expand(-1, 3, -1, -1), 2 * code_size)
+    return shrink(pixels, side).expand(-1, 3, -1, -1)
 
 
 def usable(image: Any) -> Any:
@@ -115,27 +119,52 @@ def usable(image: Any) -> Any:
         return image
     mode = "L" if image.mode == "1" else "RGB"
     try:
-        return image.convert("RGBA" if image.has_transparency_data else mode)
+        if image.has_transparency_data:
+            return image.convert("RGBA")
+        return image.convert("L") if mode == "L" else to_rgb(image)
     except ValueError as error:
         raise FileError(f"an image of mode {image.mode!r} cannot be converted to {mode}: {error}.") from None
 
 
 def opaque(image: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """Take the last of 2 or 4 channels off an array or tensor, and give what puts it back: transparency."""
+    """Take the last of 2 or 4 channels off an array or tensor, and give what puts it back: transparency.
+
+    What it hides is filled from what is seen; see `styleaug.alpha`.
+    """
     axis = {Tensor: -3, np.ndarray: -1}.get(type(image), 0)
     if not axis or image.ndim < 3 or image.shape[axis] not in (2, 4):
         return image, lambda styled: styled
-    if axis == -1:
-        return image[..., :-1], lambda styled: np.concatenate([styled, image[..., -1:]], axis=-1)
-    alpha = image[..., -1:, :, :]
-    return image[..., :-1, :, :], lambda styled: torch.cat([styled, alpha], dim=-3)
+    values = channels_last(image)
+    frames = values.reshape(-1, *values.shape[-3:])
+    seen, backs = zip(*(filled(frame[..., :-1], frame[..., -1]) for frame in frames), strict=True)
+
+    def restored(array: np.ndarray) -> Any:
+        whole = array.reshape(*values.shape[:-3], *array.shape[1:])
+        if axis == -1:
+            return whole
+        return torch.from_numpy(whole).movedim(-1, -3).to(image.device, image.dtype)
+
+    def put_back(styled: Any) -> Any:
+        parts = channels_last(styled).reshape(len(frames), *frames.shape[1:3], -1)
+        shown = np.stack([back(part) for back, part in zip(backs, parts, strict=True)])
+        return restored(np.concatenate([shown, frames[..., -1:]], axis=-1))
+
+    return restored(np.stack(seen)), put_back
+
+
+def channels_last(image: Any) -> np.ndarray:
+    """View an array, or a tensor of any device, as an array `(..., H, W, C)`."""
+    if isinstance(image, np.ndarray):
+        return image
+    there = image.detach().cpu().movedim(-3, -1)
+    return (there.float() if there.dtype == torch.bfloat16 else there).numpy()
 
 
 def checked(image: Any) -> Tensor:
-    """Give the pixels of an image that has none outside its range."""
+    """Give the pixels of an image that has none outside its range; integers as they are."""
     pixels, _ = to_pixels(image)
     check_range(pixels)
-    return pixels
+    return to_float(pixels) if pixels.dtype.is_floating_point else pixels
 
 
 def scan_pixels(scan: Scan) -> Float[Tensor, "T C H W"]:
@@ -148,14 +177,13 @@ def scan_pixels(scan: Scan) -> Float[Tensor, "T C H W"]:
     return to_unit(frames, *scan.span)[0]
 
 
-def shrink(images: Float[Tensor, "B C H W"], short_side: int) -> Float[Tensor, "B C H2 W2"]:
-    """Reduce the short side to `short_side`; smaller images stay as they are."""
-    height, width = images.shape[-2:]
+def shrink(pixels: Shaped[Tensor, "B C H W"], short_side: int) -> Float[Tensor, "B C H2 W2"]:
+    """Return pixels in [0, 1] with the short side reduced to `short_side`; smaller ones keep their size."""
+    height, width = pixels.shape[-2:]
     scale = short_side / min(height, width)
     if scale >= 1:
-        return images
-    size = (max(short_side, round(height * scale)), max(short_side, round(width * scale)))
-    return F.interpolate(images, size=size, mode="bilinear", antialias=True).clamp_(0, 1)
+        return pixels if pixels.dtype == torch.float32 else to_float(pixels)
+    return resized(pixels, (max(short_side, round(height * scale)), max(short_side, round(width * scale))))
 
 
 def views(image: Float[Tensor, "T 3 H W"], patches: int, rng: torch.Generator) -> Iterator[Tensor]:
