@@ -17,7 +17,7 @@ from styleaug.formats.dicom import has_prefix, open_dicom
 from styleaug.formats.headers import KEY, read_header, save_options, turn_of
 from styleaug.formats.labels import warn_of_labels
 from styleaug.formats.limits import MAX_PIXELS, check_size
-from styleaug.formats.png import is_deep, open_deep, scale_key
+from styleaug.formats.png import check_pixels, is_deep, open_deep, scale_key
 from styleaug.formats.profiles import fits, to_rgb
 from styleaug.formats.rasters import open_metaimage, open_nrrd
 from styleaug.formats.scan import Scan, Window, make_scan, parse_window
@@ -341,6 +341,7 @@ def is_blank(picture: Picture) -> bool:
 
 def open_png(path: Path, short_side: int | None, window: Window | None) -> Picture:
     """Read a PNG with all its bits."""
+    check_pixels(path)
     return open_deep(path, window) if is_deep(path) else open_raster(path, short_side, window)
 
 

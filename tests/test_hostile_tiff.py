@@ -1,4 +1,4 @@
-"""TIFF with broken metadata, with thousands of pages, and with wrong bits."""
+"""TIFF with broken metadata, with thousands of pages, and with wrong bits; PNG with wrong bits."""
 
 import struct
 import time
@@ -142,3 +142,32 @@ def test_no_wrong_bit_of_deflated_pixels_gives_other_pixels(read, tmp_path):
         except FileError:
             refused += 1
     assert refused > 50
+
+
+def test_a_tile_much_larger_than_its_image(tmp_path):
+    path = tmp_path / "a.tif"
+    values = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    tifffile.imwrite(path, values, tile=(16, 16), photometric="rgb", compression="zlib")
+    content = bytearray(path.read_bytes())
+    at = content.index(struct.pack("<H", 323), int.from_bytes(content[4:8], "little"))
+    content[at : at + 12] = struct.pack("<HHLL", 323, 4, 1, 16_711_696)
+    path.write_bytes(content)
+    with pytest.raises(FileError, match="16 x 16711696 pixels"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_every_wrong_bit_of_the_pixels_of_a_png_is_refused(depth, tmp_path):
+    path = tmp_path / "a.png"
+    ramp = np.arange(64 * 64).reshape(64, 64)
+    Image.fromarray((ramp % 256).astype(np.uint8) if depth == 8 else ramp.astype(np.uint16)).save(path)
+    content = path.read_bytes()
+    start = content.index(b"IDAT") + 4
+    size = int.from_bytes(content[start - 8 : start - 4], "big")
+    random = np.random.default_rng(0)
+    for place in random.integers(start, start + size + 4, 100):
+        wrong = bytearray(content)
+        wrong[place] ^= 1 << int(random.integers(8))
+        path.write_bytes(wrong)
+        with pytest.raises(FileError):
+            open_image(path)

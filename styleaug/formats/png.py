@@ -13,7 +13,7 @@ from styleaug.errors import FileError
 from styleaug.formats.limits import check_bytes, check_size
 from styleaug.formats.scan import Scan, Window, make_scan, missing, without_alpha
 
-__all__ = ["is_deep", "open_deep", "parts_of", "scale_key"]
+__all__ = ["check_pixels", "is_deep", "open_deep", "parts_of", "scale_key"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SEVERAL = {2: 3, 4: 2, 6: 4}
@@ -82,6 +82,26 @@ def parts_of(file: BinaryIO, kinds: Container[bytes]) -> Iterator[tuple[bytes, b
         content, crc = file.read(size), file.read(4)
         if zlib.crc32(kind + content) == int.from_bytes(crc, "big"):
             yield kind, content
+
+
+def check_pixels(path: Path) -> None:
+    """Compare the checksums of a PNG's pixels, which PIL leaves out.
+
+    Raises:
+        FileError: one does not fit.
+    """
+    with path.open("rb") as file:
+        if file.read(8) != SIGNATURE:
+            return
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            left, crc = int.from_bytes(head[:4], "big"), zlib.crc32(head[4:])
+            if head[4:] not in (b"IDAT", b"fdAT"):
+                file.seek(left + 4, os.SEEK_CUR)
+                continue
+            while left and (content := file.read(min(left, 2**20))):
+                left, crc = left - len(content), zlib.crc32(content, crc)
+            if crc != int.from_bytes(file.read(4), "big"):
+                raise FileError(f"{path} is damaged: a checksum does not fit. Copy or save it again.")
 
 
 def part(kind: bytes, content: bytes) -> bytes:

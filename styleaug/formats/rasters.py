@@ -371,7 +371,8 @@ def read_array(file: BinaryIO, layout: Layout, path: Path) -> np.ndarray:
         raise FileError(f"{path} has pixels of {channels} numbers; remove it.")
     data = path if layout.name is None else beside(path, layout.name)
     count = math.prod(sizes[:-2]) if min(sizes) > 0 else 0
-    check_size(path, *sizes[-2:], count, channels * layout.dtype.itemsize, packed=data.stat().st_size)
+    height, width = sizes[-2:]
+    check_size(path, height, width, count, channels * layout.dtype.itemsize, packed=data.stat().st_size)
     if layout.name is None:
         return content_of(file, layout, path).reshape(layout.shape)
     with data.open("rb") as other:

@@ -27,6 +27,10 @@ __all__ = ["open_stack", "pil_mode"]
 
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "I;16L"}
 BITS, SAMPLES, REDUCED, SUBIFDS, SAMPLE_FORMAT = 258, 277, 254, 330, 339
+TILE_WIDTH, TILE_HEIGHT = 322, 323
+MOST_TILE = 2**24
+"""Pixels of a tile that PIL is given: it makes room for all of it, however small the image is."""
+
 SIGNED = 2
 MOST_LEVELS = 32
 """Of a pyramid that PIL, which takes its time for each page, is asked about."""
@@ -52,6 +56,7 @@ def pil_mode(path: Path, short_side: int | None = None) -> str:
                 deep = max(tags.get(BITS, (1,))) > 8 and tags.get(SAMPLES, 1) > 1
                 pyramid = SUBIFDS in tags
                 large = image.width * image.height > MAX_PIXELS
+                large = large or tags.get(TILE_WIDTH, 0) * tags.get(TILE_HEIGHT, 0) > MOST_TILE
                 # PIL forgets the sign of 8 bits.
                 signed = SIGNED in tags.get(SAMPLE_FORMAT, ())
                 mode = image.mode
@@ -122,6 +127,8 @@ def scan_of(file: Any, path: Path, short_side: int | None, window: Window | None
         )
     count = math.prod(level.shape) // max(1, height * width)
     check_size(path, height, width, count, series.dtype.itemsize)
+    if first.is_tiled:
+        check_size(path, first.tilelength, first.tilewidth, 1, first.dtype.itemsize * first.samplesperpixel)
     if series.dtype.kind not in "iuf" or series.dtype.itemsize > 8:
         raise FileError(f"{path} has pixels of type {series.dtype}; save it as integers or floats.")
     plane = Plane([level.pages[0].aspage()], path)
