@@ -2,7 +2,6 @@
 
 import os
 import random
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,15 @@ from styleaug.images import ValueRange
 from styleaug.samplers import Sampler
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.guard import Edges, Protect
-from styleaug.transforms.host import Copies, advised, draw_seed, needs_no_other_inputs, rng_from, seed_from
+from styleaug.transforms.host import (
+    Copies,
+    advised,
+    callers,
+    draw_seed,
+    needs_no_other_inputs,
+    rng_from,
+    seed_from,
+)
 from styleaug.transforms.params import STRENGTH, Channels, P, Precision
 from styleaug.transforms.splice import Splice
 
@@ -211,10 +218,16 @@ class StyleAugment(A.ImageOnlyTransform):
 
     def __call__(self, *args: Any, force_apply: bool = False, **kwargs: Any) -> Any:
         """Check the images, so that a bad one is found whether it is picked or not, and stylise as drawn."""
+        stacks = {
+            name: STACKED[self._key2func[name].__name__]
+            for name, value in kwargs.items()
+            if name in self._key2func and value is not None
+        }
         with advised(images=ADVICE):
-            for name, value in kwargs.items():
-                if name in self._key2func and value is not None:
-                    self.check(value, stacked=STACKED[self._key2func[name].__name__])
+            for name, stacked in stacks.items():
+                self.check(kwargs[name], stacked=stacked)
+        if stacks and all(0 in kwargs[name].shape[:stacked] for name, stacked in stacks.items()):
+            return kwargs  # the host looks at the first of the images
         return super().__call__(*args, force_apply=force_apply, **kwargs)
 
     def check(self, images: Any, *, stacked: int) -> None:
@@ -396,4 +409,4 @@ def describe_value(value: Any) -> str:
 
 def in_repr() -> bool:
     """Tell whether the host is writing a pipeline's repr."""
-    return any(frame.f_code.co_name == "indented_repr" for frame, _ in traceback.walk_stack(None))
+    return any(frame.f_code.co_name == "indented_repr" for frame in callers())

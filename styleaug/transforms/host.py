@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from types import FrameType
 
 import torch
 from torch.utils.data import get_worker_info
@@ -17,6 +19,7 @@ __all__ = [
     "Copies",
     "advised",
     "batch_seeds",
+    "callers",
     "draw_seed",
     "drawing_from",
     "needs_no_other_inputs",
@@ -111,6 +114,13 @@ class Copies:
 
     def __setstate__(self, state: tuple[int]) -> None:
         self.start, self.pickled = FORKS.count - state[0], 0
+
+
+def callers() -> Iterator[FrameType]:
+    """Walk the frames that lead here, nearest first."""
+    frame = sys._getframe()
+    while (frame := frame.f_back) is not None:
+        yield frame
 
 
 @contextmanager

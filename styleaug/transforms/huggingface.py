@@ -1,7 +1,6 @@
 """Style the images of a Hugging Face dataset: while they are read, or ahead of time with `map`."""
 
 import hashlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from styleaug.errors import ConfigError, DeviceError
 from styleaug.images import to_pixels
 from styleaug.transforms.core import MOST_SEPARATE, Stylizer
-from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from
+from styleaug.transforms.host import advised, callers, needs_no_other_inputs, rng_from, seed_from
 from styleaug.transforms.params import StyleParams
 from styleaug.transforms.ragged import stylise_ragged
 
@@ -94,8 +93,7 @@ class StyleColumn:
                 params = [self.draw_fixed(*row) for row in zip(images, indices, strict=True)]
             styled = self.stylise(images, params, device)
         column = {self.column: styled if reading else [lossless(image) for image in styled]}
-        streamed = sys._getframe(1).f_globals.get("__name__") == "datasets.iterable_dataset"
-        return column if streamed else batch | column
+        return column if called_by_a_stream() else batch | column
 
     def read_column(self, batch: Any) -> Sequence[Any]:
         """Give the column's images.
@@ -193,6 +191,13 @@ def forking_explained() -> Iterator[None]:
             "with_rank=True, num_proc=...) and under if __name__ == '__main__', call "
             "multiprocess.set_start_method('spawn'): the package multiprocess, which datasets uses."
         ) from None
+
+
+def called_by_a_stream() -> bool:
+    """Tell whether the `map` of a streamed dataset called `StyleColumn` itself, and no function of a user."""
+    names = (frame.f_globals.get("__name__", "") for frame in callers())
+    foreign = (name for name in names if name.partition(".")[0] not in ("styleaug", "jaxtyping"))
+    return next(foreign, "") == "datasets.iterable_dataset"
 
 
 def lossless(image: Any) -> Any:

@@ -1,6 +1,5 @@
 """`RandStyle` and `RandStyled` for MONAI's array and dictionary transforms, in two and three dimensions."""
 
-import traceback
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from copy import copy, deepcopy
@@ -15,7 +14,15 @@ from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError, ImageError, missing_extra
 from styleaug.images import MOST_CHANNELS
 from styleaug.transforms.core import Stylizer
-from styleaug.transforms.host import Copies, advised, draw_seed, needs_no_other_inputs, rng_from, seed_from
+from styleaug.transforms.host import (
+    Copies,
+    advised,
+    callers,
+    draw_seed,
+    needs_no_other_inputs,
+    rng_from,
+    seed_from,
+)
 from styleaug.transforms.params import StyleOptions, StyleParams, check_share, first_rows
 
 try:
@@ -249,7 +256,7 @@ RandStyleD = RandStyleDict = RandStyled
 def seeded_by_default() -> bool:
     """Tell whether a `Compose` that is just made seeds its transforms, with a number that nobody chose."""
     made = Compose.__init__.__code__
-    return get_seed() is None and any(frame.f_code is made for frame, _ in traceback.walk_stack(None))
+    return get_seed() is None and any(frame.f_code is made for frame in callers())
 
 
 def as_tensor(img: Any) -> Tensor:
