@@ -60,8 +60,9 @@ def video(
 ) -> None:
     """Write the film SOURCE in one style, without flicker.
 
-    SOURCE is a video file or a folder of frames; so is OUT: .mp4, .mov, .mkv, .avi, .webm, .gif, or a folder.
-    Speed and sound are kept. SOURCE is never written to.
+    SOURCE is a video file, an animated picture or a folder of frames; so is OUT: .mp4, .mov, .mkv, .avi,
+    .webm, .gif, .apng, .png, .webp, or a folder. Times, sound and transparency are kept. SOURCE is never
+    written to.
     """
     from styleaug.film import style_film
 

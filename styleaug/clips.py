@@ -1,21 +1,20 @@
-"""Films on disk: video files by PyAV and folders of frames, read and written one frame at a time."""
+"""Films on disk: video files by PyAV, animated pictures and folders of frames, read one frame at a time."""
 
 import re
-import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from styleaug.atomic import atomic
-from styleaug.errors import FileError, missing_extra
-from styleaug.files import open_image, save_image
+from styleaug.animations import is_webp, plays_of, read_webp, webp_pauses
+from styleaug.clip_writing import VIDEO_SUFFIXES, Frame, Write, import_av, writing_clip
+from styleaug.errors import FileError
+from styleaug.files import open_image
 from styleaug.paths import check_regular
 
 __all__ = [
@@ -28,33 +27,15 @@ __all__ = [
     "writing_clip",
 ]
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".gif")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 MOST_PIXELS = 8192 * 8192
 """Of a frame. A file's header may claim any size, and a decoder makes room for it."""
 MOST_FRAMES = 1_000_000
 """Eleven hours at 25 frames a second."""
 
-MOST_WAITING = 2000
-"""Packets of sound that are kept until the first frame comes."""
-
-CODECS = {".webm": "libvpx-vp9", ".gif": "gif"}
-"""What is not H.264."""
-QUALITY = {"libx264": {"crf": "16", "preset": "medium"}, "libvpx-vp9": {"crf": "24", "b": "0"}}
-FALLBACK = "mpeg4"
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""FFmpeg's own decoders leave the transparency of these out."""
 DIGITS = re.compile(r"(\d+)")
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One frame of a film."""
-
-    pixels: np.ndarray
-    """`(H, W, 3)` of uint8."""
-    name: str = ""
-    """Of its file, in a folder."""
-    time: Fraction | None = None
-    """In seconds since the first, where the file tells."""
 
 
 class AbstractClip(Protocol):
@@ -63,15 +44,23 @@ class AbstractClip(Protocol):
     fps: Fraction
     count: int
     """How many frames it says it has; 0 if it does not say."""
-    note: str
-    """What went wrong, if only a part could be read; known at the end."""
+    plays: int
+    """How often an animation says that it plays; 0 is for ever."""
+    pause: Fraction | None
+    """How many seconds the last frame of an animation is shown."""
+    notes: list[str]
+    """What went wrong or is left out; known at the end."""
 
     def frames(self) -> Iterator[Frame]:
         """Read the next frames."""
         ...
 
-    def sound(self) -> Any:
-        """Give the audio stream, if there is one."""
+    def tracks(self) -> list[Any]:
+        """Give the streams of sound and subtitles."""
+        ...
+
+    def transparent(self) -> bool:
+        """Say whether any frame is transparent, though the first may be opaque."""
         ...
 
     def close(self) -> None:
@@ -81,11 +70,11 @@ class AbstractClip(Protocol):
 
 @contextmanager
 def open_clip(path: str | Path, *, audio: Callable[[Any], None] | None = None) -> Iterator[AbstractClip]:
-    """Open a video file or a folder of frames.
+    """Open a video file, an animated picture, or a folder of frames.
 
     Args:
         path: the file, or a folder whose images are the frames, in natural order: 2 before 10.
-        audio: is given the packets of the file's sound, as they come between the frames.
+        audio: is given the packets of the file's sound and subtitles, as they come between the frames.
 
     Raises:
         FileError: missing, no film, damaged from the start, or too large.
@@ -94,11 +83,40 @@ def open_clip(path: str | Path, *, audio: Callable[[Any], None] | None = None) -
     path = Path(path)
     if not path.exists():
         raise FileError(f"there is no file or folder {path}.")
-    with closing(FolderClip(path) if path.is_dir() else FileClip(path, audio)) as clip:
+    with closing(clip_of(path, audio)) as clip:
         yield clip
 
 
-class FolderClip:
+def clip_of(path: Path, audio: Callable[[Any], None] | None) -> AbstractClip:
+    """Choose by what the path is."""
+    if path.is_dir():
+        return FolderClip(path)
+    try:
+        return WebPClip(path) if is_webp(check_regular(path)) else FileClip(path, audio)
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}.") from None
+
+
+class StillClip:
+    """What films without sound have in common."""
+
+    plays, pause = 0, None
+
+    def tracks(self) -> list[Any]:
+        """Give none."""
+        return []
+
+    def transparent(self) -> bool:
+        """Take it that all frames are as the first."""
+        return False
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+class FolderClip(StillClip):
     """A folder of frames."""
 
     def __init__(self, folder: Path):
@@ -106,7 +124,7 @@ class FolderClip:
         if not found:
             raise FileError(f"no frame in {folder}; known file types are {' '.join(FRAME_SUFFIXES)}.")
         self.paths = sorted(found, key=natural)
-        self.fps, self.count, self.note = Fraction(25), len(found), ""
+        self.fps, self.count, self.notes = Fraction(25), len(found), []
         check_size(folder, 1, 1, self.count)
 
     def frames(self) -> Iterator[Frame]:
@@ -116,26 +134,49 @@ class FolderClip:
             if not isinstance(image, Image.Image) or image.mode not in ("L", "LA", "RGB", "RGBA"):
                 raise FileError(f"{path} is no frame of 8 bits in grey or colour; convert it first.")
             check_size(path, image.width, image.height)
-            yield Frame(np.array(image.convert("RGB")), path.name)
+            mode = "RGBA" if "A" in image.mode or "transparency" in image.info else "RGB"
+            yield Frame(np.array(image.convert(mode)), path.name)
 
-    def sound(self) -> Any:
-        """Give none."""
 
-    def close(self) -> None:
-        """Have nothing to close."""
+class WebPClip(StillClip):
+    """An animated WebP, which FFmpeg does not read."""
+
+    def __init__(self, path: Path):
+        self.path, self.notes = path, []
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(path, formats=["WEBP"]) as image:
+                    size = image.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise FileError(f"{path} is no WebP, or its beginning is damaged: {error}.") from None
+        self.pauses = webp_pauses(path)
+        check_size(path, *size, len(self.pauses))
+        self.count, self.plays, self.pause = len(self.pauses), plays_of(path), self.pauses[-1]
+        shown = sum(self.pauses)
+        self.fps = Fraction(self.count / shown if shown else 25).limit_denominator(1001) or Fraction(25)
+
+    def frames(self) -> Iterator[Frame]:
+        """Decode; a file that breaks off ends there, with a note."""
+        time, read = Fraction(0), 0
+        try:
+            for pixels, pause in zip(read_webp(self.path), self.pauses, strict=False):
+                yield Frame(pixels, time=time, pause=pause)
+                time, read = time + pause, read + 1
+        except (OSError, ValueError, EOFError, SyntaxError) as error:
+            if not read:
+                raise FileError(f"{self.path}: no frame can be read; {error}.") from None
+        if read < self.count:
+            self.notes.append(f"{self.path} breaks off: it has {read} of {self.count} frames.")
 
 
 class FileClip:
     """A video file."""
 
     def __init__(self, path: Path, audio: Callable[[Any], None] | None):
-        av = import_av()
-        self.path, self.audio, self.note = check_regular(path), audio, ""
-        try:
-            self.container = av.open(str(path))
-        except (OSError, ValueError, av.error.FFmpegError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise FileError(f"{path} is no video, or its beginning is damaged: {reason}.") from None
+        av = self.av = import_av()
+        self.path, self.audio, self.notes = path, audio, []
+        self.container = self.opened()
         try:
             if not self.container.streams.video:
                 raise FileError(f"{path} has no video in it.")
@@ -145,243 +186,141 @@ class FileClip:
             self.count = self.stream.frames or self.by_duration()
             codec = self.stream.codec_context
             check_size(path, codec.width, codec.height, self.count)
+            animated = codec.name in ("gif", "apng")
+            self.plays, self.pause = (plays_of(path), self.last_pause()) if animated else (0, None)
+            self.decoder = self.alpha_decoder()
+        except av.error.FFmpegError as error:
+            self.container.close()
+            raise FileError(f"{path} is no video, or is damaged: {error.strerror}.") from None
         except BaseException:
             self.container.close()
             raise
+
+    def opened(self) -> Any:
+        """Open the file."""
+        try:
+            return self.av.open(str(self.path))
+        except (OSError, ValueError, self.av.error.FFmpegError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise FileError(f"{self.path} is no video, or its beginning is damaged: {reason}.") from None
 
     def by_duration(self) -> int:
         """Reckon how many frames there are, where the file only tells how long it is."""
         stream = self.stream
         if stream.duration and stream.time_base:
             return round(stream.duration * stream.time_base * self.fps)
-        return round(self.container.duration / 1e6 * self.fps) if self.container.duration else 0
+        shown = Fraction(self.container.duration or 0, 10**6) - seconds(stream.start_time, stream)
+        return max(0, round(shown * self.fps))
 
-    def sound(self) -> Any:
-        """Give the first audio stream, if there is one."""
-        return next(iter(self.container.streams.audio), None)
+    def last_pause(self) -> Fraction | None:
+        """Read how long the last frame is shown."""
+        pause = None
+        with self.opened() as container:
+            for packet in container.demux(video=0):
+                pause = packet.duration * packet.time_base if packet.duration else pause
+        return pause
+
+    def alpha_decoder(self) -> Any:
+        """Give a decoder of its own to a film whose transparency is kept apart, as WebM's is."""
+        codec = self.stream.codec_context
+        name = ALPHA_DECODERS.get(codec.name) if self.stream.metadata.get("alpha_mode") == "1" else None
+        if name not in self.av.codecs_available:
+            return None
+        decoder = self.av.CodecContext.create(name, "r")
+        decoder.extradata = codec.extradata
+        return decoder
+
+    def tracks(self) -> list[Any]:
+        """Give the streams of sound and subtitles."""
+        return [*self.container.streams.audio, *self.container.streams.subtitles]
+
+    def transparent(self) -> bool:
+        """Say whether any frame is transparent; only of a GIF, of which each frame may or may not be."""
+        if self.stream.codec_context.name != "gif":
+            return False
+        try:
+            with self.opened() as container:
+                return any(upright(frame).shape[2] == 4 for frame in container.decode(video=0))
+        except self.av.error.FFmpegError:
+            return True
 
     def frames(self) -> Iterator[Frame]:
         """Decode; a file that breaks off ends there, with a note."""
-        av = import_av()
-        sound = self.sound() if self.audio else None
-        wanted = [self.stream, *([sound] if sound else [])]
-        read, first, size = 0, None, None
+        read, size, found, reached = 0, None, 0, Fraction(0)
         try:
-            for packet in self.container.demux(wanted):
+            for packet in self.container.demux([self.stream, *self.tracks()]):
+                reached = max(reached, end_of(packet))
                 if packet.stream is not self.stream:
                     if self.audio and packet.dts is not None:
                         self.audio(packet)
                     continue
-                for frame in packet.decode():
+                found += packet.size > 0
+                for frame in self.decode(packet):
                     size = size or (frame.width, frame.height)
                     if (frame.width, frame.height) != size:
                         raise FileError(f"{self.path} changes its size after {read} frames; cut it there.")
+                    if not read and max(part.bits for part in frame.format.components) > 8:
+                        self.notes.append(f"{self.path} has more than 8 bits a channel; 8 of them are kept.")
                     read += 1
                     check_size(self.path, frame.width, frame.height, read)
-                    first = frame.pts if first is None else first
-                    yield Frame(upright(frame), time=time_of(frame, first))
-        except av.error.FFmpegError as error:
-            self.note = (
+                    pause = seconds(frame.duration, frame) if frame.duration else None
+                    yield Frame(upright(frame), time=time_of(frame), pause=pause)
+        except self.av.error.FFmpegError as error:
+            self.notes.append(
                 f"{self.path} is damaged after {read} frames ({error.strerror}); the rest is left out."
             )
+            found = self.stream.frames
+            reached = Fraction(10**9)
         if not read:
             raise FileError(f"{self.path}: no frame can be read; the file is damaged or empty.")
-        # Counts are exact, durations nearly.
-        if not self.note and read < (self.stream.frames or int(0.95 * self.count)):
-            self.note = f"{self.path} breaks off: it has {read} of {self.count} frames."
+        lacking = self.end() - reached
+        # Sound may end later than the picture, and containers round. Their counts take in what is cut away.
+        if lacking > (1 / (2 * self.fps) if found < self.stream.frames else self.end() / 20):
+            of = f"{found} of {self.stream.frames} frames" if self.stream.frames else f"{read} frames"
+            self.notes.append(f"{self.path} breaks off: it has {of}, and lacks {float(lacking):.1f} seconds.")
+
+    def decode(self, packet: Any) -> list[Any]:
+        """Decode a packet of the picture."""
+        if self.decoder is None:
+            return packet.decode()
+        return self.decoder.decode(packet if packet.size else None)
+
+    def end(self) -> Fraction:
+        """Tell when the last stream ends, as the file says; 0 if it does not."""
+        stream = self.stream
+        if stream.frames and stream.duration:
+            return seconds((stream.start_time or 0) + stream.duration, stream)
+        return Fraction(self.container.duration or 0, 10**6)
 
     def close(self) -> None:
         """Close the file."""
         self.container.close()
 
 
-def time_of(frame: Any, first: int | None) -> Fraction | None:
+def seconds(ticks: int | None, thing: Any) -> Fraction:
+    """Give a time in seconds."""
+    return (ticks or 0) * Fraction(thing.time_base or 0)
+
+
+def end_of(packet: Any) -> Fraction:
+    """Tell when what is in a packet has been shown or heard."""
+    return seconds((packet.pts or 0) + (packet.duration or 0), packet)
+
+
+def time_of(frame: Any) -> Fraction | None:
     """Tell when a frame is shown."""
-    if frame.pts is None or first is None or not frame.time_base:
-        return None
-    return (frame.pts - first) * frame.time_base
+    return None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
 
 
 def upright(frame: Any) -> np.ndarray:
-    """Decode to RGB and turn as the file says, which telephones write."""
-    pixels = frame.to_ndarray(format="rgb24")
+    """Decode to RGB, with alpha if there is any, and turn as the file says, which telephones write."""
+    layout = frame.format
+    clear = layout.name == "pal8" or any(part.is_alpha for part in layout.components)
+    pixels = frame.to_ndarray(format="rgba" if clear else "rgb24")
+    if layout.name == "bgra" and pixels[..., 3].min() == 255:  # a GIF's, whether it is transparent or not
+        pixels = pixels[..., :3]
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
-
-
-class Write(Protocol):
-    """Takes the frames of a film that is written."""
-
-    def __call__(self, frame: Frame) -> None:
-        """Write the next frame."""
-        ...
-
-    def packet(self, packet: Any) -> None:
-        """Write a packet of sound."""
-        ...
-
-
-@contextmanager
-def writing_clip(
-    target: str | Path, *, fps: Fraction | float, sound: Any = None, timed: bool = False
-) -> Iterator[Any]:
-    """Give what writes frames to a video file, or to a new folder if the target has no suffix.
-
-    Whatever happens, the target is afterwards either what it was or the whole new film.
-
-    Args:
-        target: `.mp4`, `.mov`, `.mkv`, `.avi`, `.webm`, `.gif`, or a folder that is new or empty.
-        fps: frames a second.
-        sound: an audio stream whose packets will be written, too, as they are.
-        timed: show each frame at its own time, for films of varying speed.
-
-    Raises:
-        FileError: another type, a folder with files in it, or one that cannot be written to.
-        ConfigError: PyAV is not installed.
-    """
-    target = Path(target)
-    suffix = target.suffix.lower()
-    if not suffix or target.is_dir():
-        with new_folder(target) as part:
-            yield FolderWriter(part)
-        return
-    if suffix not in VIDEO_SUFFIXES:
-        raise FileError(
-            f"{target}: unknown file type {suffix!r}; known are {' '.join(VIDEO_SUFFIXES)}, and folders."
-        )
-    av = import_av()
-    with atomic(target) as part:
-        try:
-            writer = FileWriter(part, suffix, Fraction(fps).limit_denominator(1001), sound, timed)
-            try:
-                yield writer
-                writer.finish()
-            finally:
-                writer.container.close()
-        except av.error.FFmpegError as error:
-            raise FileError(f"cannot write {target}: {error.strerror}.") from None
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """Give a folder beside the target, which takes its name if the block succeeds."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileError(f"{target} is there already; give a new or empty folder.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(mkdtemp(dir=target.parent, prefix=f".{target.name[:40]}.", suffix=".part"))
-    except OSError as error:
-        raise FileError(f"cannot write to {target.parent}: {error.strerror}.") from None
-    try:
-        yield part
-        if target.is_dir():
-            target.rmdir()
-        part.chmod(0o755)
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-class FolderWriter:
-    """Frames as files, named as those that they were made of."""
-
-    note = ""
-
-    def __init__(self, folder: Path):
-        self.folder, self.written = folder, 0
-
-    def __call__(self, frame: Frame) -> None:
-        """Write the next frame."""
-        save_image(Image.fromarray(frame.pixels), self.folder / (frame.name or f"{self.written:06d}.png"))
-        self.written += 1
-
-    def packet(self, packet: Any) -> None:
-        """Leave sound out."""
-
-
-class FileWriter:
-    """A video file."""
-
-    def __init__(self, path: Path, suffix: str, fps: Fraction, sound: Any, timed: bool):
-        av = self.av = import_av()
-        self.suffix, self.fps, self.written, self.note = suffix, fps, 0, ""
-        self.container = av.open(str(path), "w")
-        codec = CODECS.get(suffix, "libx264")
-        codec = codec if codec in av.codecs_available else FALLBACK
-        self.stream: Any = self.container.add_stream(codec, rate=fps, options=QUALITY.get(codec, {}))
-        self.ticks = (
-            1 / fps if suffix in (".gif", ".avi") or not timed or codec == FALLBACK else Fraction(1, 90_000)
-        )
-        self.stream.codec_context.time_base = self.stream.time_base = self.ticks
-        self.last, self.sound, self.graph = -1, None, None
-        self.waiting: list[Any] = []
-        if sound is not None and suffix != ".gif":
-            try:
-                self.sound = self.container.add_stream_from_template(sound)
-            except (ValueError, av.error.FFmpegError):
-                self.note = (
-                    f"the sound ({sound.codec_context.name}) does not fit into {suffix}, and is left out."
-                )
-
-    def __call__(self, frame: Frame) -> None:
-        """Encode the next frame."""
-        if not self.written:
-            self.begin(frame.pixels)
-        image = self.av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.pixels), format="rgb24")
-        at = self.written / self.fps if frame.time is None else frame.time
-        # At least a tick after the last, as times in damaged files may stand still.
-        self.last = max(self.last + 1, self.written if self.ticks == 1 / self.fps else round(at / self.ticks))
-        image.pts, image.time_base = self.last, self.ticks
-        self.written += 1
-        if self.graph is not None:
-            self.graph.push(image)
-            image = self.graph.pull()
-            image.pts, image.time_base = self.last, self.ticks
-        self.container.mux(self.stream.encode(image))
-
-    def begin(self, pixels: np.ndarray) -> None:
-        """Set what is only known with the first frame."""
-        height, width = pixels.shape[:2]
-        self.stream.width, self.stream.height = width, height
-        if self.suffix == ".gif":
-            self.stream.pix_fmt, self.graph = "pal8", palette_graph(self.av, width, height, self.ticks)
-        else:  # half resolution in colour needs even sides
-            self.stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
-
-    def packet(self, packet: Any) -> None:
-        """Write a packet of sound as it is, but none before the first frame, which opens the file."""
-        if self.sound is None:
-            return
-        self.waiting.append(packet)
-        if self.written:
-            for waited in self.waiting:
-                waited.stream = self.sound
-                self.container.mux(waited)
-            self.waiting.clear()
-        elif len(self.waiting) > MOST_WAITING:
-            self.sound = None
-            self.waiting.clear()
-            self.note = "the sound begins long before the picture, and is left out."
-
-    def finish(self) -> None:
-        """Write what the encoder still holds."""
-        if self.written:
-            self.container.mux(self.stream.encode(None))
-
-
-def palette_graph(av: Any, width: int, height: int, ticks: Fraction) -> Any:
-    """Make the filter that gives each frame of a GIF a palette of its own."""
-    graph = av.filter.Graph()
-    source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=ticks)
-    split, palette = graph.add("split"), graph.add("palettegen", "stats_mode=single")
-    use, sink = graph.add("paletteuse", "new=1:dither=bayer"), graph.add("buffersink")
-    source.link_to(split)
-    split.link_to(palette, 0, 0)
-    split.link_to(use, 1, 0)
-    palette.link_to(use, 0, 1)
-    use.link_to(sink)
-    graph.configure()
-    return graph
 
 
 def check_size(path: Path, width: int, height: int, count: int = 0) -> None:
@@ -400,14 +339,3 @@ def natural(path: Path) -> list[tuple[int, Any]]:
     """Order names as people do: numbers in them by their value."""
     parts = DIGITS.split(path.name)
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
-
-
-def import_av() -> Any:
-    """Import PyAV, with our error where it is missing."""
-    try:
-        import av
-        import av.error
-        import av.filter
-    except ImportError:
-        raise missing_extra("a video file (a folder of frames does not)", "PyAV", "video") from None
-    return av

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from styleaug.bank import StyleBank
@@ -17,7 +18,7 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.paths import check_path
 from styleaug.samplers import Sampler
 from styleaug.transforms.host import rng_from
-from styleaug.video import StyleVideo, Where
+from styleaug.video import Stream, StyleVideo, Where
 
 __all__ = ["Film", "style_film"]
 
@@ -52,8 +53,9 @@ def style_film(
     """Write `source` in one style of a bank to `out`, which is whole or not there at all.
 
     Args:
-        source: a video file, or a folder of frames in natural order.
-        out: a video file (`.mp4`, `.mov`, `.mkv`, `.avi`, `.webm`, `.gif`), or a new folder; not the source.
+        source: a video file, an animated picture, or a folder of frames in natural order.
+        out: a video file (`.mp4`, `.mov`, `.mkv`, `.avi`, `.webm`), an animated picture (`.gif`, `.apng`,
+            `.png`, `.webp`), or a new folder; not the source.
         bank: see `StyleVideo`.
         generator: see `StyleVideo`.
         strength: in [0, 1], or `(low, high)`.
@@ -99,19 +101,24 @@ def style_film(
         clip = stack.enter_context(open_clip(source, audio=lambda packet: written[0].packet(packet)))
         shown = iter(stack.enter_context(open_clip(mask)).frames()) if mask else None
         rate = clip.fps if fps is None else fps
-        sound = None if fps is not None else clip.sound()
-        writer = stack.enter_context(writing_clip(out, fps=rate, sound=sound, timed=fps is None))
+        writer = stack.enter_context(writing_clip(out, fps=rate, timed=fps is None, like=clip))
         written.append(writer)
         done = 0
         for frame in clip.frames():
             alpha = None if shown is None else read_alpha(shown, frame, done, Path(str(mask))).to(device)
-            pixels = torch.from_numpy(frame.pixels).to(device).permute(2, 0, 1)
-            styled = stream(pixels, mask=alpha).permute(1, 2, 0).cpu().numpy()
-            writer(Frame(styled, frame.name, None if fps is not None else frame.time))
+            styled = style_frame(stream, frame.pixels, alpha, device)
+            writer(replace(frame, pixels=styled, **({} if fps is None else {"time": None, "pause": None})))
             done += 1
             report(done, max(clip.count, done) if clip.count else 0)
-        notes = tuple(note for note in (clip.note, writer.note) if note)
-    return Film(done, notes)
+    return Film(done, (*clip.notes, *writer.notes))
+
+
+def style_frame(stream: Stream, pixels: np.ndarray, mask: Tensor | None, device: torch.device) -> np.ndarray:
+    """Stylise a frame; one with alpha as a picture, of which only what is seen counts."""
+    if pixels.shape[2] == 4:
+        return np.asarray(stream(Image.fromarray(pixels), mask=mask))
+    frame = torch.from_numpy(pixels).to(device).permute(2, 0, 1)
+    return stream(frame, mask=mask).permute(1, 2, 0).cpu().numpy()
 
 
 def check_paths(source: Path, out: Path, mask: str | Path | None) -> None:
@@ -138,7 +145,10 @@ def read_alpha(shown: Iterator[Frame], frame: Frame, done: int, path: Path) -> T
     mask = next(shown, None)
     if mask is None:
         raise FileError(f"the mask {path} ends after {done} frames, before the film does.")
-    if mask.pixels.shape != frame.pixels.shape:
+    if mask.pixels.shape[:2] != frame.pixels.shape[:2]:
         sizes = [f"{x.pixels.shape[1]} x {x.pixels.shape[0]}" for x in (mask, frame)]
         raise FileError(f"the mask {path} is {sizes[0]} pixels large, the film {sizes[1]}.")
-    return torch.from_numpy(np.asarray(mask.pixels).mean(axis=2, dtype=np.float32) / 255).clamp_(0, 1)
+    bright = mask.pixels[..., :3].mean(axis=2, dtype=np.float32) / 255
+    if mask.pixels.shape[2] == 4:
+        bright *= mask.pixels[..., 3] / np.float32(255)
+    return torch.from_numpy(bright).clamp_(0, 1)

@@ -24,9 +24,9 @@ LEVELS = [
     {"errors"},
     {"paths", "provenance", "shipped"},
     {"atomic"},
-    {"images", "formats", "groups", "digest"},
+    {"images", "formats", "groups", "digest", "animations"},
     {"files", "bank", "samplers", "flow"},
-    {"generators"},
+    {"generators", "clip_writing"},
     {"weights", "clips", "blending"},
     {"transforms", "training"},
     {"graphs", "tiles", "contact_sheet"},
@@ -63,7 +63,7 @@ AT_HOME = {  # what is imported in some parts only
     "onnxruntime": {"export"},
     "onnxscript": {"export"},
     "cv2": {"flow"},
-    "av": {"clips"},
+    "av": {"clip_writing"},
 }
 
 
