@@ -307,7 +307,7 @@ def test_no_pipe_is_waited_for(tmp_path):
     import os
 
     os.mkfifo(tmp_path / "in.mp4")
-    with pytest.raises(FileError, match="in.mp4"):
+    with pytest.raises(FileError, match=r"in\.mp4"):
         style(tmp_path / "in.mp4", tmp_path / "out.mp4")
 
 
