@@ -323,7 +323,8 @@ def main() -> None:
             code = cli.main(prog_name="styleaug", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        error.message = printable(error.message)  # may quote a file's name, such as one of many by *
+        # It may quote a file's name, such as one of many by *.
+        error.message = printable(error.message)  # pyright: ignore[reportAttributeAccessIssue]
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:

@@ -12,6 +12,7 @@ from torch import Tensor
 from styleaug.atomic import atomic
 from styleaug.errors import ConfigError, StyleAugError
 from styleaug.files import Picture, Scan, decode_image, encode_image, open_image, save_image, stem_of
+from styleaug.foreign import printable
 from styleaug.images import Restore, check_range, to_pixels, to_unit
 from styleaug.shards import AbstractWriter, DamagedShardError, Sample, open_shard
 from styleaug.slides import SlideError, is_slide, stylise_slide
@@ -211,7 +212,7 @@ class Copier:
     def reason(self, name: str, error: StyleAugError) -> str:
         """Tell what is wrong with which file."""
         path = str(self.source / name)
-        return str(error) if path in str(error) else f"{path}: {error}"
+        return str(error) if printable(path) in str(error) else f"{path}: {error}"
 
     def copy_shard(self, name: str) -> Iterator[Line]:
         """Do one shard; its samples that cannot be stylised are left out and named."""

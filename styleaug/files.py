@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from styleaug.atomic import atomic
 from styleaug.errors import FileError, LabelWarning, StyleAugError
+from styleaug.foreign import printable
 from styleaug.formats.dicom import has_prefix, open_dicom
 from styleaug.formats.headers import KEY, read_header, save_options, turn_of
 from styleaug.formats.labels import warn_of_labels
@@ -167,7 +168,7 @@ def open_image(
     except LabelWarning:  # where the user wants warnings to be errors
         raise
     except FileError as error:
-        if str(path) in str(error):
+        if printable(path) in str(error):
             raise
         raise FileError(f"{path}: {error}") from None
     except StyleAugError:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from styleaug.errors import FileError, StyleAugError
+from styleaug.foreign import printable
 from styleaug.formats.scan import MAX_PIXELS, Window, parse_window
 from styleaug.formats.tiff import TiledReader, orientation_of, write_tiled
 from styleaug.generators.base import AbstractGenerator
@@ -139,7 +140,7 @@ def range_of(slide: TiledReader, window: Window | None) -> tuple[float, float] |
 
 def naming(path: Path, error: StyleAugError) -> str:
     """Say what is wrong, and with which file."""
-    return str(error) if str(path) in str(error) else f"{path}: {error}"
+    return str(error) if printable(path) in str(error) else f"{path}: {error}"
 
 
 def blamed(tiles: Iterator[np.ndarray], source: Path) -> Iterator[np.ndarray]:

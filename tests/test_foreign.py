@@ -175,6 +175,8 @@ def test_applying(images, tmp_path, command, workers):
     told = command("apply", images, "-o", out, *options, "--copies", 2, "--workers", workers)
     is_clean(told.stdout, told.stderr)
     assert "18 images written" in told.stderr and f"{len(HOSTILE) + 1} files skipped" in told.stderr
+    for line in told.stderr.splitlines():
+        assert line.count("broken.png") <= 1, "named once"
     again = command("apply", images, "-o", out, *options, "--copies", 2, "--workers", workers)
     assert "0 images written, 18 were there" in again.stderr
     named = {json.loads(line).get("source") for line in (out / "manifest.jsonl").read_text().splitlines()}
