@@ -291,12 +291,12 @@ def train_command(name: str, text: str) -> None:
     @click.argument("source", type=INPUT)
     @click.argument("target", type=INPUT)
     @click.option("-o", "--out", type=OUTPUT, required=True, help="Run folder.")
-    @click.option("--resume", is_flag=True, help="Go on with the run in OUT, with its options.")
+    @click.option("--resume", is_flag=True, help="Go on with the run in OUT; --steps N prolongs it.")
     @click.option("--config", type=INPUT, help="Options in a .json or .toml file; those given here win.")
     @click.option("--preset", "preset_name", default="small", show_default=True, help="small or paper.")
     @click.option("--networks", type=INPUT, help="Folder of loss networks; else torchvision's downloads.")
     @click.option("--minutes", type=MINUTES, default=float("inf"), help="Stop after this long.")
-    @click.option("--dry-run", is_flag=True, help="Print the configuration as JSON and stop.")
+    @click.option("--dry-run", is_flag=True, help="Check the inputs, print the options as JSON, and stop.")
     def command(source: Path, target: Path, out: Path, **options: Any) -> None:
         told = {name: options.pop(name) for name in OWN}
         given = {key: value for key, value in options.items() if value is not None}
@@ -330,9 +330,7 @@ def run_training(
     if config is not None:
         wanted = wanted.with_options(options_for(name, config))
     wanted = wanted.with_options(options)
-    if dry_run:
-        output(json.dumps(wanted.to_dict(), sort_keys=True))
-        return
+    from styleaug.training.checks import check_run
     from styleaug.training.data import TrainingData
     from styleaug.training.loop import train
     from styleaug.training.recipes import make_recipe
@@ -342,6 +340,10 @@ def run_training(
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets on every start
     if data.warning and recipe.needs_target and os.environ.get("LOCAL_RANK", "0") == "0":
         say(f"warning: {data.warning}")
+    if dry_run:
+        check_run(recipe, data, out, networks=networks, resume=resume)
+        output(json.dumps(wanted.to_dict(), sort_keys=True))
+        return
     with training_progress(wanted.batch) as report:
         outcome = train(recipe, data, out, networks=networks, resume=resume, minutes=minutes, report=report)
     if outcome.why:  # one of several processes talks

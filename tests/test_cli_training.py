@@ -13,8 +13,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from specimens import photo
-from workshop import RECIPES, SMALL_NETWORKS, TINY, loss_networks, two_sides
+from specimens import photo, photos
+from workshop import RECIPES, SMALL_NETWORKS, TINY, loss_networks, two_sides, write, written
 
 from styleaug import ConfigError, StyleAugment, load_bank, load_generator
 from styleaug import console as console_module
@@ -47,8 +47,8 @@ def options(path: Path, recipe: str, **more) -> Path:
     return path
 
 
-def resolved(command: Command, recipe: str, *args: object) -> dict:
-    told = command("train", recipe, "a", "b", "-o", "nowhere", "--dry-run", *args)
+def resolved(command: Command, sides: tuple[Path, Path], recipe: str, *args: object) -> dict:
+    told = command("train", recipe, *sides, "-o", "nowhere", "--dry-run", *args)
     return json.loads(told.stdout)
 
 
@@ -69,23 +69,23 @@ def test_every_option_is_explained(recipe):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("size", ["small", "paper"])
-def test_a_dry_run_prints_the_options(recipe, size, command, tmp_path, monkeypatch):
+def test_a_dry_run_prints_the_options(recipe, size, command, sides, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert resolved(command, recipe, "--preset", size) == preset(recipe, size).to_dict()
+    assert resolved(command, sides, recipe, "--preset", size) == preset(recipe, size).to_dict()
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_said_later_wins(command, tmp_path):
+def test_what_is_said_later_wins(command, sides, tmp_path):
     file = tmp_path / "a.toml"
     file.write_text('steps = 7\nwidth = 5\nprecision = "bf16-mixed"\nskip = true')
-    found = resolved(command, "cut", "--preset", "paper", "--config", file, "--width", 6, "--no-flip")
+    found = resolved(command, sides, "cut", "--preset", "paper", "--config", file, "--width", 6, "--no-flip")
     assert found == preset("cut", "paper").to_dict() | {
         "steps": 7, "width": 6, "precision": "bf16-mixed", "skip": True, "flip": False
     }  # fmt: skip
-    assert resolved(command, "cut", "--config", file, "--no-skip")["skip"] is False
+    assert resolved(command, sides, "cut", "--config", file, "--no-skip")["skip"] is False
 
 
-def test_every_option_can_be_given(command):
+def test_every_option_can_be_given(command, sides):
     for recipe in RECIPES:
         wanted = preset(recipe, "paper").to_dict()
         words = []
@@ -95,7 +95,7 @@ def test_every_option_can_be_given(command):
                 words += [f"--{flag}" if value else f"--no-{flag}"]
             elif name != "recipe":
                 words += [f"--{flag}", str(value)]
-        assert resolved(command, recipe, *words) == wanted
+        assert resolved(command, sides, recipe, *words) == wanted
 
 
 def test_options_of_another_recipe_are_refused(command, tmp_path):
@@ -185,7 +185,91 @@ def test_data_that_is_not_there(command, sides, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_dry_run_checks_what_is_cheap_to_check(command, sides, tmp_path):
+    """All that a run would stop at within its first second; and it leaves nothing behind."""
+    alone, broken = tmp_path / "alone", tmp_path / "broken"
+    write(alone, photos(1))
+    broken.mkdir()
+    for index in range(3):
+        (broken / f"{index}.png").write_bytes(b"no image")
+    others = write(tmp_path / "others", photos(3), name="other{:03}.png")
+    half = write(tmp_path / "half", photos(3))
+    listed = written(tmp_path / "list.csv", "path\nmissing.png\n")
+    nameless = written(tmp_path / "nameless.tsv", "file\na.png\n")
+    empty, file = tmp_path / "empty", written(tmp_path / "file", "x")
+    empty.mkdir()
+    networks = loss_networks(tmp_path / "networks")
+    damaged = loss_networks(tmp_path / "damaged") / "vgg19_normalised_relu4_1.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    run = tmp_path / "run"
+    here = sorted(tmp_path.rglob("*"))
+    a, b = sides
+    for args, message in (
+        (["cut", tmp_path / "no", b], "there is no folder"),
+        (["cut", a, tmp_path / "no"], "there is no folder"),
+        (["cut", a, empty], "no image in"),
+        (["cut", a, tmp_path / "no.csv"], "cannot read the list"),
+        (["cut", a, listed], "names 1 files that are not there"),
+        (["cut", nameless, b], "must have a header with the column 'path'"),
+        (["cut", a, alone], "scores need at least 2 held-out images on each side, got 1"),
+        (["cut", a, broken], "none of the"),
+        (["patchgan", a, others], "has a partner of the same name"),
+        (["vaegan", "--paired", a, others], "has a partner of the same name"),
+        (["adain", a, b, "--networks", tmp_path / "no"], "there is no folder of loss networks"),
+        (["cut", a, b, "--networks", tmp_path / "no"], "there is no folder of loss networks"),
+        (["adain", a, b, "--networks", empty], "cannot read the weights"),
+        (["photo", a, b, "--networks", damaged.parent], "cannot read the weights"),
+        (["cut", a, b, "--networks", networks, "--features", "squeezenet"], "squeezenet1_1_imagenet"),
+        (["cut", a, b, "--device", "tpu"], "device must be auto, cpu or cuda"),
+        (["cut", a, b, "--init", "nonsense"], "there is no generator 'nonsense'"),
+        (["cut", a, b, "--init", "adain"], "Give the options that made it"),
+        (["cut", a, b, "-o", file], "cannot write to"),
+        (["cut", a, b, "-o", file / "run"], "cannot write to"),
+    ):
+        told = command("train", *args, *([] if "-o" in args else ["-o", run]), "--dry-run", code=1)
+        assert told.stderr.startswith("Error: ") and message in told.stderr and not told.stdout
+    told = command("train", "patchgan", a, half, "-o", run, "--dry-run")
+    assert "9 images of the source and 0 of the target have no partner" in told.stderr
+    assert json.loads(told.stdout)["recipe"] == "patchgan"
+    command("train", "adain", a, b, "-o", run, "--networks", networks, "--dry-run")
+    assert sorted(tmp_path.rglob("*")) == here
+
+
+def test_a_dry_run_looks_at_the_run_that_is_there(command, sides, tmp_path):
+    run, file = tmp_path / "run", options(tmp_path / "tiny.json", "patchgan", steps=2)
+    words = ["train", "patchgan", *sides, "-o", run, "--config", file]
+    command(*words)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    words.append("--dry-run")
+    for more, message in (
+        ([], "holds a run; go on with --resume"),
+        (["--resume", "--steps", 1], "has taken 2 steps"),
+        (["--resume", "--seed", 1], "was made with seed=0"),
+    ):
+        assert message in command(*words, *more, code=1).stderr
+    assert json.loads(command(*words, "--resume", "--steps", 5).stdout)["steps"] == 5
+    words[3] = write(tmp_path / "fewer", photos(3))
+    assert "was trained on other images" in command(*words, "--resume", code=1).stderr
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 # Runs
+
+
+def test_a_run_that_cannot_start_leaves_no_folder(command, sides, tmp_path):
+    for more in (["--networks", tmp_path], ["--networks", tmp_path / "no"]):
+        command("train", "adain", *sides, "-o", tmp_path / "run", *more, code=1)
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_prolonged(command, sides, tmp_path):
+    run, file = tmp_path / "run", options(tmp_path / "tiny.json", "patchgan", steps=2)
+    words = ["train", "patchgan", *sides, "-o", run]
+    command(*words, "--config", file)
+    told = command(*words, "--resume", "--steps", 4).stderr
+    assert "of 4 has the lowest held-out score of 2" in told
+    assert "has taken 4 steps" in command(*words, "--resume", "--steps", 3, code=1).stderr
+    assert "of 4 has the lowest" in command(*words, "--resume").stderr
 
 
 @pytest.mark.slow
@@ -202,8 +286,8 @@ def test_train_stop_resume_and_use(sides, command, tmp_path):
     assert again.stderr == f"Error: {run} holds a run; go on with --resume, or give another folder.\n"
     second = command(*words).stderr
     assert "stopped at step 2" in second and second.splitlines()[-1] == first.stderr.splitlines()[-1]
-    told = command("train", "patchgan", *sides, "-o", run, "--steps", 9, "--resume", code=1).stderr
-    assert "was made with steps=4" in told
+    told = command("train", "patchgan", *sides, "-o", run, "--seed", 9, "--resume", code=1).stderr
+    assert "was made with seed=0" in told
     told = command("train", "patchgan", *sides, "-o", run, "--resume").stderr
     assert f"{run}: step" in told and "of 4 has the lowest held-out score" in told
     assert f"use it as StyleAugment(generator={str(run)!r})" in told

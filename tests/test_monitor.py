@@ -17,7 +17,17 @@ from specimens import photos
 from styleaug import FileError
 from styleaug.training import monitor as monitor_module
 from styleaug.training.monitor import Monitor
-from styleaug.training.report import MOST_POINTS, chart, data_uri, evenly, render, smoothed, thinned, ticks
+from styleaug.training.report import (
+    MOST_POINTS,
+    ROWS,
+    chart,
+    data_uri,
+    evenly,
+    render,
+    smoothed,
+    thinned,
+    ticks,
+)
 
 HOSTILE = "</title><script>alert('x')</script> & \"quoted\" \x00\x1b \udcff"
 VOID = {"meta", "img", "br", "link", "input"}
@@ -158,6 +168,25 @@ def test_grids_take_what_networks_give(tmp_path):
     path = watch(tmp_path).samples(1, [wild * 4 - 1, photos(2) * torch.nan])
     with Image.open(path) as picture:
         assert np.asarray(picture)[30:50, 4:30].max() == 0
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("side", [32, 128])
+def test_rows_have_names(side, tmp_path):
+    rows = [photos(3, side, side)] * 3
+    monitor = watch(tmp_path)
+    with Image.open(monitor.samples(1, rows)) as picture:
+        bare = np.asarray(picture)
+    with Image.open(monitor.samples(2, rows, ROWS)) as picture:
+        named = np.asarray(picture)
+    margin = named.shape[1] - bare.shape[1]
+    assert (named[:, margin:] == bare).all(), "the tiles are as they were"
+    for row in range(3):
+        strip = named[2 + row * (side + 2) :][:side, :margin]
+        dark = (strip.mean(axis=2) < 128).any(axis=1)
+        assert dark[side // 4 : -side // 4].any() and not dark[: side // 8].any(), "in the middle of its row"
+        assert (strip[:, [0, -1]] == 255).all(), "no letter is cut off"
+    assert "source, result, target" in monitor.report().read_text()
 
 
 # The report

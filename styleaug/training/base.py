@@ -68,6 +68,9 @@ class AbstractRecipe(ABC, Generic[Config]):
         for name, optimiser in self.optimisers.items():
             self.optimisers[name] = fabric.setup_optimizers(optimiser)
 
+    def check_networks(self, networks: Path) -> None:
+        """Check that the folder `networks` holds what `prepare` will load from it."""
+
     def prepare(self, data: TrainingData, run: Path, networks: Path | None) -> None:
         """Do what is done once before the first step of a call; `networks` holds loss networks."""
 

@@ -1,26 +1,34 @@
 """Checkpoints: everything a run must remember, in one safetensors file with JSON in its header."""
 
 import json
+import os
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from styleaug.atomic import atomic
+from styleaug.digest import Damaged, check_digest, to_bytes
 from styleaug.errors import ConfigError, FileError, WeightsError
 from styleaug.paths import check_regular, in_utf8
 from styleaug.training.base import AbstractRecipe
-from styleaug.training.config import TrainConfig
+from styleaug.training.config import MAY_CHANGE, TrainConfig
 
 __all__ = ["Checkpoints", "gather_state", "restore_state"]
 
+KEY = "styleaug_run"
+KNOWN = ("config", "data", "scaler", "scores", "step")
+"""Facts of checkpoints that were written without a digest."""
 NAME = re.compile(r"step-(\d{8,})\.safetensors")
+
+Tensors = dict[str, Tensor]
+Restore = Callable[[Tensors, dict[str, Any]], None]
 
 
 class Checkpoints:
@@ -34,34 +42,41 @@ class Checkpoints:
     def __init__(self, run: Path, *, keep: int):
         self.run, self.folder, self.keep = run, run / "checkpoints", keep
 
-    def check_folder(self, config: TrainConfig, *, resume: bool) -> None:
-        """Refuse to mix two runs.
+    def check_place(self, *, resume: bool) -> None:
+        """Refuse to mix two runs, and a place where there can be no folder.
 
         Raises:
-            ConfigError: a run is there and not to be resumed, or it was made with other options.
+            ConfigError: a run is there and not to be resumed.
             FileError: the folder cannot be made.
+        """
+        above = next(place for place in (self.folder, *self.folder.absolute().parents) if place.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            why = "no permission" if above.is_dir() else f"{above} is a file"
+            raise FileError(f"cannot write to {self.run}: {why}.")
+        if self.all() and not resume:
+            raise ConfigError(f"{self.run} holds a run; go on with --resume, or give another folder.")
+
+    def make_folder(self) -> None:
+        """Make the folder.
+
+        Raises:
+            FileError: it cannot be made.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileError(f"cannot write to {self.run}: {error.strerror}.") from None
-        newest = self.newest()
-        if newest and not resume:
-            raise ConfigError(f"{self.run} holds a run; go on with --resume, or give another folder.")
 
     def all(self) -> list[Path]:
         """List the checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if NAME.fullmatch(path.name))
+        named = (path for path in self.folder.iterdir() if NAME.fullmatch(path.name))
+        return sorted(path for path in named if path.is_file())
 
-    def newest(self) -> Path | None:
-        """Give the newest one, if there is any."""
-        return self.all()[-1] if self.all() else None
-
-    def write(self, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    def write(self, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
         """Write a checkpoint, then delete the oldest; a write that fails leaves all others."""
-        content = save(tensors, {"styleaug_run": json.dumps(meta | {"step": step}, sort_keys=True)})
+        content = to_bytes(KEY, meta | {"step": step}, tensors)
         with atomic(self.folder / f"step-{step:08d}.safetensors") as part:
             part.write_bytes(content)
         for old in self.all()[: -self.keep]:
@@ -72,29 +87,88 @@ class Checkpoints:
         with atomic(self.run / "config.json") as part:
             part.write_text(json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n")
 
-    def read(self, path: Path, config: TrainConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def take_up(self, config: TrainConfig, restore: Restore) -> list[tuple[Path, str]]:
+        """Restore the newest checkpoint that is whole; nothing where there is none at all.
+
+        Args:
+            config: of the run that goes on.
+            restore: called with the tensors and the facts of a checkpoint; a `WeightsError` that it
+                raises means that they do not fit.
+
+        Returns:
+            The newer checkpoints, which are damaged, and what is wrong with each.
+
+        Raises:
+            WeightsError: all are damaged.
+            ConfigError: the checkpoint was made with other options, which are named.
+            FileError: a checkpoint may not be read.
+        """
+        damaged: list[tuple[Path, str]] = []
+        for path in reversed(self.all()):
+            try:
+                restore(*self.read(path, config))
+            except WeightsError as error:
+                why = " ".join(str(error).split()).rstrip(".")
+                damaged.append((path, f"the checkpoint {path} is damaged: {why}"))
+            else:
+                return damaged
+        if damaged:
+            raise WeightsError(
+                f"none of the {len(damaged)} checkpoints in {self.folder} can be used; the newest: "
+                f"{damaged[0][1]}. Start anew in another run folder."
+            )
+        return []
+
+    def set_aside(self, damaged: list[tuple[Path, str]], step: int) -> None:
+        """Rename damaged checkpoints, so that they no longer count, and warn of each."""
+        for path, why in damaged:
+            aside = path.with_name(f"damaged-{path.name}")
+            path.replace(aside)
+            warnings.warn(f"{why}. It is now {aside.name}; the run goes on from step {step}.", stacklevel=2)
+
+    def read(self, path: Path, config: TrainConfig) -> tuple[Tensors, dict[str, Any]]:
         """Read a checkpoint.
 
         Raises:
-            WeightsError: it is damaged.
+            WeightsError: what is damaged about it.
             ConfigError: it was made with other options, which are named.
+            FileError: it may not be read.
         """
         try:
             with in_utf8(check_regular(path)) as name, safe_open(name, "pt") as file:
-                meta = json.loads((file.metadata() or {})["styleaug_run"])
+                meta = json.loads((file.metadata() or {})[KEY])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            check_digest(path, meta, KNOWN, renew="go on with its run")
             known = {item.name for item in fields(config)}
             saved = {name: value for name, value in meta["config"].items() if name in known}
             differing = config.differs_from(config.with_options(saved))
-            step, scores, data = int(meta["step"]), list(meta["scores"]), str(meta["data"])
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise WeightsError(
-                f"cannot read the checkpoint {path}: {error}. Delete it to go on from the one before."
-            ) from None
+            meta |= {"step": int(meta["step"]), "scores": list(meta["scores"]), "data": str(meta["data"])}
+            if path.name != f"step-{meta['step']:08d}.safetensors":
+                raise ValueError(f"it is of step {meta['step']}")
+        except Damaged:
+            raise WeightsError("its content is not what was written") from None
+        except PermissionError as error:
+            raise FileError(f"cannot read the checkpoint {path}: {error.strerror}.") from None
+        except (
+            OSError,
+            SafetensorError,
+            KeyError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as e:
+            raise WeightsError(str(e)) from None
+        differing = [name for name in differing if name not in MAY_CHANGE]
         if differing:
             told = ", ".join(f"{name}={saved.get(name)!r}" for name in differing)
             raise ConfigError(f"{path} was made with {told}. Give these options, or another run folder.")
-        return tensors, meta | {"step": step, "scores": scores, "data": data}
+        if config.steps < meta["step"]:
+            raise ConfigError(
+                f"{self.run} has taken {meta['step']} steps, so steps must be at least {meta['step']}, "
+                f"got {config.steps}. Give at least that, or another run folder."
+            )
+        return tensors, meta
 
 
 def gather_state(
@@ -148,13 +222,28 @@ def restore_state(
             for name, network in modules.items():
                 network.load_state_dict(below(f"{kind}/{name}/"))
         for name, optimiser in recipe.optimisers.items():
-            saved = optimiser.state_dict()
-            for key, value in below(f"optimisers/{name}/").items():
-                index, slot = key.split("/")
-                saved["state"].setdefault(int(index), {})[slot] = value
-            optimiser.load_state_dict(saved)
+            optimiser.load_state_dict(slots_of(optimiser, below(f"optimisers/{name}/")))
         state = below("state/")
         recipe.load_state({key: value[fabric.global_rank % len(value)] for key, value in state.items()})
         fabric.strategy.precision.load_state_dict(meta.get("scaler", {}))
-    except (RuntimeError, KeyError, ValueError, IndexError) as error:
-        raise WeightsError(f"the checkpoint does not fit the recipe: {error}") from None
+    except (RuntimeError, KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+        raise WeightsError(f"it does not fit the recipe: {error}") from None
+
+
+def slots_of(optimiser: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Make an optimiser's state of `INDEX/SLOT` tensors.
+
+    Raises:
+        ValueError: a slot that is missing, or that does not fit its weight.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, slot = key.split("/")
+        state.setdefault(int(index), {})[slot] = value
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    slots = {slot for values in state.values() for slot in values}
+    for index, values in state.items():
+        shape = weights[index].shape
+        if values.keys() != slots or any(x.ndim and x.shape != shape for x in values.values()):
+            raise ValueError(f"the optimiser's state of weight {index} is not whole")
+    return {**optimiser.state_dict(), "state": state}

@@ -26,6 +26,8 @@ PATCHES = (16, 34, 70, 142, 286)
 
 WITHOUT_EFFECT = ("device", "devices", "save_every", "keep")
 """Options that do not change what is computed, so a resumed run may change them."""
+MAY_CHANGE = ("steps", "patience")
+"""Options that decide when a run ends; a resumed run may change them, too."""
 
 
 def option(default: Any, text: str, *, least: float | None = None, below: float | None = None) -> Any:
@@ -72,6 +74,7 @@ class TrainConfig:
     save_every: int = option(250, "Steps between checkpoints.", least=1)
     keep: int = option(2, "Checkpoints kept besides the best.", least=1)
     score_every: int = option(250, "Steps between scores and sample pictures.", least=1)
+    patience: int = option(0, "End after this many scores in a row without a better one; 0: never.", least=0)
     features: Literal["adain", "vgg19", "squeezenet"] = option(
         "adain", "Network whose features the scores compare; adain needs no download."
     )

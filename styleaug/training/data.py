@@ -133,6 +133,12 @@ def match_pairs(source: ImageList, target: ImageList) -> tuple[ImageList, ImageL
     return source.at([places[0][key] for key in shared]), target.at([places[1][key] for key in shared])
 
 
+def pair_warning(source: int, target: int) -> str | None:
+    """Say how many images of either side have no partner."""
+    told = f"{source} images of the source and {target} of the target have no partner of the same name"
+    return f"{told}, and are left out." if source or target else None
+
+
 def by_last_part(images: ImageList) -> ImageList:
     """Leave the folders out of the keys."""
     return replace(images, keys=tuple(Path(key).name for key in images.keys))
@@ -307,7 +313,8 @@ class TrainingData:
         lists = [list_images(source), list_images(target)]
         self.warning = None if paired else class_warning(*lists, balance=config.balance)
         if paired:
-            lists = [*match_pairs(*lists)]
+            whole, lists = lists, [*match_pairs(*lists)]
+            self.warning = pair_warning(*(len(side) - len(lists[0]) for side in whole))
         short_side = round(config.zoom * config.size)
         self.train: list[Side] = []
         self.held: list[Side] = []

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from styleaug.errors import ConfigError, missing_extra
 from styleaug.generators.base import keep_freed_memory
 from styleaug.training.config import TrainConfig
 
-__all__ = ["make_fabric", "share_of"]
+__all__ = ["check_device", "make_fabric", "share_of"]
 
 
 def make_fabric(config: TrainConfig) -> Any:
@@ -19,16 +20,9 @@ def make_fabric(config: TrainConfig) -> Any:
     Raises:
         ConfigError: `lightning-fabric` is not installed, or a device that is not there.
     """
-    try:
-        from lightning_fabric import Fabric
-    except ImportError:
-        raise missing_extra("training", "lightning-fabric", "train") from None
-    if config.device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"device must be auto, cpu or cuda, got {config.device!r}.")
-    cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not cuda:
-        raise ConfigError("device 'cuda' was asked for, but torch finds no GPU. Use device='cpu'.")
-    accelerator = "cuda" if cuda and config.device != "cpu" else "cpu"
+    accelerator = check_device(config.device)
+    from lightning_fabric import Fabric
+
     if accelerator == "cpu":
         keep_freed_memory()
     # As torchrun has it, where it started us.
@@ -49,6 +43,22 @@ def make_fabric(config: TrainConfig) -> Any:
         if several and "LT_CLI_USED" not in os.environ:
             fabric.launch()
     return fabric
+
+
+def check_device(device: str) -> str:
+    """Return the kind of device that `device` names: `"cpu"` or `"cuda"`.
+
+    Raises:
+        ConfigError: `lightning-fabric` is not installed, or a device that is not there.
+    """
+    if find_spec("lightning_fabric") is None:
+        raise missing_extra("training", "lightning-fabric", "train")
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device must be auto, cpu or cuda, got {device!r}.")
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise ConfigError("device 'cuda' was asked for, but torch finds no GPU. Use device='cpu'.")
+    return "cuda" if cuda and device != "cpu" else "cpu"
 
 
 def share_of(batch: int, rank: int, world: int) -> range:

@@ -14,24 +14,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from styleaug.atomic import atomic, remove_parts
-from styleaug.errors import ConfigError, TrainError
+from styleaug.atomic import remove_parts
+from styleaug.errors import TrainError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.training.base import AbstractRecipe
+from styleaug.training.best import Best
 from styleaug.training.checkpoints import Checkpoints, gather_state, restore_state
+from styleaug.training.checks import check_images, check_inputs
 from styleaug.training.data import TrainingData
 from styleaug.training.fabric import make_fabric, share_of
 from styleaug.training.fit import fit_style
 from styleaug.training.monitor import Monitor
+from styleaug.training.report import NOT_VALUES, ROWS
 from styleaug.training.scores import Judge, alarms, load_features
-from styleaug.weights import load_generator, save_generator
+from styleaug.weights import load_generator
 
 __all__ = ["Outcome", "train"]
 
 SHOWN = 8
 """Held-out images in a sample grid."""
+LOG_EVERY = 10
+"""Steps between two rows of losses in the log, which is thus the same however often a run was broken."""
 SECONDS = 1.0
-"""Time between two rows of the log."""
+"""Time between two reports of the losses."""
 
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -72,9 +77,15 @@ def train(
         run: folder to be made: `config.json`, `log.jsonl`, `samples/`, `report.html`, `checkpoints/`,
             and at the end `generator.safetensors`, with `bank.safetensors` where there are codes to keep.
         networks: folder of loss networks; None downloads torchvision's where one is needed.
-        resume: go on with the newest checkpoint in `run`.
+        resume: go on with the newest checkpoint in `run` that is not damaged. With more `steps` a finished
+            run is prolonged: the learning rates are those of the new number of steps, so with the constant
+            schedule it ends where one of that many steps does. With another `patience` a run that it
+            ended goes on.
         minutes: stop with a checkpoint after this long.
         report: called about once a second with the step, the number of steps and the losses.
+
+    Warns:
+        UserWarning: a damaged checkpoint, which was passed over for the one before.
 
     Raises:
         ConfigError: `run` holds a run of other options or images, or one that is not to be resumed.
@@ -96,55 +107,73 @@ class Training:
         self.leads = self.fabric.global_rank == 0
         self.rows = share_of(self.config.batch, self.fabric.global_rank, self.fabric.world_size)
         self.checkpoints = Checkpoints(run, keep=self.config.keep)
-        self.checkpoints.check_folder(self.config, resume=resume)
+        check_inputs(recipe, data, networks)
+        self.checkpoints.check_place(resume=resume)
         self.fabric.barrier()  # all have looked before one writes
+        self.checkpoints.make_folder()
         recipe.setup(self.fabric)
         self.averages = {name: deepcopy(product) for name, product in recipe.products.items()}
-        self.step, self.scores = 0, []
-        newest = self.checkpoints.newest() if resume else None
-        if newest:
-            tensors, meta = self.checkpoints.read(newest, self.config)
-            if meta["data"] != data.fingerprint:
-                raise ConfigError(
-                    f"{run} was trained on other images (some came, went or changed their class). Give those "
-                    "it was started with, or another run folder."
-                )
-            restore_state(recipe, self.averages, tensors, meta)
-            self.step, self.scores = meta["step"], meta["scores"]
+        self.step, self.best = 0, Best(self.checkpoints.folder, patience=self.config.patience)
+        damaged = self.checkpoints.take_up(self.config, self.restore) if resume else []
+        self.fabric.barrier()  # all have read before one renames
         if self.leads:
+            self.checkpoints.set_aside(damaged, self.step)
             self.checkpoints.write_config(self.config)
             remove_parts(run)
+            self.best.write_all(self.averages)
+        self.history: list[dict[str, float]] = []
+        self.told: set[str] = set()
         self.monitor = self.start_monitor() if self.leads else None
         recipe.prepare(data, run, networks)
         self.sources, self.judge = self.start_judge(networks) if self.leads else (None, None)
-        self.told: set[str] = set()
+        self.over = self.fabric.broadcast(self.best.is_out_of_patience())
+
+    def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Take up a checkpoint.
+
+        Raises:
+            WeightsError: it does not fit.
+            ConfigError: it was made with other images.
+        """
+        check_images(self.data, self.run, meta["data"])
+        restore_state(self.recipe, self.averages, tensors, meta)
+        self.best.load(tensors, meta, self.averages)
+        self.step = meta["step"]
+        if self.config.steps > meta["config"].get("steps", self.config.steps):
+            self.best.be_patient_from(self.step)
 
     def go(self, minutes: float, report: Report) -> Outcome:
         """Take step after step; save, score and stop when it is time."""
         deadline, said = time.monotonic() + 60 * minutes, 0.0
-        config, history = self.config, []
+        config = self.config
         with stopping() as stop, self.batches() as batch_of:
-            while self.step < config.steps:
+            while self.step < config.steps and not self.over:
                 started = time.monotonic()
                 losses = self.advance(batch_of(self.step))
                 now, last = time.monotonic(), self.step == config.steps
                 why = "it was asked to" if stop.is_set() else "time is up" if now > deadline else ""
                 # The first process's clock and signals count for all: what follows they do together.
                 why, speaks = self.fabric.broadcast((why, now - said > SECONDS))
+                logs = self.step % LOG_EVERY == 0 or self.step == 1 or last
+                values = self.checked(losses) if logs or speaks else {}
+                if logs and self.monitor:
+                    self.history.append(values)
+                    speed = config.batch / (now - started)
+                    self.monitor.losses(self.step, values, images_per_second=speed)
                 if speaks or last:
                     said = now
-                    history.append(self.checked(losses))
-                    if self.monitor:
-                        speed = config.batch / (now - started)
-                        self.monitor.losses(self.step, history[-1], images_per_second=speed)
-                        report(self.step, config.steps, history[-1])
+                    if self.leads:
+                        report(self.step, config.steps, values)
                 if self.step % config.score_every == 0 or last:
-                    self.evaluate(history)
-                if self.step % config.save_every == 0 or last or why:
+                    self.evaluate()
+                if self.step % config.save_every == 0 or last or self.over or why:
                     self.checked(losses)  # never keep broken weights
                     self.save()
-                if why and not last:
+                if why and not last and not self.over:
                     return self.stopped(why)
+        if not self.fabric.broadcast(self.best.is_scored(self.step)):
+            self.evaluate()  # asked to end where it stood
+            self.save()
         return self.finish()
 
     @contextmanager
@@ -218,9 +247,17 @@ class Training:
         monitor = Monitor(
             self.run, title=title, facts=self.config.to_dict() | self.data.describe(), step=self.step
         )
+        self.history = [values_of(row) for row in monitor.rows("losses")]
+        self.told = {row.get("text", "") for row in monitor.rows("alarm")}
         if self.data.warning and self.recipe.needs_target:
-            monitor.alarm(self.step, self.data.warning)
+            self.alarm(monitor, self.data.warning)
         return monitor
+
+    def alarm(self, monitor: Monitor, text: str) -> None:
+        """Log an alarm, if it is not in the log."""
+        if text not in self.told:
+            self.told.add(text)
+            monitor.alarm(self.step, text)
 
     def start_judge(self, networks: Path | None) -> tuple[Tensor, Judge]:
         """Read the held-out images, and describe them once."""
@@ -232,29 +269,24 @@ class Training:
         )
 
     @torch.no_grad()
-    def evaluate(self, history: list[dict[str, float]]) -> None:
+    def evaluate(self) -> None:
         """Score the averaged generator; draw its samples; keep it if it is the best so far."""
         if self.monitor and self.judge and self.sources is not None:
             generator = self.averages["generator"].eval()
             outputs = translate(generator, self.sources, self.targets, device=self.fabric.device)
             scores = self.judge.score(outputs)
-            self.scores.append({"step": self.step, **scores})
+            self.best.add(self.step, scores, self.averages)
             self.monitor.scores(self.step, scores)
-            rows = [spread_out(images) for images in (self.sources, outputs, self.targets)]
-            self.monitor.samples(self.step, rows)
-            if self.best()["step"] == self.step:
-                for name, average in self.averages.items():
-                    save_generator(average, self.run / "checkpoints" / f"best-{name}.safetensors")
-            for text in alarms(history, self.scores):
-                if text not in self.told:
-                    self.told.add(text)
-                    self.monitor.alarm(self.step, text)
+            shown, count = spread_out(len(outputs)), len(self.targets)
+            # Below each result is its pair or its style, where it has one.
+            belong = self.data.paired or (generator.code_length > 0 and not generator.has_prior)
+            targets = self.targets[shown % count if belong else spread_out(count)]
+            self.monitor.samples(self.step, [self.sources[shown], outputs[shown], targets], ROWS)
+            for text in alarms(self.history, self.best.scores):
+                self.alarm(self.monitor, text)
             self.monitor.report()
-        self.fabric.barrier()
-
-    def best(self) -> dict[str, float]:
-        """Give the scores of the step with the lowest one."""
-        return min(self.scores, key=lambda scores: scores["score"])
+        # The first process has the scores, and decides for all.
+        self.over = self.fabric.broadcast(self.best.is_out_of_patience())
 
     def save(self) -> None:
         """Write a checkpoint of all processes.
@@ -266,8 +298,8 @@ class Training:
         if not all(bool(value.isfinite().all()) for value in tensors.values()):
             raise self.diverged("the weights are no longer finite")
         if self.leads:
-            told = {"config": self.config.to_dict(), "data": self.data.fingerprint, "scores": self.scores}
-            self.checkpoints.write(self.step, tensors, meta | told)
+            told = {"config": self.config.to_dict(), "data": self.data.fingerprint} | self.best.facts()
+            self.checkpoints.write(self.step, tensors | self.best.weights, meta | told)
         self.fabric.barrier()
 
     def stopped(self, why: str) -> Outcome:
@@ -281,17 +313,20 @@ class Training:
         if not self.monitor:
             self.fabric.barrier()
             return Outcome(self.run, self.step, True, "", {})
-        best = self.best()
+        best, scored = self.best.row, self.best.scores
         step, kind = int(best["step"]), self.config.distance
         why = (
-            f"step {step} of {self.config.steps} has the lowest held-out score of {len(self.scores)}: "
+            f"step {step} of {self.config.steps} has the lowest held-out score of {len(scored)}: "
             f"{best['score']:.3f} ({kind} {best[kind]:.3f}, structure {best['structure']:.3f}; the last step "
-            f"has {self.scores[-1]['score']:.3f})"
+            f"has {scored[-1]['score']:.3f})"
         )
+        if self.step < self.config.steps:
+            why += (
+                f". Stopped at step {self.step}: no better score in the last {self.config.patience} "
+                "(patience). To go on, resume with more patience, 0 for no end to it, or with more steps"
+            )
         for name in self.averages:
-            saved = self.run / "checkpoints" / f"best-{name}.safetensors"
-            with atomic(self.run / f"{name}.safetensors") as part:
-                part.write_bytes(saved.read_bytes())
+            self.best.write(name, self.averages[name], self.run / f"{name}.safetensors")
         generator = load_generator(self.run / "generator.safetensors")
         if generator.code_length:
             paths = list(self.data.target_images.paths)
@@ -321,9 +356,14 @@ def translate(
     return torch.cat(outputs)
 
 
-def spread_out(images: Tensor) -> Tensor:
-    """Pick a few images from all over a list, which may be sorted by class."""
-    return images[torch.linspace(0, len(images) - 1, min(SHOWN, len(images))).long()]
+def values_of(row: dict[str, Any]) -> dict[str, float]:
+    """Keep the losses of a row of the log."""
+    return {name: value for name, value in row.items() if name not in NOT_VALUES and value is not None}
+
+
+def spread_out(count: int) -> Tensor:
+    """Pick a few rows from all over a list, which may be sorted by class."""
+    return torch.linspace(0, count - 1, min(SHOWN, count)).long()
 
 
 def rate_factor(step: int, config: Any) -> float:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from styleaug.atomic import atomic
@@ -23,6 +24,8 @@ __all__ = ["Monitor"]
 
 GAP = 2
 """White pixels between the tiles of a grid."""
+TEXT_GAP = 6
+"""White pixels on either side of the name of a row."""
 PICTURE = re.compile(r"step-(\d{8,})\.png")
 
 
@@ -76,18 +79,21 @@ class Monitor:
             self.board.add_text("alarms", printable(text), step)
             self.board.flush()
 
-    def samples(self, step: int, rows: Sequence[Float[Tensor, "K 3 H W"]]) -> Path:
+    def samples(self, step: int, rows: Sequence[Float[Tensor, "K 3 H W"]], names: Sequence[str] = ()) -> Path:
         """Write a grid of images.
 
         Args:
             step: names the file.
             rows: one batch a row, for example contents, outputs and targets, in [0, 1]; those of
                 another size than the first are resized.
+            names: of the rows, written to the left of them.
 
         Returns:
             The path of `samples/step-00000500.png`.
         """
         pixels = grid(rows)
+        if names:
+            pixels = torch.cat([labels(names, (pixels.shape[1] - GAP) // len(rows), GAP), pixels], dim=2)
         path = self.run / "samples" / f"step-{step:08d}.png"
         save_image(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()), path)
         if self.board:
@@ -117,6 +123,10 @@ class Monitor:
             self.board.close()
             self.board = None
         return self.report(outcome)
+
+    def rows(self, event: str) -> list[dict[str, Any]]:
+        """Return the rows of one kind in the log, in order."""
+        return [row for row in read_log(self.log) if row.get("event") == event]
 
     def pictures(self) -> list[tuple[int, Path]]:
         """List the sample grids and their steps, in order."""
@@ -203,6 +213,18 @@ def parse(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def labels(names: Sequence[str], height: int, top: int) -> UInt8[Tensor, "3 Y X"]:
+    """Draw the names of rows on white, each in the middle of its row of `height` pixels below `top`."""
+    font = ImageFont.load_default(max(12, height // 8))
+    width = math.ceil(max(font.getlength(name) for name in names)) + 2 * TEXT_GAP
+    strip = Image.new("RGB", (width, top + height * len(names)), "white")
+    pen = ImageDraw.Draw(strip)
+    for row, name in enumerate(names):
+        middle = top + row * height + height // 2
+        pen.text((width - TEXT_GAP, middle), name, fill="black", font=font, anchor="rm")
+    return torch.from_numpy(np.array(strip)).permute(2, 0, 1)
 
 
 def grid(rows: Sequence[Float[Tensor, "K 3 H W"]]) -> UInt8[Tensor, "3 Y X"]:

@@ -1,21 +1,22 @@
 """The recipe of the generators that a perceptual loss trains: AdaIN, Photo, PatchSwap."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from styleaug.atomic import atomic
+from styleaug.digest import check_digest, to_bytes
 from styleaug.generators.adain import AdaIN
 from styleaug.generators.layers import channel_stats
 from styleaug.generators.patchswap import PatchSwap
 from styleaug.generators.photo import Photo
-from styleaug.paths import in_utf8
+from styleaug.paths import check_regular, in_utf8
 from styleaug.training.base import AbstractRecipe, Images, Losses, start
 from styleaug.training.config import PerceptualConfig
 from styleaug.training.data import Crop, TrainingData, as_floats
@@ -52,6 +53,10 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
         self.generator = start(KINDS[config.recipe](), config)
         self.add("generator", {"generator": self.generator}, rate=config.learning_rate)
         self.products = {"generator": self.generator}
+
+    def check_networks(self, networks: Path) -> None:
+        """Read the VGG-19."""
+        load_vgg19(networks)
 
     @torch.no_grad()
     def prepare(self, data: TrainingData, run: Path, networks: Path | None) -> None:
@@ -139,17 +144,21 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
 
 
 def cached(path: Path, sources: list[Tensor], make: Callable[[], list[Tensor]]) -> list[Tensor]:
-    """Take tensors from `path` if they were made from these `sources`; else make and write them."""
+    """Take tensors from `path` if it is whole and was made from `sources`; else make and write them."""
     digest = hashlib.blake2b(digest_size=16)
     for source in sources:
         digest.update(source.numpy().data)
-    made_from = {"styleaug": digest.hexdigest()}
-    if path.is_file():
-        with in_utf8(path) as name, safe_open(name, "pt") as file:
-            if file.metadata() == made_from:
-                return [file.get_tensor(key) for key in sorted(file.keys())]
+    try:
+        with in_utf8(check_regular(path)) as name, safe_open(name, "pt") as file:
+            facts = json.loads((file.metadata() or {})["styleaug"])
+            tensors = [file.get_tensor(key) for key in sorted(file.keys())]
+        check_digest(path, facts, (), renew="")
+        if facts["made from"] == digest.hexdigest():
+            return tensors
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        pass  # missing, damaged, or of an earlier version
     made = make()
+    named = {str(index): tensor.contiguous() for index, tensor in enumerate(made)}
     with atomic(path) as part:
-        tensors = {str(index): tensor.contiguous() for index, tensor in enumerate(made)}
-        part.write_bytes(save(tensors, made_from))
+        part.write_bytes(to_bytes("styleaug", {"made from": digest.hexdigest()}, named))
     return made

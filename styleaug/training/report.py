@@ -15,10 +15,13 @@ from PIL import Image
 from styleaug.errors import FileError
 from styleaug.files import open_image
 
-__all__ = ["NOT_VALUES", "printable", "render"]
+__all__ = ["NOT_VALUES", "ROWS", "printable", "render"]
 
 NOT_VALUES = {"event", "step", "time", "images_per_second"}
 """Entries of a log row that are no loss and no score."""
+
+ROWS = ("source", "result", "target")
+"""What the rows of a sample grid show."""
 
 MOST_POINTS = 400
 MOST_PICTURES = 12
@@ -115,7 +118,7 @@ def render(
         alarm_list([row for row in rows if row.get("event") == "alarm"]),
         section("Scores", charts(scores, chosen=chosen, dots=True), "On held-out images."),
         section("Losses", charts(losses), "Pale: as logged. Strong: smoothed."),
-        section("Samples", picture_list(pictures, chosen), "One grid a step, over the run."),
+        section("Samples", picture_list(pictures, chosen), f"One grid a step; its rows: {', '.join(ROWS)}."),
         section("Speed", charts({"images per second": speed} if speed else {})),
         section("Configuration", f'<div class="card">{table(facts)}</div>' if facts else ""),
     ]
