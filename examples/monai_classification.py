@@ -4,15 +4,13 @@ uv run --extra monai examples/monai_classification.py
 """
 
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import torch
-from monai.data import CacheDataset, DataLoader
+from monai.data import CacheDataset, DataLoader, list_data_collate
 from monai.networks.nets import DenseNet
 from monai.transforms import Compose, EnsureChannelFirstd, GaussianSmooth, NormalizeIntensityd
 from monai.utils import set_determinism
-from torch.utils.data import default_collate
 
 from styleaug import fit_style
 from styleaug.transforms.monai import RandStyled
@@ -34,20 +32,22 @@ def hospital(seed: int, gamma: float, noise: float) -> list[dict]:
     return [{"image": scan(rng, i % 2 == 1, gamma, noise), "label": i % 2} for i in range(128)]
 
 
-def accuracy(train: list[dict], tests: list[list[dict]], *augment: RandStyled) -> str:
-    set_determinism(seed=0)
+def accuracy(train: list[dict], tests: list[list[dict]], *augment: RandStyled, seed: int = 0) -> str:
+    set_determinism(seed=seed)
     first, last = EnsureChannelFirstd("image", channel_dim="no_channel"), NormalizeIntensityd("image")
     data = CacheDataset(train, Compose([first, *augment, last]), progress=False)
     model = DenseNet(2, 1, 2, init_features=16, growth_rate=8, block_config=(2, 2, 2))
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for batch in (batch for _ in range(16) for batch in DataLoader(data, batch_size=16, shuffle=True)):
+    optimiser = torch.optim.Adam(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, total_steps=256)
+    for batch in (batch for _ in range(32) for batch in DataLoader(data, batch_size=16, shuffle=True)):
         optimiser.zero_grad()
         torch.nn.functional.cross_entropy(model(batch["image"]), batch["label"]).backward()
         optimiser.step()
+        schedule.step()
     with torch.inference_mode():
-        batches = [default_collate(Compose([first, last])(items)) for items in tests]
-        hits = [model.eval()(batch["image"]).argmax(1) == batch["label"] for batch in batches]
-    return "at home {:.1%}, at hospital B {:.1%}".format(*(hit.float().mean() for hit in hits))
+        batches = [list_data_collate(Compose([first, last])(items)) for items in tests]
+        hits = [(model.eval()(x["image"]).argmax(1) == x["label"]).float().mean() for x in batches]
+    return "at home {:.1%}, at hospital B {:.1%}".format(*hits)
 
 
 if __name__ == "__main__":
@@ -55,6 +55,6 @@ if __name__ == "__main__":
     print("without styles:", accuracy(train, tests))
     with tempfile.TemporaryDirectory() as folder:  # unlabelled images of hospital B, not those tested on
         for index, item in enumerate(hospital(3, 2.5, 0.04)):
-            np.save(Path(folder) / f"{index}.npy", item["image"])
+            np.save(f"{folder}/{index}.npy", item["image"])
         bank = fit_style(folder, generator="fourier").bank
     print("with styles of B:", accuracy(train, tests, RandStyled("image", bank, prob=0.5)))

@@ -30,8 +30,8 @@ def scanner(seed: int, count: int, shade: float, noise: float) -> list[dict]:
     return items
 
 
-def dice(train: list[dict], tests: list[list[dict]], *augment: RandStyled) -> str:
-    set_determinism(seed=0)
+def dice(train: list[dict], tests: list[list[dict]], *augment: RandStyled, seed: int = 0) -> str:
+    set_determinism(seed=seed)
     keys = ["image", "label"]
     first, last = EnsureChannelFirstd(keys, channel_dim="no_channel"), NormalizeIntensityd("image")
     # The one added line stands behind what is cached and before NormalizeIntensityd.

@@ -7,10 +7,12 @@ from A's images only, and is tested on digits that it has not seen, once as A an
 The file is a template, too: in a pipeline of your own, `fit_bank` and `StyleAugment(bank)` are new.
 """
 
+import atexit
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -34,7 +36,7 @@ from styleaug.training.fit import fit_style
 from styleaug.transforms.torchvision import StyleAugment
 from styleaug.weights import pretrained_folder
 
-__all__ = ["Arm", "Demo", "run_demo"]
+__all__ = ["Arm", "Demo", "run_demo", "sample_folder"]
 
 SIDE, BATCH, UNLABELLED = 32, 64, 256  # pixels; images in a batch; images that hospital B sends
 COLUMNS, TILE = 12, 80  # of the contact sheet; tiles are squares of so many pixels
@@ -43,6 +45,9 @@ NOTES = """
 Trained on {trained_on} images of hospital A; tested on {tested_on} other digits,
 as drawn by hospital A (home) and by hospital B (away).
 Style bank: {bank[styles]} styles of unlabelled images of B, {bank[kilobytes]} kB, {bank[generator]}."""
+
+TEMPORARY = ExitStack()
+atexit.register(TEMPORARY.close)
 
 Strokes = Float[Tensor, "B 1 H W"]
 Images = UInt8[Tensor, "B 3 H W"]
@@ -155,6 +160,21 @@ def load_digits() -> tuple[Strokes, Labels]:
     ink = stored["images"][:, None].float() / 16
     strokes = F.interpolate(ink, size=(SIDE, SIDE), mode="bicubic").clamp(0, 1)
     return strokes, stored["labels"].long()
+
+
+@cache
+def sample_folder() -> str:
+    """Write labelled samples for a first try: a folder each for the digits 0 to 3, with 50 images of 64 x 64.
+
+    Returns:
+        The path of a temporary folder, which is deleted when this process ends.
+    """
+    digits, labels = load_digits()
+    folder = TEMPORARY.enter_context(tempfile.TemporaryDirectory(prefix="styleaug-samples-"))
+    for label in range(4):
+        for index, image in enumerate(draw_as_a(digits[labels == label][:50])):
+            save_image(to_pil_image(image).resize((64, 64)), Path(folder, str(label), f"{index:02}.png"))
+    return folder
 
 
 def draw_as_a(strokes: Strokes) -> Images:

@@ -1,6 +1,8 @@
 """The demo is a real run: its scores follow from what was trained, and from the seed."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,11 @@ def test_digits_are_the_handwritten_digits_of_scikit_learn():
     wanted = torch.from_numpy(digits.images).float() / 16
     correlation = torch.corrcoef(torch.stack([coarse.flatten(), wanted.flatten()]))[0, 1]
     assert correlation > 0.98
+
+
+def test_sample_folder_is_gone_when_the_process_ends():
+    probe = "from styleaug.demo import sample_folder; print(sample_folder())"
+    probe += "; import os; print(*(len(os.listdir(f'{sample_folder()}/{label}')) for label in range(4)))"
+    told = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout
+    folder, counts = told.splitlines()
+    assert counts == "50 50 50 50" and not Path(folder).exists()

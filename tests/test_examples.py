@@ -1,5 +1,6 @@
-"""Every example runs, as a process, on small data."""
+"""Every example runs, as a process, on small data; those that train a classifier end above chance."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+CLASSIFIERS = [path for path in EXAMPLES if '"folder"' in path.read_text()]
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +26,22 @@ def classes(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_example_runs(example, classes):
-    text = example.read_text()
-    assert len(text.splitlines()) <= 60
-    arguments = [str(classes), "--epochs", "1", "--size", "64"] if '"folder"' in text else []
+def run(example: Path, *arguments: str) -> str:
     done = subprocess.run([sys.executable, str(example), *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    return done.stdout
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs(example, classes):
+    assert len(example.read_text().splitlines()) <= 60
+    arguments = [str(classes), "--epochs", "1", "--size", "64"] if example in CLASSIFIERS else []
+    assert run(example, *arguments).strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", CLASSIFIERS, ids=lambda path: path.stem)
+def test_on_our_samples_a_classifier_ends_above_chance(example):
+    told = re.findall(r"(\d+)% right \(chance (\d+)%\)", run(example))
+    right, chance = map(int, told[-1])
+    assert chance == 25 and right >= 50, "of 200 images"
