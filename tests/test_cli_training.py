@@ -178,7 +178,7 @@ def test_usage_of_fit_style(args, message, command, tmp_path, monkeypatch):
 def test_data_that_is_not_there(command, sides, tmp_path):
     for source, message in (
         (tmp_path / "no", "there is no folder"),
-        (tmp_path / "no.csv", "cannot read the list"),
+        (tmp_path / "no.csv", "cannot open"),
     ):
         error = command("train", "cut", source, sides[1], "-o", tmp_path / "x", code=1).stderr
         assert error.startswith("Error: ") and message in error
@@ -208,7 +208,7 @@ def test_a_dry_run_checks_what_is_cheap_to_check(command, sides, tmp_path):
         (["cut", tmp_path / "no", b], "there is no folder"),
         (["cut", a, tmp_path / "no"], "there is no folder"),
         (["cut", a, empty], "no image in"),
-        (["cut", a, tmp_path / "no.csv"], "cannot read the list"),
+        (["cut", a, tmp_path / "no.csv"], "cannot open"),
         (["cut", a, listed], "names 1 files that are not there"),
         (["cut", nameless, b], "must have a header with the column 'path'"),
         (["cut", a, alone], "scores need at least 2 held-out images on each side, got 1"),
