@@ -306,7 +306,11 @@ def read_bank(path: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
         with in_utf8(path) as name, safe_open(name, "pt") as file:
             text = (file.metadata() or {}).get(KEY)
             if text is None:
-                raise BankError("is a safetensors file, but not a style bank.")
+                raise BankError(
+                    "holds a generator and no styles; give it as generator."
+                    if "styleaug_generator" in (file.metadata() or {})
+                    else "is a safetensors file, but not a style bank."
+                )
             keys = sorted(file.keys())
             if keys not in (["codes"], ["codes", "groups"]):
                 raise BankError(f"holds {keys[:4]} where a bank holds one matrix of codes.")

@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from styleaug.bank import StyleBank
+from styleaug.checks import check_count, check_seed, check_share
 from styleaug.errors import ConfigError
 from styleaug.files import image_files, open_image, save_image
 from styleaug.foreign import printable
@@ -58,10 +59,14 @@ def preview(
     Raises:
         FileError: an image that is missing or cannot be read.
     """
-    if styles < 1 or most < 1 or size < 16:
-        raise ConfigError(f"styles and most must be at least 1 and size 16, got {styles}, {most}, {size}.")
     out = check_path(out)
-    if bank == WITHIN_BATCH or splice == "mask":
+    styles, most = check_count("styles", styles), check_count("most", most)
+    size, seed, strength = (
+        check_count("size", size, least=16),
+        check_seed(seed),
+        check_share("strength", strength),
+    )
+    if (isinstance(bank, str) and bank == WITHIN_BATCH) or splice == "mask":
         raise ConfigError('a contact sheet has neither batches nor masks; leave out "batch" and "mask".')
     stylizer = Stylizer(bank, generator=generator, p=1.0, strength=strength, splice=splice)
     paths: list[Path] = []

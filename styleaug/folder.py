@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from styleaug import cluster
 from styleaug.atomic import remove_parts
 from styleaug.bank import StyleBank
+from styleaug.checks import check_count, check_seed
 from styleaug.copies import Copier, Format, Line, Unit
 from styleaug.errors import ConfigError, FileError, StyleAugError
 from styleaug.files import SUFFIXES, files_below, series_of, suffix_of
@@ -24,7 +25,7 @@ from styleaug.paths import check_path
 from styleaug.samplers import Sampler
 from styleaug.shards import SHARDS, DamagedShardError, open_shard
 from styleaug.transforms.core import WITHIN_BATCH, Stylizer
-from styleaug.transforms.params import STRENGTH
+from styleaug.transforms.params import STRENGTH, check_strength
 from styleaug.weights import find_styles, load_generator
 
 __all__ = ["Applied", "Engine", "apply_folder"]
@@ -118,15 +119,15 @@ def apply_folder(
         >>> apply_folder("train-shards", "train-styled", bank="art", engine="ray")  # doctest: +SKIP
     """
     source, out = check_path(source), check_path(out)
-    if copies < 1:
-        raise ConfigError(f"copies must be at least 1, got {copies}.")
+    copies, workers = check_count("copies", copies), check_count("workers", workers, least=0)
+    seed, strength = check_seed(seed), check_strength(strength)
     if engine not in get_args(Engine):
         raise ConfigError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}.")
     if out.resolve().is_relative_to(source.resolve()):
         raise FileError(f"{out} lies in {source}; write the copies to a folder outside it.")
     parse_window(window)
     format, root, names = find_inputs(source, format)
-    if bank == WITHIN_BATCH:
+    if isinstance(bank, str) and bank == WITHIN_BATCH:
         raise ConfigError('bank="batch" takes styles from other images of a batch; here there is none.')
     known, maker = find_styles(bank, generator)
     stylizer = Stylizer(

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from styleaug.bank import StyleBank
+from styleaug.checks import check_count, check_share
 from styleaug.copies import scan_pixels
 from styleaug.errors import ConfigError, FileError, ImageError
 from styleaug.files import Scan, open_image, save_image, suffix_of
@@ -19,7 +20,7 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.provenance import Provenance
 from styleaug.training.style_images import images_in, opaque, open_style, shrink, usable
 from styleaug.transforms.core import Stylizer
-from styleaug.transforms.params import StyleParams, check_count, check_share
+from styleaug.transforms.params import StyleParams
 from styleaug.weights import bank_names, load_generator
 
 __all__ = ["stylize", "stylize_file"]

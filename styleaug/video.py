@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 
 from styleaug.bank import StyleBank
 from styleaug.blending import blend_frames, sharpen, trusted
+from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError
 from styleaug.flow import FlowMethod, flow_function, warp
 from styleaug.generators.base import AbstractGenerator
@@ -27,7 +28,7 @@ from styleaug.generators.steady import Past, steady
 from styleaug.images import check_range, from_float, to_float
 from styleaug.samplers import Sampler
 from styleaug.transforms.core import WITHIN_BATCH, Stylizer
-from styleaug.transforms.params import STRENGTH, P, Precision, StyleParams, check_share
+from styleaug.transforms.params import STRENGTH, P, Precision, StyleParams
 from styleaug.transforms.sample import describe, find_images, flatten
 from styleaug.transforms.splice import composite, mask_weights, read_masks, unspliced
 from styleaug.transforms.torchvision import is_image_tensor
@@ -106,14 +107,14 @@ class StyleVideo(v2.Transform):
         precision: Precision = "auto",
     ):
         super().__init__()
-        if bank == WITHIN_BATCH:
+        if isinstance(bank, str) and bank == WITHIN_BATCH:
             raise ConfigError('bank="batch" takes styles from other images; a clip needs a bank.')
         if where not in WHERES:
             raise ConfigError(f"where must be one of {', '.join(WHERES)}, got {where!r}.")
         for name, share in (("smoothing", smoothing), ("blend", blend)):
             if check_share(name, share) == 1:
                 raise ConfigError(f"{name} must be below 1: at 1 the first frame would stay for ever.")
-        self.smoothing, self.blend, self.where = smoothing, blend, where
+        self.smoothing, self.blend, self.where = float(smoothing), float(blend), where
         self.flow: Flow = flow
         self.stylizer = Stylizer(
             bank,
@@ -135,6 +136,9 @@ class StyleVideo(v2.Transform):
     def by_mask(self) -> bool:
         """Whether a sample needs a mask track."""
         return self.where != "everywhere"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
         """Say what is drawn from what, and how it is kept steady."""

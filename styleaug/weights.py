@@ -4,7 +4,9 @@ import json
 import os
 from collections.abc import Callable
 from copy import deepcopy
+from difflib import get_close_matches
 from functools import cache
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -50,6 +52,8 @@ KNOWN = ("format", "generator", "settings")
 GENERATOR_FILE = "generator.safetensors"
 BANK_FILE = "bank.safetensors"
 DEFAULT_BANK = "art"
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+"""Files that are taken for a bank by mistake."""
 MAX_BYTES = 512 * 2**20
 MAX_HEADER = 2**20
 MAX_PARAMETERS = 128 * 2**20
@@ -107,11 +111,19 @@ def load_generator(source: str | Path) -> AbstractGenerator:
         return tissue_generator(source.removesuffix(TISSUE))
     path = path_of(source, WeightsError)
     if not path.suffix and not path.exists():
+        if str(source) in bank_names():
+            raise WeightsError(f"{str(source)!r} is a bank, and not a generator.")
         raise WeightsError(
-            f"there is no generator {str(source)!r}. Known names: {', '.join(generator_names())}; "
-            "or give the path of a .safetensors file or a run folder."
+            f"there is no generator {str(source)!r}.{nearest(source, generator_names())} Known names: "
+            f"{', '.join(generator_names())}; or give the path of a .safetensors file or a run folder."
         )
     return read_generator(in_run(path, GENERATOR_FILE) if path.is_dir() else path)
+
+
+def nearest(name: str | Path, names: list[str]) -> str:
+    """Suggest a name that was meant."""
+    found = get_close_matches(str(name).lower(), names, 1, 0.7)
+    return f" Did you mean {found[0]!r}?" if found else ""
 
 
 @cache
@@ -148,9 +160,16 @@ def load_bank(source: str | Path) -> StyleBank:
         return named_bank(source)
     path = path_of(source, BankError)
     if not path.suffix and not path.exists():
+        if str(source) in generator_names():
+            raise BankError(f"{str(source)!r} is a generator, and not a bank of styles.")
         raise BankError(
-            f"there is no bank {str(source)!r}. Shipped: {', '.join(bank_names())}; or fit your own: "
-            "styleaug fit-style FOLDER -o bank.safetensors"
+            f"there is no bank {str(source)!r}.{nearest(source, bank_names())} Shipped: "
+            f"{', '.join(bank_names())}; or fit your own: styleaug fit-style FOLDER -o bank.safetensors"
+        )
+    if path.suffix.lower() in PICTURES and path.exists():
+        raise BankError(
+            f"{path} is an image. Fit a bank to it: styleaug fit-style {path} --min-images 1 -o "
+            "bank.safetensors. Or give one image its style: styleaug stylize."
         )
     return StyleBank.load(in_run(path, BANK_FILE) if path.is_dir() else path)
 
@@ -196,6 +215,12 @@ def find_styles(
         BankError: unknown or damaged, or the generator needs a bank and none is known for it.
         WeightsError: the generator is unknown or damaged.
     """
+    if isinstance(generator, StyleBank) or (isinstance(generator, str) and is_name(generator, bank_names())):
+        raise WeightsError(f"{generator!r} is a bank; give it as bank, and leave out generator.")
+    if is_generator(bank):
+        if generator is not None and bank != generator:
+            raise BankError(f"{bank!r} is a generator, too; give it or generator={generator!r}, not both.")
+        bank, generator = None, bank
     if bank is None and generator is None:
         bank = DEFAULT_BANK
     if bank is None:
@@ -204,8 +229,37 @@ def find_styles(
     if generator is None and is_run(bank):
         bare = not has_file(bank, BANK_FILE) and has_file(bank, GENERATOR_FILE)
         return None if bare and load_generator(bank).has_prior else load_bank(bank), bank
-    bank = bank if isinstance(bank, StyleBank) else load_bank(bank)
+    bank = as_bank(bank)
     return bank, maker_of(bank) if generator is None else generator
+
+
+def is_name(source: str, names: list[str]) -> bool:
+    """Tell a name of ours from a path of the user's."""
+    return source in names and not Path(source).exists()
+
+
+def is_generator(source: object) -> TypeGuard[str | AbstractGenerator]:
+    """Tell whether a generator was given where a bank is expected."""
+    named = isinstance(source, str) and source not in bank_names() and is_name(source, generator_names())
+    return named or isinstance(source, AbstractGenerator)
+
+
+def as_bank(source: Any) -> StyleBank:
+    """Load a bank, or take that of a fit.
+
+    Raises:
+        BankError: neither, naming the line to write for images.
+    """
+    found = getattr(source, "bank", source)  # a `Fit` has one
+    if isinstance(found, StyleBank):
+        return found
+    if isinstance(source, str | PathLike):
+        return load_bank(source)
+    raise BankError(
+        "a bank is a shipped name, a path, a run folder, a StyleBank, or what fit_style returns; got "
+        f"{type(source).__name__}. Fit one to images: StyleAugment(fit_style(images, min_images=1)), where "
+        "min_images=1 makes each image a style."
+    )
 
 
 def maker_of(bank: StyleBank) -> str:
@@ -322,7 +376,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with in_utf8(path) as name, safe_open(name, "pt") as file:
             text = (file.metadata() or {}).get(KEY)
             if text is None:
-                raise WeightsError("is a safetensors file, but not a styleaug generator.")
+                raise WeightsError(
+                    "holds a bank of styles and no generator; give it as bank."
+                    if "styleaug_bank" in (file.metadata() or {})
+                    else "is a safetensors file, but not a styleaug generator."
+                )
             meta = json.loads(text)
             return meta, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:

@@ -22,6 +22,7 @@ MOST_LINES = 420
 LEVELS = [
     {"foreign", "parts", "alpha"},
     {"errors"},
+    {"checks"},
     {"paths", "provenance", "shipped"},
     {"atomic"},
     {"images", "formats", "groups", "digest", "animations"},

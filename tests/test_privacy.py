@@ -354,13 +354,13 @@ def test_a_private_bank_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_images": 0}, "min_images must be at least 1, got 0"),
-        ({"epsilon": 0}, "epsilon must be above 0"),
-        ({"epsilon": -1}, "epsilon must be above 0"),
-        ({"epsilon": math.nan}, "epsilon must be above 0"),
+        ({"min_images": 0}, "min_images must be a whole number from 1, got 0"),
+        ({"epsilon": 0}, "epsilon must be a number in \\(0, 100\\]"),
+        ({"epsilon": -1}, "epsilon must be a number in \\(0, 100\\]"),
+        ({"epsilon": math.nan}, "epsilon must be a number in \\(0, 100\\]"),
         ({"epsilon": 101}, "at most 100"),
         ({"delta": 1e-5}, "delta goes with epsilon"),
-        ({"epsilon": 1, "delta": 0}, "delta must be above 0"),
+        ({"epsilon": 1, "delta": 0}, "delta must be a number in \\(0, 1\\)"),
         ({"epsilon": 1, "delta": 1}, "and below 1"),
         ({"epsilon": 1, "delta": 0.5}, "less than one over the 6"),
         ({"epsilon": 1, "choose": "diverse"}, "leave out choose"),

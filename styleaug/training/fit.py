@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from styleaug.bank import Provenance, StyleBank
+from styleaug.checks import check_count, check_seed
 from styleaug.errors import ConfigError, FileError, StyleAugError
 from styleaug.formats.scan import Window
 from styleaug.generators.base import AbstractGenerator
@@ -126,9 +127,8 @@ def fit_style(
     """
     if choose not in CHOICES:
         raise ConfigError(f"choose must be one of {', '.join(CHOICES)}, got {choose!r}.")
-    for name, value in (("max_styles", max_styles), ("patches", patches)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}.")
+    max_styles, patches = check_count("max_styles", max_styles), check_count("patches", patches)
+    seed = check_seed(seed)
     privacy = Privacy(min_images, epsilon, delta)
     if privacy.epsilon is not None and choose != "random":
         raise ConfigError("with epsilon, styles are drawn and not chosen; leave out choose.")

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from styleaug.checks import check_count, check_number
 from styleaug.errors import ConfigError
 from styleaug.training.clusters import microaggregate
 
@@ -53,17 +54,15 @@ class Privacy:
     delta: float | None = None
 
     def __post_init__(self) -> None:
-        if self.min_images < 1:
-            raise ConfigError(f"min_images must be at least 1, got {self.min_images}.")
+        object.__setattr__(self, "min_images", check_count("min_images", self.min_images))
         if self.epsilon is None:
             if self.delta is not None:
                 raise ConfigError("delta goes with epsilon; give both, or leave out both.")
             return
-        if not 0 < self.epsilon <= MAX_EPSILON:  # written so that NaN fails too
-            raise ConfigError(f"epsilon must be above 0 and at most {MAX_EPSILON:g}, got {self.epsilon}.")
+        epsilon = check_number("epsilon", self.epsilon, 0, MAX_EPSILON, above=True)
         delta = DELTA if self.delta is None else self.delta
-        if not 0 < delta < 1:
-            raise ConfigError(f"delta must be above 0 and below 1, got {delta}.")
+        delta = check_number("delta", delta, 0, 1, above=True, below=True)
+        object.__setattr__(self, "epsilon", epsilon)
         object.__setattr__(self, "delta", delta)
 
     def check(self, origins: int, of: str = "these images") -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from styleaug.bank import StyleBank
+from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError, missing_extra
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import ValueRange
@@ -114,8 +115,9 @@ class StyleAugment(A.ImageOnlyTransform):
     """
 
     class InitSchema(A.ImageOnlyTransform.InitSchema):
-        """Let every argument but `p` through to `__init__`, so that our own errors tell what is wrong."""
+        """Let every argument through to `__init__`, so that our own errors tell what is wrong."""
 
+        p: Any
         bank: Any
         generator: Any
         strength: Any
@@ -158,7 +160,7 @@ class StyleAugment(A.ImageOnlyTransform):
         precision: Precision = "auto",
         compiled: bool = False,
     ):
-        super().__init__(p=p)
+        super().__init__(p=check_share("p", p))
         stylizer = Stylizer(
             bank,
             generator=generator,
@@ -185,11 +187,13 @@ class StyleAugment(A.ImageOnlyTransform):
         self.bank, self.generator = named(bank), named(generator)
         self.strength = stylizer.strength
         self.weights = None if stylizer.weights is None else stylizer.weights.tolist()
-        self.sampler, self.components, self.keep_luminance = sampler, components, keep_luminance
-        self.splice, self.parts, self.keep = splice, parts, keep
+        self.sampler, self.components = sampler, stylizer.components
+        self.keep_luminance, self.keep = stylizer.keep_luminance, stylizer.keep
+        self.splice, self.parts = splice, stylizer.parts if splice else 2
         self.value_range, self.channels = stylizer.value_range, channels
-        self.preserve, self.edges, self.protect = preserve, edges, protect
-        self.least_side, self.precision, self.compiled = least_side, precision, compiled
+        self.preserve, self.edges, self.protect = stylizer.guard.floor, edges, protect
+        self.least_side = None if least_side is None else stylizer.least_side
+        self.precision, self.compiled = precision, stylizer.compiled
 
     def describe(self, style_seed: int, *, channels: int = 1) -> dict[str, Any]:
         """Tell what was drawn from a seed, in plain values.

@@ -14,6 +14,7 @@ from torch.utils.data import get_worker_info
 
 from styleaug import samplers
 from styleaug.bank import StyleBank
+from styleaug.checks import check_count, check_share, check_switch
 from styleaug.errors import ConfigError, DeviceError, ImageError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import MOST_CHANNELS, Restore, ValueRange, check_form, check_range, to_pixels
@@ -26,10 +27,9 @@ from styleaug.transforms.params import (
     P,
     Precision,
     StyleParams,
-    check_count,
     check_range_option,
-    check_share,
     check_strength,
+    check_weights,
 )
 from styleaug.transforms.placement import fast_bfloat16, place, run_of
 from styleaug.transforms.splice import Splice, check_splice, draw_fields, read_masks, unspliced
@@ -86,16 +86,20 @@ class Stylizer(nn.Module):
         if sampler not in samplers.SAMPLERS:
             raise ConfigError(f"unknown sampler {sampler!r}; choose from {', '.join(samplers.SAMPLERS)}.")
         self.sampler: samplers.Sampler = sampler
-        self.components = components
-        self.keep_luminance = keep_luminance
+        self.components = check_count("components", components)
+        if components != 2 and sampler != "mix":
+            raise ConfigError(f'components go with sampler="mix", got sampler={sampler!r}.')
+        self.weights = check_weights(weights, sampler)
+        self.keep_luminance = check_switch("keep_luminance", keep_luminance)
         self.splice: Splice | None = splice
-        self.parts, self.keep = check_splice(splice, parts, keep=keep), keep
+        self.keep = check_switch("keep", keep)
+        self.parts = check_splice(splice, parts, keep=keep)
         self.value_range: ValueRange = check_range_option(value_range)
         if channels not in CHANNELS:
             raise ConfigError(f"channels must be one of {', '.join(CHANNELS)}, got {channels!r}.")
         self.channels: Channels = channels
         self.guard = check_guard(preserve, edges, protect)
-        self.within_batch = bank == WITHIN_BATCH
+        self.within_batch = isinstance(bank, str) and bank == WITHIN_BATCH
         if self.within_batch and channels == "independent":
             raise ConfigError('bank="batch" gives a row one style; use channels="shared".')
         if self.within_batch:
@@ -107,8 +111,7 @@ class Stylizer(nn.Module):
         self._compiled: dict[torch.device, Callable[..., Tensor]] = {}
         if precision not in PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
-        self.precision, self.compiled = precision, compiled
-        self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
+        self.precision, self.compiled = precision, check_switch("compiled", compiled)
         home = self.home
         self.code_length = home.code_length
         self.least_side = home.least_side if least_side is None else check_count("least_side", least_side)
@@ -127,11 +130,25 @@ class Stylizer(nn.Module):
         return {**self.__dict__, "_placed": {}, "_compiled": {}}
 
     def extra_repr(self) -> str:
-        """Say what is drawn from what."""
+        """Say what is drawn from what, and which options are not the usual ones."""
         prior = "other images of the batch" if self.within_batch else "standard normal codes"
-        styles = prior if self.bank is None else repr(self.bank)
-        spliced = f", splice={self.splice!r}, parts={self.parts}" if self.splice else ""
-        return f"{styles}, p={self.p}, strength={self.strength}, sampler={self.sampler!r}{spliced}"
+        styles = f"{prior} of {self.home.name!r}" if self.bank is None else repr(self.bank)
+        usual: dict[str, tuple[Any, Any]] = {
+            "components": (self.components, 2),
+            "keep_luminance": (self.keep_luminance, False),
+            "splice": (self.splice, None),
+            "parts": (self.parts, 1),
+            "keep": (self.keep, False),
+            "value_range": (self.value_range, None),
+            "channels": (self.channels, "auto"),
+            "preserve": (self.guard.floor, None),
+            "protect": (self.guard.protect, None),
+            "least_side": (self.least_side, self.home.least_side),
+            "precision": (self.precision, "auto"),
+            "compiled": (self.compiled, False),
+        }
+        told = "".join(f", {name}={value!r}" for name, (value, default) in usual.items() if value != default)
+        return f"{styles}, p={self.p}, strength={self.strength}, sampler={self.sampler!r}{told}"
 
     @property
     def home(self) -> AbstractGenerator:

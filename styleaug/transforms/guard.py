@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from styleaug.checks import check_number
 from styleaug.errors import ConfigError, ImageError
 from styleaug.generators.base import per_row
 from styleaug.generators.shared import Place
@@ -94,15 +95,13 @@ def check_guard(preserve: Any, edges: Any, protect: Any) -> Guard:
     Raises:
         ConfigError: naming the argument and its range.
     """
-    number = not isinstance(preserve, bool) and isinstance(preserve, int | float) and 0 < preserve <= 1
-    if preserve is not None and not number:
-        raise ConfigError(f"preserve must be None or a number in (0, 1], got {preserve!r}.")
+    floor = None if preserve is None else check_number("preserve", preserve, 0, 1, above=True)
     if edges not in EDGES:
         raise ConfigError(f"edges must be one of {', '.join(EDGES)}, got {edges!r}.")
     if protect is not None and protect != "mask" and not callable(protect):
         raise ConfigError(f'protect must be None, "mask" or a function of images, got {protect!r}.')
     kept: Any = protect
-    return Guard(None if preserve is None else float(preserve), edges, kept)
+    return Guard(floor, edges, kept)
 
 
 def keep_structure(

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from styleaug.checks import check_seed
 from styleaug.errors import ConfigError, DeviceError
 from styleaug.images import to_pixels
 from styleaug.transforms.core import MOST_SEPARATE, Stylizer
@@ -60,7 +61,7 @@ class StyleColumn:
             raise ConfigError(f"expected a styleaug.StyleAugment, got {type(augment).__name__}.")
         self.stylizer = needs_no_other_inputs(stylizer, HOST)
         self.column = column
-        self.seed = seed
+        self.seed = check_seed(seed)
 
     def __getstate__(self) -> dict[str, Any]:
         # datasets recognises a function by its pickle, and a name or path says nothing of the weights.

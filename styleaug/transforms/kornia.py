@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from styleaug.bank import StyleBank
+from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError, missing_extra
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.host import advised
-from styleaug.transforms.params import P, StyleOptions, StyleParams, check_share
+from styleaug.transforms.params import P, StyleOptions, StyleParams
 
 try:
     from kornia.augmentation import IntensityAugmentationBase2D

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from styleaug.bank import StyleBank
+from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError, missing_extra
 from styleaug.images import MOST_CHANNELS
 from styleaug.transforms.core import Stylizer
@@ -23,7 +24,7 @@ from styleaug.transforms.host import (
     rng_from,
     seed_from,
 )
-from styleaug.transforms.params import StyleOptions, StyleParams, check_share, first_rows
+from styleaug.transforms.params import StyleOptions, StyleParams, first_rows
 
 try:
     from monai.config.type_definitions import KeysCollection

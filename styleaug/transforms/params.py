@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from styleaug.checks import check_count, check_share, number
 from styleaug.errors import ConfigError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import ValueRange
@@ -27,6 +28,7 @@ __all__ = [
     "check_range_option",
     "check_share",
     "check_strength",
+    "check_weights",
     "first_rows",
     "join",
 ]
@@ -120,24 +122,21 @@ def first_rows(params: StyleParams, count: int) -> StyleParams:
     )
 
 
-def check_share(name: str, value: float) -> float:
-    """Check a number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ConfigError(f"{name} must be a number in [0, 1], got {value!r}.")
-    return float(value)
-
-
-def check_count(name: str, value: int) -> int:
-    """Check a whole number from 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} must be a whole number from 1, got {value!r}.")
-    return value
+def two_of(value: Any) -> tuple[Any, Any] | None:
+    """Return both of two values: of a list, a tuple, an array or a tensor."""
+    if (
+        isinstance(value, str | bytes | dict)
+        or not hasattr(value, "__len__")
+        or not hasattr(value, "__getitem__")
+    ):
+        return None
+    return (value[0], value[1]) if getattr(value, "ndim", 1) == 1 and len(value) == 2 else None
 
 
 def check_strength(strength: float | Sequence[float]) -> tuple[float, float]:
     """Check a number or `(low, high)` in [0, 1]."""
-    ends: Any = (strength, strength) if isinstance(strength, (int, float)) else strength
-    if not isinstance(ends, Sequence) or isinstance(ends, str) or len(ends) != 2:
+    ends = two_of(strength) if number(strength) is None else (strength, strength)
+    if ends is None:
         raise ConfigError(f"strength must be a number or (low, high), got {strength!r}.")
     low, high = check_share("strength", ends[0]), check_share("strength", ends[1])
     if low > high:
@@ -151,15 +150,35 @@ def check_range_option(value_range: Any) -> ValueRange:
     Raises:
         ConfigError: anything else.
     """
-    if value_range is None or value_range == "auto":
+    if value_range is None or (isinstance(value_range, str) and value_range == "auto"):
         return value_range
-    ends = value_range if isinstance(value_range, Sequence) and not isinstance(value_range, str) else ()
-    if len(ends) != 2 or not all(isinstance(end, (int, float)) for end in ends):
-        ends = (math.nan, math.nan)
-    low, high = float(ends[0]), float(ends[1])
-    if not -math.inf < low < high < math.inf:  # written so that NaN fails too
+    low, high = (number(end) for end in two_of(value_range) or (None, None))
+    if low is None or high is None or not -math.inf < low < high < math.inf:  # written so that NaN fails too
         raise ConfigError(
             'value_range must be None, "auto", or (low, high) with low < high, such as (-160, 240), got '
             f"{value_range!r}."
         )
-    return low, high
+    return float(low), float(high)
+
+
+def check_weights(weights: Any, sampler: Sampler) -> Float64[Tensor, " N"] | None:
+    """Check what the weighted sampler goes by, up to how many there are.
+
+    Raises:
+        ConfigError: no row of real numbers, or weights for another sampler.
+    """
+    if (weights is None) != (sampler != "weighted"):
+        raise ConfigError(
+            'sampler="weighted" needs weights, one for each style of the bank.'
+            if weights is None
+            else f'weights go with sampler="weighted", got sampler={sampler!r}.'
+        )
+    if weights is None:
+        return None
+    try:
+        found = torch.as_tensor(weights).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(0, dtype=torch.bool)
+    if found.ndim != 1 or found.dtype == torch.bool or found.is_complex():
+        raise ConfigError(f"weights must be a number for each style of the bank, got {weights!r:.200}.")
+    return found.to(torch.float64)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from styleaug.checks import check_count
 from styleaug.errors import ConfigError, ImageError
 
 __all__ = [
@@ -56,9 +57,7 @@ def check_splice(splice: Any, parts: Any, *, keep: Any) -> int:
         return 1
     if splice not in SPLICES:
         raise ConfigError(f"splice must be None or one of {', '.join(SPLICES)}, got {splice!r}.")
-    if isinstance(parts, bool) or not isinstance(parts, int) or parts < 2:
-        raise ConfigError(f"parts must be a whole number from 2, got {parts!r}.")
-    return parts
+    return check_count("parts", parts, least=2)
 
 
 def draw_fields(

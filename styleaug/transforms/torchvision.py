@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
@@ -35,6 +36,13 @@ IMAGE_DTYPES = (
 SIGNED_DTYPES = (torch.int16, torch.int32)
 WRAPPED = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)
 """Types of a sample's values that say that they are images."""
+
+
+def as_tensors(values: list[Any]) -> str:
+    """Say how an array becomes an image that is taken, if there is an array."""
+    if not any(isinstance(value, np.ndarray) for value in values):
+        return ""
+    return " Of an array (H, W, 3) make a tensor: torch.from_numpy(array).permute(2, 0, 1)."
 
 
 def is_image_tensor(value: Any, dtypes: tuple[torch.dtype, ...] = IMAGE_DTYPES) -> bool:
@@ -184,6 +192,9 @@ class StyleAugment(v2.Transform):
         """Whether a sample needs a mask."""
         return "mask" in (self.stylizer.splice, self.stylizer.guard.protect)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.stylizer.extra_repr()})"
+
     def extra_repr(self) -> str:
         """Say what is drawn from what."""
         return self.stylizer.extra_repr()
@@ -202,7 +213,7 @@ class StyleAugment(v2.Transform):
                 f"no image in the sample: got {kinds_of(values)}. Give a PIL image, a tv_tensors.Image, or a "
                 "uint8, uint16 or float tensor (C, H, W) or (B, C, H, W); int16 and int32 need a "
                 "value_range. Samples are dicts, lists, tuples and named tuples; what lies under a key such "
-                "as 'mask' or 'label' is never the image."
+                f"as 'mask' or 'label' is never the image.{as_tensors(values)}"
             )
         masks = [value for value in values if isinstance(value, tv_tensors.Mask)] if self.by_mask else []
         if self.by_mask and not masks:

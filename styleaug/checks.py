@@ -1,0 +1,64 @@
+"""What a number may be that a user gives: Python's, NumPy's, or a tensor without axes."""
+
+from numbers import Integral, Real
+from typing import Any
+
+from styleaug.errors import ConfigError
+
+__all__ = ["check_count", "check_number", "check_seed", "check_share", "check_switch", "number"]
+
+
+def number(value: Any) -> int | float | None:
+    """Return a real number as Python's int or float; None for all else: bool, text, complex, lists."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def check_number(
+    name: str, value: Any, low: float, high: float, *, above: bool = False, below: bool = False
+) -> float:
+    """Check a number from `low` to `high`; `above` and `below` leave the ends out.
+
+    Raises:
+        ConfigError: anything else, NaN among it.
+    """
+    found = number(value)
+    ends = (found == low and above) or (found == high and below)
+    if found is None or ends or not low <= found <= high:  # written so that NaN fails too
+        span = f"{'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
+        raise ConfigError(f"{name} must be a number in {span}, got {value!r}.")
+    return float(found)
+
+
+def check_share(name: str, value: Any) -> float:
+    """Check a number in [0, 1]."""
+    return check_number(name, value, 0, 1)
+
+
+def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """Check a whole number from `least`."""
+    found = number(value)
+    if not isinstance(found, int) or found < least or (most is not None and found > most):
+        upto = "" if most is None else f" to {most}"
+        raise ConfigError(f"{name} must be a whole number from {least}{upto}, got {value!r}.")
+    return found
+
+
+def check_seed(value: Any, name: str = "seed") -> int:
+    """Check a seed: a whole number of at most 64 bits."""
+    found = number(value)
+    if not isinstance(found, int) or not -(2**63) <= found < 2**64:
+        raise ConfigError(f"{name} must be a whole number of at most 64 bits, got {value!r}.")
+    return found
+
+
+def check_switch(name: str, value: Any) -> bool:
+    """Check True or False."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, got {value!r}.")
+    return value
