@@ -71,7 +71,6 @@ STYLE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "sampler": str,
     "components": int,
     "preserve": share,
-    "edges": str,
     "splice": str,
     "parts": int,
     "keep": yes,

@@ -18,7 +18,7 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.images import ValueRange
 from styleaug.samplers import Sampler
 from styleaug.transforms.core import Stylizer
-from styleaug.transforms.guard import Edges, Protect
+from styleaug.transforms.guard import Protect
 from styleaug.transforms.host import (
     Copies,
     advised,
@@ -81,11 +81,12 @@ class StyleAugment(A.ImageOnlyTransform):
         value_range: which values are black and white: None, `(low, high)` or `"auto"`; see
             `styleaug.StyleAugment`.
         channels: `"auto"`, `"shared"` or `"independent"`, likewise.
-        preserve: how much structure every row keeps at least, in (0, 1]: edges that correlate with the
+        preserve: how much structure every row keeps at least, in [0, 1]: edges that correlate with the
             image's by that much, and that share of the contrast of blobs of 3 to 30 pixels in nine tenths of
             the image, and more in half of it; try 0.9 where findings matter. A row that falls below is mixed
-            with the image itself in the style's colours. None keeps what the generator keeps.
-        edges: whose gradients count for `preserve`: `"sobel"`, `"prewitt"`, `"scharr"` or `"kirsch"`.
+            with the image itself in the style's colours, which is all that is left at 1. 0 and None keep what
+            the generator keeps.
+        edges: has gone; leave it out.
         protect: where local contrast stays as it is, with a soft border: `"mask"` is what is not 0 in the
             target `mask` or any of `masks` (for `images`, `volume` and `volumes`: in `masks`, `mask3d` and
             `masks3d`, one for each of them), or a function maps images `(K, 3, H, W)` in [0, 1] to weights
@@ -154,7 +155,7 @@ class StyleAugment(A.ImageOnlyTransform):
         value_range: ValueRange = None,
         channels: Channels = "auto",
         preserve: float | None = None,
-        edges: Edges = "sobel",
+        edges: str | None = None,
         protect: Protect | None = None,
         least_side: int | None = None,
         precision: Precision = "auto",
@@ -191,7 +192,7 @@ class StyleAugment(A.ImageOnlyTransform):
         self.keep_luminance, self.keep = stylizer.keep_luminance, stylizer.keep
         self.splice, self.parts = splice, stylizer.parts if splice else 2
         self.value_range, self.channels = stylizer.value_range, channels
-        self.preserve, self.edges, self.protect = stylizer.guard.floor, edges, protect
+        self.preserve, self.edges, self.protect = stylizer.guard.floor, None, protect
         self.least_side = None if least_side is None else stylizer.least_side
         self.precision, self.compiled = precision, stylizer.compiled
 

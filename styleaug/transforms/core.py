@@ -19,7 +19,7 @@ from styleaug.errors import ConfigError, DeviceError, ImageError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import MOST_CHANNELS, Restore, ValueRange, check_form, check_range, to_pixels
 from styleaug.transforms.frames import channels_of, frames_to_survey, grouped, looks_of
-from styleaug.transforms.guard import Edges, Protect, check_guard
+from styleaug.transforms.guard import Protect, check_guard
 from styleaug.transforms.painting import Brush, area_seen
 from styleaug.transforms.params import (
     STRENGTH,
@@ -74,7 +74,7 @@ class Stylizer(nn.Module):
         value_range: ValueRange = None,
         channels: Channels = "auto",
         preserve: float | None = None,
-        edges: Edges = "sobel",
+        edges: str | None = None,
         protect: Protect | None = None,
         least_side: int | None = None,
         precision: Precision = "auto",

@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from styleaug.checks import check_number
+from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError
 from styleaug.generators.base import per_row
 from styleaug.generators.shared import Place
 from styleaug.transforms.splice import FEATHER, feather
-from styleaug.transforms.structure import EDGES, FINEST, Edges, contrast_need, edge_need, reduce
+from styleaug.transforms.structure import FINEST, contrast_need, edge_need, reduce
 
 __all__ = [
     "UNGUARDED",
@@ -77,12 +77,10 @@ class Guard:
 
     Args:
         floor: see `keep_structure`; None keeps what the generator keeps.
-        edges: likewise.
         protect: None, `"mask"`, or what finds the regions; see `protect_regions`.
     """
 
     floor: float | None = None
-    edges: Edges = "sobel"
     protect: Protect | None = None
 
 
@@ -95,13 +93,16 @@ def check_guard(preserve: Any, edges: Any, protect: Any) -> Guard:
     Raises:
         ConfigError: naming the argument and its range.
     """
-    floor = None if preserve is None else check_number("preserve", preserve, 0, 1, above=True)
-    if edges not in EDGES:
-        raise ConfigError(f"edges must be one of {', '.join(EDGES)}, got {edges!r}.")
+    floor = (None if preserve is None else check_share("preserve", preserve)) or None
+    if edges not in (None, "sobel"):  # which is written in old pipelines, and is what counts
+        raise ConfigError(
+            f"edges has gone, got {edges!r}: which operator finds the edges made no difference to preserve. "
+            "Leave it out."
+        )
     if protect is not None and protect != "mask" and not callable(protect):
         raise ConfigError(f'protect must be None, "mask" or a function of images, got {protect!r}.')
     kept: Any = protect
-    return Guard(floor, edges, kept)
+    return Guard(floor, kept)
 
 
 def keep_structure(
@@ -109,20 +110,18 @@ def keep_structure(
     styled: Float[Tensor, "F C H W"],
     *,
     floor: float,
-    edges: Edges = "sobel",
     frames: int = 1,
 ) -> Float[Tensor, "F C H W"]:
     """Give rows whose structure falls below a floor back as much of it as they lack.
 
-    A row passes if the gradient magnitudes of image and result correlate by `floor` or more; and if blobs of
-    3, 6, 12 and 24 pixels keep that share of their contrast in nine tenths of the image, and, with `floor`
-    of 0.9, 0.96 in half of it.
+    A row passes if the gradient magnitudes (Sobel) of image and result correlate by `floor` or more; and if
+    blobs of 3, 6, 12 and 24 pixels keep that share of their contrast in nine tenths of the image, and
+    `floor + 2/3 * floor * (1 - floor)` in half of it: 0.96, with a `floor` of 0.9.
 
     Args:
         images: in [0, 1], colour or grey.
         styled: what a generator made of them, in [0, 1].
         floor: in (0, 1].
-        edges: whose gradients: `"sobel"`, `"prewitt"`, `"scharr"`, or the largest of `"kirsch"`'s eight.
         frames: so many rows in succession are frames of one volume, and are treated alike.
 
     Returns:
@@ -131,7 +130,7 @@ def keep_structure(
     Example:
         >>> kept = keep_structure(images, generator(images, codes, strength), floor=0.9)  # doctest: +SKIP
     """
-    return pull(images, styled, *read_structure(images, styled, floor=floor, edges=edges, frames=frames))
+    return pull(images, styled, *read_structure(images, styled, floor=floor, frames=frames))
 
 
 @torch.no_grad()
@@ -140,7 +139,6 @@ def read_structure(
     styled: Float[Tensor, "F C H W"],
     *,
     floor: float,
-    edges: Edges = "sobel",
     frames: int = 1,
 ) -> tuple[Float[Tensor, " K"], Tier]:
     """Give the weights and the tier with which `pull` keeps the structure; see `keep_structure`."""
@@ -148,7 +146,7 @@ def read_structure(
     tier = tier_of(small, painted, frames)
     weights = torch.maximum(
         contrast_need(small, painted, each_frame(tier.gain, frames), floor),
-        edge_need(images, styled, floor, edges),
+        edge_need(images, styled, floor),
     )
     return weights.unflatten(0, (-1, frames)).amax(dim=1), tier
 
@@ -178,7 +176,6 @@ def measure_structure(
     tier: Tier,
     *,
     floor: float,
-    edges: Edges = "sobel",
 ) -> Float[Tensor, " K"]:
     """Tell how much of the colour tier each row needs to pass; see `keep_structure`.
 
@@ -187,13 +184,12 @@ def measure_structure(
         styled: what a generator made of them.
         tier: of each row, or one for all.
         floor: in (0, 1].
-        edges: whose gradients.
 
     Returns:
         Weights in [0, 1]; 0 passes as it is.
     """
     need = contrast_need(reduce(images), reduce(styled), tier.gain, floor)
-    return torch.maximum(need, edge_need(images, styled, floor, edges))
+    return torch.maximum(need, edge_need(images, styled, floor))
 
 
 def pull(

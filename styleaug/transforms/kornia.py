@@ -46,7 +46,7 @@ class RandomStyle(IntensityAugmentationBase2D):
         differentiable: let gradients through to the images of picked rows; otherwise only rows that are
             not picked pass them on. It can be given for one call, too.
         options: `generator`, `strength`, `sampler`, `weights`, `components`, `keep_luminance`, `splice`,
-            `parts`, `keep`, `value_range`, `channels`, `preserve`, `edges`, `protect`, `least_side`,
+            `parts`, `keep`, `value_range`, `channels`, `preserve`, `protect`, `least_side`,
             `precision` and `compiled`. With `channels="independent"` each channel of a picked row has a
             style and strength of its own.
 

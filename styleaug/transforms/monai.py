@@ -161,7 +161,7 @@ class RandStyle(AbstractRandStyle):
         prob: chance to be stylised.
         axis: the spatial axis that the slices of a volume are counted along, from -3 to 2.
         options: `generator`, `strength`, `sampler`, `weights`, `components`, `keep_luminance`, `splice`,
-            `parts`, `keep`, `value_range`, `channels`, `preserve`, `edges`, `protect`, `least_side`,
+            `parts`, `keep`, `value_range`, `channels`, `preserve`, `protect`, `least_side`,
             `precision` and `compiled`.
 
     Shape:

@@ -144,9 +144,9 @@ class Brush:
         painter = self.surveyed(views.expand(-1, 3, -1, -1), code, strength)
         if self.guard.floor is None:
             return lambda images: self.paint_freely(painter, images, code, strength)
-        floor, edges, count = self.guard.floor, self.guard.edges, len(views)
+        floor, count = self.guard.floor, len(views)
         bare = self.paint_freely(painter, views, code, strength)
-        hold = read_structure(views, bare, floor=floor, edges=edges, frames=count)
+        hold = read_structure(views, bare, floor=floor, frames=count)
         return lambda images: pull(images, self.paint_freely(painter, images, code, strength), *hold)
 
     def surveyed(
@@ -186,10 +186,10 @@ class Brush:
     ) -> Float[Tensor, "F C H W"]:
         """Stylise colour or grey images: K groups of equally many frames."""
         styled = self.paint_freely(painter, images, codes, strength)
-        floor, edges = self.guard.floor, self.guard.edges
+        floor = self.guard.floor
         if floor is None:
             return styled
-        return keep_structure(images, styled, floor=floor, edges=edges, frames=len(images) // len(codes))
+        return keep_structure(images, styled, floor=floor, frames=len(images) // len(codes))
 
     def paint_freely(
         self,

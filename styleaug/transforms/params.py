@@ -14,7 +14,7 @@ from styleaug.errors import ConfigError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import ValueRange
 from styleaug.samplers import Sampler
-from styleaug.transforms.guard import Edges, Protect
+from styleaug.transforms.guard import Protect
 from styleaug.transforms.splice import Splice
 
 __all__ = [
@@ -56,7 +56,7 @@ class StyleOptions(TypedDict, total=False):
     value_range: ValueRange
     channels: Channels
     preserve: float | None
-    edges: Edges
+    edges: str | None
     protect: Protect | None
     least_side: int | None
     precision: Precision

@@ -36,8 +36,8 @@ WINDOWS = (4, 4, 3, 2)
 WORST = 0.1
 """Share of the windows that may keep less than the floor."""
 
-HALF = 0.4
-"""In half of the windows no more than this part of what the floor lets go may be lost."""
+HALF = 2 / 3
+"""How much more than the floor half of the windows keep: `floor + HALF * floor * (1 - floor)`."""
 
 QUIET = 0.001
 """Contrast of blobs in a window, in [0, 1], from which on the window counts fully; about."""
@@ -87,7 +87,7 @@ def contrast_need(
     for share, counts in contrast_kept(small, painted):
         seen = (counts.sum(dim=1) - 0.01).clamp(0, 1)  # of a flat image there is nothing to keep
         worst, half = quantiles(share, counts, (WORST, 0.5))
-        for kept, wanted in ((worst, floor), (half, 1 - HALF * (1 - floor))):
+        for kept, wanted in ((worst, floor), (half, floor + HALF * floor * (1 - floor))):
             need = torch.maximum(need, seen * ((wanted - kept).clamp_min(0) / (gain - kept).clamp_min(1e-6)))
     return need.clamp_max(1)
 
@@ -142,13 +142,13 @@ def quantiles(
 
 
 def edge_need(
-    images: Float[Tensor, "K C H W"], styled: Float[Tensor, "K C H W"], floor: float, edges: Edges
+    images: Float[Tensor, "K C H W"], styled: Float[Tensor, "K C H W"], floor: float
 ) -> Float[Tensor, " K"]:
     """Tell how much of the tier the edges of each row need, to correlate with the image's by `floor`.
 
     The tier's edges are taken for the image's own: its gain only makes them outweigh the style's sooner.
     """
-    mixed = magnitudes(gradients(images, edges), gradients(styled, edges), edges)
+    mixed = magnitudes(gradients(images, "sobel"), gradients(styled, "sobel"))
     mixed = mixed - mixed.mean(dim=2, keepdim=True)
     wanted = mixed[:, LEVELS]
     product = (mixed @ wanted[:, :, None])[:, :, 0]
@@ -163,15 +163,11 @@ def edge_need(
     return torch.where(first > 0, (first - 1 + part) / LEVELS, 0.0)[:, 0]
 
 
-def magnitudes(
-    own: Float[Tensor, "K D Y X"], other: Float[Tensor, "K D Y X"], edges: Edges
-) -> Float[Tensor, "K L Q"]:
+def magnitudes(own: Float[Tensor, "K 2 Y X"], other: Float[Tensor, "K 2 Y X"]) -> Float[Tensor, "K L Q"]:
     """Give the gradient magnitudes of mixtures, from the styled image's to the image's own."""
     own, other = own.flatten(2), other.flatten(2)
     share = torch.linspace(0, 1, LEVELS + 1, device=own.device, dtype=own.dtype)
-    if edges == "kirsch":  # the largest of eight
-        return torch.stack([torch.lerp(other, own, level).amax(dim=1) for level in share], dim=1)
-    # The length of two: its square is a parabola in the share.
+    # A magnitude's square is a parabola in the share.
     parts = torch.stack([other * other, 2 * other * own, own * own], dim=1).sum(dim=2)
     terms = torch.stack([(1 - share) ** 2, share * (1 - share), share**2], dim=1)
     return (terms @ parts).clamp_min(0).sqrt()

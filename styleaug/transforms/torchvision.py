@@ -18,7 +18,7 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.images import ValueRange
 from styleaug.samplers import Sampler
 from styleaug.transforms.core import Stylizer
-from styleaug.transforms.guard import Edges, Protect
+from styleaug.transforms.guard import Protect
 from styleaug.transforms.params import STRENGTH, Channels, P, Precision, StyleParams
 from styleaug.transforms.sample import describe, find_images, flatten
 from styleaug.transforms.splice import Splice
@@ -106,11 +106,12 @@ class StyleAugment(v2.Transform):
         channels: `"auto"` takes 1 channel as grey, 3 as colour, and each of another number as a grey
             image by itself, with the row's one style and strength. `"shared"` does so for 3, too. With
             `"independent"` each channel has a gate, a style and a strength of its own.
-        preserve: how much structure every row keeps at least, in (0, 1]: edges that correlate with the
+        preserve: how much structure every row keeps at least, in [0, 1]: edges that correlate with the
             image's by that much, and that share of the contrast of blobs of 3 to 30 pixels in nine tenths of
             the image, and more in half of it; try 0.9 where findings matter. A row that falls below is mixed
-            with the image itself in the style's colours. None keeps what the generator keeps.
-        edges: whose gradients count for `preserve`: `"sobel"`, `"prewitt"`, `"scharr"` or `"kirsch"`.
+            with the image itself in the style's colours, which is all that is left at 1. 0 and None keep what
+            the generator keeps.
+        edges: has gone; leave it out.
         protect: where local contrast stays as it is, with a soft border, and only a smooth shift of colours
             remains of the style: `"mask"` is what is above 0 in the first `tv_tensors.Mask` of the sample,
             which itself is passed on; or a function maps images `(K, 3, H, W)` in [0, 1] to weights
@@ -158,7 +159,7 @@ class StyleAugment(v2.Transform):
         value_range: ValueRange = None,
         channels: Channels = "auto",
         preserve: float | None = None,
-        edges: Edges = "sobel",
+        edges: str | None = None,
         protect: Protect | None = None,
         least_side: int | None = None,
         precision: Precision = "auto",
