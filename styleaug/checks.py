@@ -1,11 +1,13 @@
-"""What a number may be that a user gives: Python's, NumPy's, or a tensor without axes."""
+"""What a user may give: numbers of Python, NumPy or torch, and names that are nearly right."""
 
+from difflib import get_close_matches
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from styleaug.errors import ConfigError
 
-__all__ = ["check_count", "check_number", "check_seed", "check_share", "check_switch", "number"]
+__all__ = ["check_count", "check_number", "check_seed", "check_share", "check_switch", "nearest", "number"]
 
 
 def number(value: Any) -> int | float | None:
@@ -62,3 +64,9 @@ def check_switch(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{name} must be True or False, got {value!r}.")
     return value
+
+
+def nearest(name: str | Path, names: list[str]) -> str:
+    """Suggest a name that was meant."""
+    found = get_close_matches(str(name).lower(), names, 1, 0.7)
+    return f" Did you mean {found[0]!r}?" if found else ""

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from styleaug.cli_evaluation import evaluate
+from styleaug.cli_options import NUMBERS, Command, shell_words
 from styleaug.cli_training import fit_style, train
 from styleaug.cli_video import video
-from styleaug.console import finish, labels_named, output, progress, say, show_warning
+from styleaug.console import finish, going_on, labels_named, output, progress, say, show_warning
 from styleaug.errors import FileError, StyleAugError
 from styleaug.foreign import printable
 
@@ -33,11 +34,14 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("-o", "--out", type=OUTPUT, default=Path("styleaug-demo.png"), help="Contact sheet to write.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "-o", "--out", type=OUTPUT, default=Path("styleaug-demo.png"), show_default=True,
+    help="Picture to write: what the classifiers saw.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the digits and the classifiers.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 def demo(out: Path, seed: int, as_json: bool) -> None:
-    """Fit a bank, train with and without it, test under a shift: two minutes on two cores."""
+    """Fit a bank, train with and without it, test under a shift: half a minute on two cores."""
     from styleaug.demo import run_demo
 
     with progress("demo") as report:
@@ -50,7 +54,9 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 @click.argument("content", type=INPUT)
 @click.option("--style", type=INPUT, required=True, help="The image whose style it gets.")
 @click.option("-o", "--out", type=OUTPUT, required=True, help="The image to write.")
-@click.option("--strength", type=STRENGTH, default=1.0, show_default=True)
+@click.option(
+    "--strength", type=STRENGTH, default=1.0, show_default=True, help="From 0 to 1, the whole style."
+)
 @click.option("--generator", default="adain", show_default=True, help="Name, weights or a run folder.")
 @click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
 @click.option(
@@ -74,22 +80,26 @@ def stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
     say(f"{stylize_file(content, style, out, **options)} written")
 
 
-@cli.command()
+@cli.command(cls=Command)
 @click.argument("source", type=INPUT)
 @click.option("-o", "--out", type=OUTPUT, required=True, help="Folder for the copies, outside SOURCE.")
 @click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
 @click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
-@click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Of each image.")
+@click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="For each image.")
 @click.option(
-    "--strength", nargs=2, type=STRENGTH, default=(1.0, 1.0), show_default=True, help="Low and high."
-)
+    "--strength", type=NUMBERS, default="1", show_default=True,
+    help="From 0 to 1, the whole style; two, such as 0.5,1: drawn between them for each copy.",
+)  # fmt: skip
 @click.option(
     "--sampler", type=click.Choice(["uniform", "mix", "slerp", "gaussian"]), default="uniform",
-    show_default=True,
+    show_default=True, help="Draw one style, a mixture of some, one between two, or a new one like them.",
 )  # fmt: skip
 @click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
-@click.option("--preserve", type=STRENGTH, help="Structure that stays at least, such as 0.9.  [default: any]")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--preserve", type=STRENGTH,
+    help="How much structure stays at least: 0 any, 1 all; 0.9 where findings matter.  [default: 0]",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the styles and strengths.")
 @click.option(
     "--workers", type=click.IntRange(0), default=0, show_default=True,
     help="Processes; of Ray, 0 takes all cores.",
@@ -141,7 +151,7 @@ def apply(
     """
     from styleaug.folder import apply_folder
 
-    with progress("stylising") as report:
+    with going_on(), progress("stylising") as report:
         applied = apply_folder(
             source,
             out,
@@ -170,9 +180,16 @@ def apply(
 @click.argument("images", type=INPUT, nargs=-1)
 @click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
 @click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
-@click.option("-o", "--out", type=OUTPUT, default=Path("preview.png"), show_default=True)
+@click.option(
+    "-o", "--out", type=OUTPUT, default=Path("preview.png"), show_default=True, help="Picture to write."
+)
+@click.option(
+    "--target", type=INPUT, help="Folder or image that the styles shall look like, shown beside them."
+)
 @click.option("--styles", type=click.IntRange(1, 100), default=6, show_default=True, help="Columns.")
-@click.option("--strength", type=STRENGTH, default=1.0, show_default=True)
+@click.option(
+    "--strength", type=STRENGTH, default=1.0, show_default=True, help="From 0 to 1, the whole style."
+)
 @click.option("--splice", type=click.Choice(["halves", "fields"]), help="Join two styles in each image.")
 @click.option("--size", type=click.IntRange(16, 1024), default=192, show_default=True, help="Of a tile.")
 @click.option("--most", type=click.IntRange(1, 100), default=8, show_default=True, help="Rows.")
@@ -182,6 +199,7 @@ def preview(
     bank: str | None,
     generator: str | None,
     out: Path,
+    target: Path | None,
     styles: int,
     strength: float,
     splice: Any,
@@ -200,6 +218,7 @@ def preview(
         out,
         bank=bank,
         generator=generator,
+        target=target,
         styles=styles,
         strength=strength,
         splice=splice,
@@ -266,7 +285,7 @@ def bank() -> None:
 @click.argument("banks", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 def show(banks: tuple[str, ...], as_json: bool) -> None:
-    """Tell what is in BANKS (names or paths)."""
+    """Show what is in BANKS (names or paths)."""
     from styleaug.weights import load_bank
 
     for name in banks:
@@ -292,7 +311,7 @@ def merge(banks: tuple[str, ...], out: Path) -> None:
 @click.argument("bank")
 @click.option("-n", "--count", type=click.IntRange(1), required=True, help="Styles to keep.")
 @click.option("-o", "--out", type=OUTPUT, required=True, help="The bank to write.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice.")
 def sample(bank: str, count: int, out: Path, seed: int) -> None:
     """Keep COUNT styles of BANK, picked at random."""
     from styleaug.weights import load_bank
@@ -302,11 +321,18 @@ def sample(bank: str, count: int, out: Path, seed: int) -> None:
 
 @cli.command("list")
 def list_() -> None:
-    """List the generators and banks that are known by name."""
-    from styleaug.weights import bank_names, generator_names
+    """List the generators and banks that are known by name, with a line about each."""
+    from styleaug.catalogue import GENERATORS
+    from styleaug.weights import bank_names, card, generator_names
 
-    output("generators", *(f"  {name}" for name in generator_names()))
-    output("banks", *(f"  {name}" for name in bank_names()))
+    lines = [f"  {name:20} {GENERATORS[name]}" for name in generator_names()]
+    output("generators, and what they change", *lines)
+    facts = {name: card(name) for name in bank_names()}
+    lines = [
+        f"  {name:20} {one['styles']} styles for {one['generator']}: {one['data']}"
+        for name, one in facts.items()
+    ]
+    output("banks, and what their styles come from", *lines)
 
 
 cli.add_command(evaluate)
@@ -331,5 +357,5 @@ def main() -> None:
         say("Aborted!")
         sys.exit(1)
     except StyleAugError as error:
-        say(f"Error: {error}")
+        say(f"Error: {shell_words(str(error), cli)}")
         sys.exit(1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from styleaug.cli_options import device_option
 from styleaug.cli_robustness import robustness
 from styleaug.console import finish, output, progress
 
@@ -32,7 +33,7 @@ def measurement(function: Callable[..., Any]) -> Callable[..., None]:
             and `failed`.
     """
 
-    @click.option("--device", help="Such as cpu or cuda.  [default: a GPU if there is one]")
+    @device_option()
     @click.option("-o", "--out", type=OUTPUT, help="JSON file for all figures.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
     @click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
@@ -53,15 +54,18 @@ def measurement(function: Callable[..., Any]) -> Callable[..., None]:
 @click.option("--content", type=INPUT, required=True, help="Folder of images to style.")
 @click.option("--style", type=INPUT, help="Folder of styles.  [default: codes of the bank]")
 @click.option("--bank", help="Name or path of a bank to draw codes from, in place of --style.")
-@click.option("--pairs", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--pairs", type=click.IntRange(1), default=64, show_default=True, help="Images styled.")
 @click.option("--size", type=click.IntRange(64, 1024), default=256, show_default=True, help="In pixels.")
-@click.option("--strength", type=click.FloatRange(0, 1), default=1.0, show_default=True)
+@click.option(
+    "--strength", type=click.FloatRange(0, 1), default=1.0, show_default=True,
+    help="From 0 to 1, the whole style.",
+)  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of pairs.")
 @click.option("--weights", type=INPUT, help="Folder of the networks that judge.  [default: downloaded]")
 @click.option("--sheet", type=OUTPUT, help="PNG file for the best, median and worst pairs.")
 @measurement
 def quality(generators: tuple[str, ...], content: Path, style: Path | None, **options: Any) -> Any:
-    """Measure what GENERATORS (names, weights or run folders) reach of styles and keep of contents.
+    """Measure how near GENERATORS (names, weights or run folders) come to styles, and what they keep.
 
     Images are paired at random and styled; each pair is measured, and "content unchanged" beside them.
     """
@@ -79,9 +83,14 @@ def quality(generators: tuple[str, ...], content: Path, style: Path | None, **op
     help="To try with a bank fitted to TARGET; may be repeated.  [default: several, unless a bank is given]",
 )  # fmt: skip
 @click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="In pixels.")
-@click.option("--most", type=click.IntRange(20), default=500, show_default=True, help="Images of each.")
-@click.option("--folds", type=click.IntRange(2, 20), default=5, show_default=True, help="To validate in.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--most", type=click.IntRange(20), default=500, show_default=True, help="Images that are read of each."
+)
+@click.option(
+    "--folds", type=click.IntRange(2, 20), default=5, show_default=True,
+    help="Parts that images are divided in, to validate on one at a time.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
 @click.option("--weights", type=INPUT, help="Folder of SqueezeNet's weights, which read content better.")
 @click.option(
     "--content", type=click.Choice(["adain", "squeezenet"]),
@@ -117,8 +126,8 @@ def shift(
 @click.option("--masks", type=INPUT, help="Folder of masks with the names of the images.")
 @click.option("--weights", type=INPUT, help="Folder of SqueezeNet's weights.  [default: downloaded]")
 @click.option("--size", type=click.IntRange(32, 1024), default=224, show_default=True, help="In pixels.")
-@click.option("--most", type=click.IntRange(1), default=200, show_default=True, help="Images.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--most", type=click.IntRange(1), default=200, show_default=True, help="Images that are read.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
 @click.option("--sheet", type=OUTPUT, help="PNG file for the flips that the classifier is surest of.")
 @measurement
 def labels(images: Path, bank: tuple[str, ...], sheet: Path | None, **options: Any) -> Any:

@@ -9,13 +9,29 @@ from typing import Any
 
 import click
 
-from styleaug.console import finish, output, say, stages
+from styleaug.cli_options import NamedOption, device_option
+from styleaug.console import INTERRUPTED, finish, output, say, stages
 from styleaug.errors import ConfigError
 
 __all__ = ["robustness"]
 
 INPUT = OUTPUT = click.Path(path_type=Path)
-INTERRUPTED = 130
+STEPS = """\b
+Steps of an arm: none, jitter, grey, blur, trivialaugment, randaugment, augmix, channel-swap, mixstyle,
+  style:BANK_OR_GENERATOR[,p=.5][,strength=.5..1][,sampler=mix], fda:DIR, histogram-matching:DIR.
+
+\b
+Example:
+  styleaug evaluate robustness photo --test sketch --arm none --arm jitter+grey \\
+    --arm paintings=style:art,p=.5+jitter --classifier squeezenet -o result.json
+"""
+
+
+def usual_device() -> str:
+    """Pick a GPU if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def tests_of(values: tuple[str, ...]) -> dict[str, str]:
@@ -56,7 +72,7 @@ def recipe_of(classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
     return replace(default_recipe(classifier, pretrained=pretrained), **said)
 
 
-@click.command()
+@click.command(epilog=STEPS)
 @click.argument("train", type=INPUT, metavar="TRAIN_DIR")
 @click.option(
     "--test", "tests", multiple=True, metavar="[NAME=]DIR",
@@ -72,30 +88,40 @@ def recipe_of(classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
     help="small, wrn-16-2, squeezenet, mobilenetv2, timm:NAME, or a torchvision name.")  # fmt: skip
 @click.option("--from-scratch", is_flag=True, help="Do not start from ImageNet weights.")
 @click.option("--weights", type=INPUT, help="Folder of ImageNet weights.  [default: downloaded]")
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each arm.")
 @click.option("--corruptions", help="all, or names with commas, applied to the home test.")
-@click.option("--severities", default="1-5", show_default=True)
+@click.option("--severities", default="1-5", show_default=True, help="Of the corruptions: 1-5, or 1,3,5.")
 @click.option("--held-out", type=float, default=0.2, show_default=True, help="Share kept as home test.")
-@click.option("--train-per-class", type=click.IntRange(1), help="Train on so many images of each class.")
+@click.option(
+    "--train-per-class", type=click.IntRange(1), help="Train on N images of each class.", metavar="N"
+)
 @click.option("--balanced-classes", is_flag=True, help="Repeat the images of smaller classes.")
 @click.option("--classes", help="Use these only, with commas.")
 @click.option("--limit", type=click.IntRange(1), help="Images per class and folder, for a trial.")
 @click.option("--fit", type=click.Choice(["crop", "squash"]), default="crop", show_default=True,
     help="How images become square.")  # fmt: skip
-@click.option("--side", type=click.IntRange(8), help="Of the images, in pixels.  [default: the classifier's]")
-@click.option("--epochs", type=click.IntRange(1), help="[default: the classifier's; so the next six]")
-@click.option("--batch", type=click.IntRange(1))
-@click.option("--lr", type=float, help="Highest learning rate.")
-@click.option("--weight-decay", type=float)
-@click.option("--label-smoothing", type=float)
-@click.option("--optimiser", type=click.Choice(["adamw", "sgd"]))
-@click.option("--schedule", type=click.Choice(["one-cycle", "cosine"]))
+@click.option(
+    "--size", "side", type=click.IntRange(8), cls=NamedOption, old=("--side",),
+    help="Of the images, in pixels.  [default: the classifier's, as of all options down to --precision]",
+)  # fmt: skip
+@click.option("--epochs", type=click.IntRange(1), help="Times that all images are seen.")
+@click.option("--batch", type=click.IntRange(1), help="Images a step.")
+@click.option(
+    "--learning-rate", "lr", type=float, cls=NamedOption, old=("--lr",), help="The highest of the schedule."
+)
+@click.option("--weight-decay", type=float, help="Of the optimiser.")
+@click.option("--label-smoothing", type=float, help="Share of the truth that all classes get.")
+@click.option("--optimiser", type=click.Choice(["adamw", "sgd"]), help="What takes the steps.")
+@click.option("--schedule", type=click.Choice(["one-cycle", "cosine"]), help="Of the learning rate.")
 @click.option("--geometry", type=click.Choice(["cells", "photo", "small", "none"]),
     help="cells: any rotation and scale. photo: crop and flip. small: shift and flip.")  # fmt: skip
-@click.option("--precision", type=click.Choice(["float32", "bf16"]))
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs side by side.")
-@click.option("--threads", type=click.IntRange(1), help="Of each run.  [default: cores / jobs]")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--precision", type=click.Choice(["float32", "bf16"]), help="Of the arithmetic.")
+@click.option(
+    "--workers", "jobs", type=click.IntRange(1), default=1, show_default=True, cls=NamedOption,
+    old=("--jobs",), help="Runs side by side.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="Of each run.  [default: cores / workers]")
+@device_option()
 @click.option("--memory", type=float, default=4.0, show_default=True, help="GiB for images.")
 @click.option("-o", "--out", type=OUTPUT, help="Results, JSON; the table goes beside it, as .md.")
 @click.option("--redo", is_flag=True, help="Do runs again that OUT has.")
@@ -121,7 +147,7 @@ def robustness(
     fit: Any,
     jobs: int,
     threads: int | None,
-    device: str,
+    device: str | None,
     memory: float,
     out: Path | None,
     redo: bool,
@@ -130,17 +156,10 @@ def robustness(
     as_json: bool,
     **recipe: Any,
 ) -> None:
-    r"""Train a classifier on TRAIN_DIR with each arm; test it at home, in other domains and corrupted.
+    """Train a classifier on TRAIN_DIR with each arm; test it at home, in other domains and corrupted.
 
     TRAIN_DIR has a folder per class. Arms are compared pairwise: same split, weights, batches and geometry
     for each seed. Stopped and called again with the same -o, it goes on with the runs that are missing.
-
-    \b
-    Steps: none, jitter, grey, blur, trivialaugment, randaugment, augmix, channel-swap, mixstyle,
-      style:BANK_OR_GENERATOR[,p=.5][,strength=.5..1][,sampler=mix], fda:DIR, histogram-matching:DIR.
-    \b
-    styleaug evaluate robustness photo --test sketch --arm none --arm jitter+grey \
-      --arm paintings=style:art,p=.5+jitter --classifier squeezenet -o result.json
     """
     from styleaug.evaluation.robustness import evaluate_robustness, plan_robustness
 
@@ -162,7 +181,7 @@ def robustness(
         "weights": weights,
         "jobs": jobs,
         "threads": threads,
-        "device": device,
+        "device": device or usual_device(),
         "memory": memory,
         "out": out,
         "redo": redo,

@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 import click
 from click.core import ParameterSource
 
-from styleaug.console import finish, output, progress, say, training_progress
+from styleaug.cli_options import NamedOption, shell_words
+from styleaug.console import finish, going_on, output, progress, say, training_progress
 from styleaug.errors import ConfigError
 
 __all__ = ["fit_style", "train"]
@@ -35,6 +36,10 @@ RECIPES = {
 }
 TRAINED_BY = {"pix2pix": "patchgan"}
 """Recipes that are not called like their generator."""
+
+FLAGS = {"devices": "workers"}
+"""Options that are not called like their field: one name for one idea in all commands."""
+OLD = {"devices": ("--devices",), "learning_rate": ("--lr",)}
 
 TRAINING_ONLY = ("config", "networks", "resume", "minutes")
 FITTING_ONLY = (
@@ -80,7 +85,11 @@ FITTING_ONLY = (
 @click.option("--split", is_flag=True, help="Write a bank for each group into the folder OUT.")
 @click.option("--window", help="Of DICOM and volumes: CENTRE/WIDTH such as 40/400, auto or dicom.")
 @click.option("--report", type=OUTPUT, help="Draw the styles on a reference image: .html or .png.")
-@click.option("--reference", type=INPUT, help="That image; never a patient's.  [default: a sample photo]")
+@click.option(
+    "--reference",
+    type=INPUT,
+    help="That image, such as one of the same kind that may be shown.  [default: one of ours]",
+)
 @click.option(
     "--method", type=click.Choice(RECIPES), help="Train this generator from SOURCE to TARGET first."
 )
@@ -170,7 +179,7 @@ def fit_style(
 
     if report:
         check_report(report, reference, images)
-    with progress("reading styles") as advance:
+    with going_on(), progress("reading styles") as advance:
         fit = fit_style(
             images[0] if len(images) == 1 else images,
             generator=generator,
@@ -190,7 +199,7 @@ def fit_style(
             report=advance,
         )
     for text in fit.warnings:
-        say(f"warning: {text}")
+        say(f"warning: {shell_words(text, context.find_root().command)}")
     for label, group in fit.groups.items():
         told = f"{group.styles} styles of {group.images} images, {group.origins} patients or files"
         say(f"{label} is {group.name}: {told}")
@@ -203,6 +212,8 @@ def fit_style(
             say(f"{path}: {one}, {path.stat().st_size / 1024:.1f} kB")
         if report:
             say(f"{write_report(report, fit.bank, generator, reference=reference)} written")
+            if not reference:
+                say("it shows the styles on a picture of ours; --reference takes an image of your own kind")
     finish(fit.failed, strict)
 
 
@@ -267,7 +278,7 @@ class TrainCommand(click.Command):
 
 def option_for(item: Any, default: Any) -> click.Option:
     """Make the option for a field; left out, it is None, and the preset or file decides."""
-    flag = item.name.replace("_", "-")
+    flag = FLAGS.get(item.name, item.name.replace("_", "-"))
     kind, text = item.type, item.metadata.get("help")
     shown = default
     if kind is bool:
@@ -281,7 +292,7 @@ def option_for(item: Any, default: Any) -> click.Option:
             [flags], type=click.Choice([str(choice) for choice in choices]), help=text,
             callback=lambda c, p, v: v if v is None else type(choices[0])(v),
         )  # fmt: skip
-    return click.Option([flags], type=kind, default=None, help=text)
+    return NamedOption([flags, item.name], old=OLD.get(item.name, ()), type=kind, default=None, help=text)
 
 
 def train_command(name: str, text: str) -> None:

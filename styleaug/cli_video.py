@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from styleaug.cli_options import NUMBERS, Command
 from styleaug.console import progress, say
 
 __all__ = ["video"]
@@ -12,15 +13,18 @@ __all__ = ["video"]
 PATH = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="File or new folder to write.")
 @click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
 @click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
-@click.option("--strength", type=click.FloatRange(0, 1), default=1.0, show_default=True)
+@click.option(
+    "--strength", type=NUMBERS, default="1", show_default=True,
+    help="From 0 to 1, the whole style; two, such as 0.5,1: drawn between them.",
+)  # fmt: skip
 @click.option(
     "--sampler", type=click.Choice(["uniform", "mix", "slerp", "gaussian"]), default="uniform",
-    show_default=True,
+    show_default=True, help="Draw one style, a mixture of some, one between two, or a new one like them.",
 )  # fmt: skip
 @click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of style.")
@@ -47,7 +51,7 @@ def video(
     out: Path,
     bank: str | None,
     generator: str | None,
-    strength: float,
+    strength: tuple[float, float],
     sampler: Any,
     keep_luminance: bool,
     seed: int,

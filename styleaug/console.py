@@ -3,6 +3,7 @@
 Where stderr is a file there is no bar, and training says a line now and then.
 """
 
+import shlex
 import sys
 import time
 import warnings
@@ -17,7 +18,9 @@ from styleaug.errors import LabelWarning
 from styleaug.foreign import printable
 
 __all__ = [
+    "INTERRUPTED",
     "finish",
+    "going_on",
     "labels_named",
     "output",
     "progress",
@@ -27,6 +30,8 @@ __all__ = [
     "training_progress",
 ]
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 SECONDS = 30.0
 """Time between two lines about a training run in a file."""
 
@@ -130,6 +135,16 @@ def output(*lines: str) -> None:
 def show_warning(message: Warning | str, *where: Any) -> None:
     """Say a warning; takes what `warnings.showwarning` takes."""
     say(f"warning: {message}")
+
+
+@contextmanager
+def going_on() -> Iterator[None]:
+    """Say on Ctrl-C that the same command goes on where it stopped."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"stopped; what is finished stays. Go on with: styleaug {shlex.join(sys.argv[1:])}")
+        sys.exit(INTERRUPTED)
 
 
 def finish(failed: list[tuple[Path, str]], strict: bool) -> None:

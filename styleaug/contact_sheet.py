@@ -35,6 +35,7 @@ def preview(
     *,
     bank: str | Path | StyleBank | None = None,
     generator: str | Path | AbstractGenerator | None = None,
+    target: str | Path | Sequence[str | Path] | None = None,
     styles: int = 6,
     strength: float = 1.0,
     splice: Splice | None = None,
@@ -44,11 +45,14 @@ def preview(
 ) -> Path:
     """Draw a contact sheet: one row an image, the first column as it is, then one style a column.
 
+    With `target` an image of it stands before each, so that the styles can be compared with what they are of.
+
     Args:
         images: files or folders; without any, the sample photos.
         out: the picture to write.
         bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`.
         generator: see `StyleAugment`.
+        target: a folder or files that the styles are meant to look like.
         styles: columns; drawn from the bank without repetition, or from the generator's prior.
         strength: in [0, 1].
         splice: `"halves"` or `"fields"`: each column has two styles in one image.
@@ -69,19 +73,34 @@ def preview(
     if (isinstance(bank, str) and bank == WITHIN_BATCH) or splice == "mask":
         raise ConfigError('a contact sheet has neither batches nor masks; leave out "batch" and "mask".')
     stylizer = Stylizer(bank, generator=generator, p=1.0, strength=strength, splice=splice)
-    paths: list[Path] = []
-    for path in map(check_path, images or sample_photos()):
-        paths += image_files(path) if path.is_dir() else [path]
-    paths = [paths[i * len(paths) // min(most, len(paths))] for i in range(min(most, len(paths)))]
+    paths = spread(images or sample_photos(), most)
+    goals = (
+        [] if target is None else spread([target] if isinstance(target, str | Path) else target, len(paths))
+    )
     columns = choose_styles(stylizer, styles, strength, torch.Generator().manual_seed(seed))
     rows = []
-    for path in paths:
-        tile = ImageOps.fit(open_rgb(path, size), (size, size), Image.Resampling.LANCZOS)
-        rows.append([tile, *(stylizer.apply(tile, params) for params in columns)])
+    for number, path in enumerate(paths):
+        tile = square(path, size)
+        shown = [square(goals[number % len(goals)], size)] if goals else []
+        rows.append([*shown, tile, *(stylizer.apply(tile, params) for params in columns)])
     names = (" + ".join(map(str, params["sources"].flatten().tolist())) for params in columns)
-    captions = ["image", *(f"style {name}".strip() for name in names)]
+    captions = [*(["target"] if goals else []), "image", *(f"style {name}".strip() for name in names)]
     save_image(contact_sheet(rows, captions), out)
     return out
+
+
+def spread(images: Sequence[str | Path], most: int) -> list[Path]:
+    """List the files of images and folders, at most so many, evenly spaced."""
+    paths: list[Path] = []
+    for path in map(check_path, images):
+        paths += image_files(path) if path.is_dir() else [path]
+    count = min(most, len(paths))
+    return [paths[at * len(paths) // count] for at in range(count)]
+
+
+def square(path: Path, size: int) -> Image.Image:
+    """Read the middle of an image as a tile."""
+    return ImageOps.fit(open_rgb(path, size), (size, size), Image.Resampling.LANCZOS)
 
 
 def open_rgb(path: Path, size: int) -> Image.Image:
@@ -116,7 +135,11 @@ def one_style(bank: StyleBank, row: int, strength: float) -> StyleParams:
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[Image.Image]], captions: Sequence[str] = (), titles: Sequence[str] = ()
+    rows: Sequence[Sequence[Image.Image]],
+    captions: Sequence[str] = (),
+    titles: Sequence[str] = (),
+    *,
+    empty: str = "There is nothing to show.",
 ) -> Image.Image:
     """Lay out rows of equal tiles on white, with a caption above each column, and a title above each row.
 
@@ -124,7 +147,10 @@ def contact_sheet(
         rows: of tiles.
         captions: of the columns.
         titles: of the rows, of any number of lines.
+        empty: what to say where there are no rows.
     """
+    if not rows:
+        return note(empty)
     width, height = rows[0][0].size
     top = CAPTION if captions else 0
     head = CAPTION * max((title.count("\n") + 1 for title in titles), default=0)
@@ -140,4 +166,12 @@ def contact_sheet(
     for y, row in enumerate(rows):
         for x, tile in enumerate(row):
             sheet.paste(tile.convert("RGB"), (GAP + x * (width + GAP), top + GAP + head + y * step))
+    return sheet
+
+
+def note(text: str) -> Image.Image:
+    """Draw a line of text in place of a picture."""
+    left, top, right, bottom = ImageDraw.Draw(Image.new("RGB", (1, 1))).textbbox((0, 0), text)
+    sheet = Image.new("RGB", (int(right - left) + 8 * GAP, int(bottom - top) + 8 * GAP), "white")
+    ImageDraw.Draw(sheet).text((4 * GAP, 4 * GAP), text, fill="black")
     return sheet

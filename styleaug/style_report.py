@@ -7,15 +7,17 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from styleaug.atomic import atomic
 from styleaug.bank import StyleBank
-from styleaug.contact_sheet import contact_sheet, one_style, open_rgb, sample_photos
+from styleaug.contact_sheet import contact_sheet, one_style, open_rgb, sample_photos, square
 from styleaug.errors import ConfigError
 from styleaug.files import save_image
 from styleaug.foreign import printable
+from styleaug.generators.stain import STAIN_GENERATORS
 from styleaug.paths import check_path
+from styleaug.tissue import draw_tissue
 from styleaug.transforms.core import Stylizer
 
 __all__ = ["check_report", "write_report"]
@@ -30,7 +32,7 @@ body {{ font: 15px/1.5 sans-serif; margin: 2em auto; max-width: 72em; padding: 0
 img {{ max-width: 100% }} td {{ padding: 0 1.5em 0 0 }}
 </style>
 <h1>Style bank</h1>
-<p>{styles} styles, of which some are shown, all on one reference image, which is none of those that were
+<p>{styles} styles, of which some are shown, all on {shown}, which is none of the images that were
 read. Each group has a row, in the order of the table.</p>
 <img alt="the reference image in styles of the bank" src="data:image/png;base64,{sheet}">
 <table>{rows}</table>
@@ -52,7 +54,7 @@ def check_report(out: Path, reference: Path | None, sources: Sequence[Path]) -> 
         if any(reference.resolve().is_relative_to(source.resolve()) for source in sources):
             raise ConfigError(
                 "the reference image of a report is one of the images that are read; give another, or leave "
-                "out --reference for a sample photo."
+                "out --reference for a picture of ours."
             )
         open_rgb(reference, SIDE)
 
@@ -73,7 +75,8 @@ def write_report(
         out: the file to write, .html or .png.
         bank: whose styles are shown.
         generator: see `StyleAugment`.
-        reference: the image; None is a sample photo.
+        reference: the image, such as one of the same kind as those that were read, which may be shown. None
+            is a picture of ours: drawn tissue for stains, else a photo.
         styles: columns; an even choice of each group's.
 
     Raises:
@@ -83,7 +86,8 @@ def write_report(
     out = Path(out)
     if out.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"a report is a file .html or .png, got {str(out)!r}.")
-    sheet = draw_styles(bank, generator, reference or sample_photos()[0], styles)
+    tile, shown = (square(reference, SIDE), "the image given for it") if reference else usual_picture(bank)
+    sheet = draw_styles(bank, generator, tile, styles)
     if out.suffix.lower() == ".png":
         save_image(sheet, out)
         return out
@@ -97,17 +101,23 @@ def write_report(
         for key, value in facts.items()
     )
     page = PAGE.format(
-        styles=len(bank), sheet=base64.b64encode(content.getvalue()).decode("ascii"), rows=rows
+        styles=len(bank), shown=shown, sheet=base64.b64encode(content.getvalue()).decode("ascii"), rows=rows
     )
     with atomic(out) as part:
         part.write_text(page, encoding="utf-8")
     return out
 
 
-def draw_styles(bank: StyleBank, generator: str | Path | None, reference: Path, styles: int) -> Image.Image:
+def usual_picture(bank: StyleBank) -> tuple[Image.Image, str]:
+    """Choose a picture of ours that suits the bank's generator, and say what it is."""
+    if bank.provenance.generator in STAIN_GENERATORS:
+        return draw_tissue(SIDE), "drawn tissue"
+    return square(sample_photos()[0], SIDE), "a sample photo"
+
+
+def draw_styles(bank: StyleBank, generator: str | Path | None, tile: Image.Image, styles: int) -> Image.Image:
     """Lay out the reference image and styles of each group."""
     stylizer = Stylizer(bank, generator=generator, p=1.0, strength=1.0)
-    tile = ImageOps.fit(open_rgb(reference, SIDE), (SIDE, SIDE), Image.Resampling.LANCZOS)
     groups = bank.groups if bank.groups is not None else torch.zeros(len(bank), dtype=torch.long)
     rows = []
     for group in range(min(MOST_GROUPS, int(groups.max()) + 1)):

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable
 from copy import deepcopy
-from difflib import get_close_matches
 from functools import cache
 from os import PathLike
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from styleaug.atomic import atomic
 from styleaug.bank import StyleBank
+from styleaug.checks import nearest
 from styleaug.digest import Damaged, check_digest, to_bytes
 from styleaug.errors import BankError, FileError, StyleAugError, WeightsError
 from styleaug.generators.adain import AdaIN
@@ -120,12 +120,6 @@ def load_generator(source: str | Path) -> AbstractGenerator:
     return read_generator(in_run(path, GENERATOR_FILE) if path.is_dir() else path)
 
 
-def nearest(name: str | Path, names: list[str]) -> str:
-    """Suggest a name that was meant."""
-    found = get_close_matches(str(name).lower(), names, 1, 0.7)
-    return f" Did you mean {found[0]!r}?" if found else ""
-
-
 @cache
 def named_generator(name: str) -> AbstractGenerator:
     """Make a shipped or training-free generator, once."""
@@ -215,7 +209,8 @@ def find_styles(
         BankError: unknown or damaged, or the generator needs a bank and none is known for it.
         WeightsError: the generator is unknown or damaged.
     """
-    if isinstance(generator, StyleBank) or (isinstance(generator, str) and is_name(generator, bank_names())):
+    named = isinstance(generator, str) and generator in bank_names() and not Path(generator).exists()
+    if named or isinstance(generator, StyleBank):
         raise WeightsError(f"{generator!r} is a bank; give it as bank, and leave out generator.")
     if is_generator(bank):
         if generator is not None and bank != generator:
@@ -233,14 +228,9 @@ def find_styles(
     return bank, maker_of(bank) if generator is None else generator
 
 
-def is_name(source: str, names: list[str]) -> bool:
-    """Tell a name of ours from a path of the user's."""
-    return source in names and not Path(source).exists()
-
-
 def is_generator(source: object) -> TypeGuard[str | AbstractGenerator]:
     """Tell whether a generator was given where a bank is expected."""
-    named = isinstance(source, str) and source not in bank_names() and is_name(source, generator_names())
+    named = isinstance(source, str) and source in generator_names() and not Path(source).exists()
     return named or isinstance(source, AbstractGenerator)
 
 

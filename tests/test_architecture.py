@@ -25,7 +25,7 @@ LEVELS = [
     {"checks"},
     {"paths", "provenance", "shipped"},
     {"atomic"},
-    {"images", "formats", "groups", "digest", "animations"},
+    {"images", "formats", "groups", "digest", "animations", "tissue"},
     {"files", "bank", "samplers", "flow"},
     {"generators", "clip_writing"},
     {"weights", "clips", "blending"},
@@ -35,7 +35,7 @@ LEVELS = [
     {"copies", "style_report", "film"},
     {"cluster", "manifest", "stylizing"},
     {"folder"},
-    {"demo", "console"},
+    {"demo", "console", "cli_options", "catalogue"},
     {"cli_robustness"},
     {"cli_training", "cli_evaluation", "cli_video"},
     {"cli"},
@@ -45,7 +45,15 @@ LEVELS = [
 
 CORE = {"torch", "torchvision", "numpy", "PIL", "safetensors", "jaxtyping"}
 AT_HOME = {  # what is imported in some parts only
-    "click": {"cli", "cli_training", "cli_evaluation", "cli_video", "cli_robustness", "console"},
+    "click": {
+        "cli",
+        "cli_options",
+        "cli_training",
+        "cli_evaluation",
+        "cli_video",
+        "cli_robustness",
+        "console",
+    },
     "rich": {"console"},
     "albumentations": {"transforms.albumentations", "evaluation.arm_steps"},
     "kornia": {"transforms.kornia"},

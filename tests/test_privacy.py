@@ -128,7 +128,7 @@ def test_rows_of_a_bank_are_means_of_images(tmp_path):
 
 def test_crops_of_one_image_count_once(tmp_path):
     folder = save_photos(tmp_path / "photos", 4)
-    with pytest.raises(ConfigError, match=r"come from 4 patients or files.*at least 5.*--min-images 4"):
+    with pytest.raises(ConfigError, match=r"come from 4 patients or files.*at least 5.*min_images=4"):
         fit_style(folder, patches=50)
     assert len(fit_style(folder, patches=10, min_images=4).bank) == 10
 

@@ -144,13 +144,13 @@ class LabelSafety:
     def save_sheet(self, path: str | Path) -> Path:
         """Draw the flips that the classifier is surest of, two a row: the image, and what it was styled to.
 
-        Without any flip the picture is white.
+        Without any flip the picture says so.
         """
         pairs = [self.flipped[at : at + 2] for at in range(0, len(self.flipped), 2)]
-        blank = Image.new("RGB", (TILE, TILE), "white")
-        rows = [[tile for flip in pair for tile in flip.tiles] for pair in pairs] or [[blank] * 4]
+        rows = [[tile for flip in pair for tile in flip.tiles] for pair in pairs]
         titles = ["\n".join(flip.title for flip in pair) for pair in pairs]
-        save_image(contact_sheet(rows, titles=titles), Path(path))
+        empty = "No decision of the classifier flipped."
+        save_image(contact_sheet(rows, titles=titles, empty=empty), Path(path))
         return Path(path)
 
 

@@ -64,6 +64,6 @@ class Workers:
                 yield future.result()
         except BrokenProcessPool:
             raise StyleAugError(
-                "a process ended unexpectedly, perhaps for want of memory; use fewer --jobs. "
+                "a process ended unexpectedly, perhaps for want of memory; use fewer jobs (--workers). "
                 "Finished runs are kept."
             ) from None

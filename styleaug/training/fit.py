@@ -182,7 +182,7 @@ def check_generator(network: AbstractGenerator, privacy: Privacy) -> None:
     elif privacy.min_images > 1 and not network.codes_average:
         raise ConfigError(
             f"styles of {network.name!r} cannot be averaged, so that each is that of one image. Set "
-            "min_images=1 (--min-images 1) if the bank may be as confidential as the images, or use another "
+            "min_images=1 if the bank may be as confidential as the images, or use another "
             "generator."
         )
 

@@ -74,7 +74,7 @@ class Privacy:
         if origins < self.min_images:
             raise ConfigError(
                 f"{of} come from {origins} patients or files, and each style of a bank stems from at least "
-                f"{self.min_images}. Give more images. Or set min_images={origins} (--min-images {origins}); "
+                f"{self.min_images}. Give more images. Or set min_images={origins}; "
                 "with 1, each style is that of one image, and the bank as confidential as the images."
             )
         if self.delta is not None and not self.delta * origins < 1:

@@ -1,0 +1,27 @@
+"""A line about each generator and bank that is known by name."""
+
+__all__ = ["GENERATORS"]
+
+GENERATORS = {
+    "adain": "texture, strokes and colour, by a network",
+    "cell-stain": "blood cells of one laboratory in the stain of another; needs no bank",
+    "cell-stains": "the same in the stains of three laboratories, drawn; needs no bank",
+    "fourier": "amplitudes of low frequencies: light and colour at large",
+    "hed-jitter": "haematoxylin, eosin and DAB, at random; needs no bank",
+    "hed-jitter-strong": "the same, further; needs no bank",
+    "histogram": "the distribution of each colour channel",
+    "histogram-luminance": "the distribution of brightness only",
+    "macenko": "colours and amounts of the two dyes of a stain (H&E)",
+    "mask-to-cell": "paints blood cells into masks; needs no bank",
+    "patchswap": "patches of a style at each place: the strongest",
+    "photo": "light, tone and colour that vary over the image; no edge moves",
+    "photo-to-sketch": "photographs as line drawings; needs no bank",
+    "randstainna": "means and deviations in Lab, HSV or HED, one of them drawn: for stains",
+    "reinhard-hed": "means and deviations of haematoxylin, eosin and DAB",
+    "reinhard-hsv": "means and deviations of hue, saturation and value",
+    "reinhard-lab": "means and deviations of lightness and two colours",
+    "reinhard-luminance": "mean and deviation of brightness only",
+    "reinhard-rgb": "means and deviations of red, green and blue",
+    "reinhard-ycbcr": "means and deviations of brightness and two colours",
+    "vahadane": "as macenko, by another way to find the dyes",
+}

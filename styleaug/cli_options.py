@@ -1,0 +1,128 @@
+"""What commands share: options, old names that still work, and messages in the shell's words."""
+
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["NUMBERS", "Command", "NamedOption", "device_option", "shell_words"]
+
+
+class NamedOption(click.Option):
+    """An option that also listens to old names, which its help does not show.
+
+    Args:
+        declarations: as of `click.Option`.
+        old: names that it had, such as `--side`.
+        attributes: as of `click.Option`.
+    """
+
+    def __init__(self, declarations: Any, *, old: tuple[str, ...] = (), **attributes: Any):
+        super().__init__([*declarations, *old], **attributes)
+        self.old = old
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Leave the old names out."""
+        every = self.opts
+        self.opts = [name for name in every if name not in self.old]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = every
+
+
+class Numbers(click.ParamType):
+    """One number in [0, 1], or two: `0.5` or `0.5,1`."""
+
+    name = "number[,number]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the numbers; anything else is an error of usage."""
+        if not isinstance(value, str):
+            return value
+        try:
+            ends = [float(part) for part in re.split(r",|\.\.(?=[.\d])", value)]
+        except ValueError:
+            ends = []
+        if not (0 < len(ends) < 3 and all(0 <= end <= 1 for end in ends) and ends == sorted(ends)):
+            self.fail(f"{value!r} is no number from 0 to 1, nor two such as 0.5,1.", param, ctx)
+        return ends[0], ends[-1]
+
+
+NUMBERS = Numbers()
+
+
+class Command(click.Command):
+    """A command that also takes the two numbers of `--strength` as two words, as it did once."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Join the two."""
+        joined: list[str] = []
+        for word in args:
+            if (
+                joined[-2:-1] == ["--strength"]
+                and is_number(joined[-1])
+                and is_number(word)
+                and not Path(word).exists()
+            ):
+                joined[-1] += f",{word}"
+            else:
+                joined.append(word)
+        return super().parse_args(ctx, joined)
+
+
+def is_number(word: str) -> bool:
+    """Tell a number from a path."""
+    return re.fullmatch(r"\d*\.?\d+", word) is not None
+
+
+def device_option() -> Callable[[Any], Any]:
+    """Make the option that says where to compute; the command gets None, or a device."""
+    return click.option(
+        "--device", default="auto", show_default=True, help="auto (a GPU if there is one), cpu or cuda.",
+        callback=lambda context, option, value: None if value == "auto" else value,
+    )  # fmt: skip
+
+
+CALL = re.compile(r"""\b([a-z]+(?:_[a-z]+)*)=("[^"]*"|'[^']*'|[^\s,;:()]*[^\s,;:().])""")
+NAME = re.compile(r"(?<![\w./\\'\"=-])[a-z]+(?:_[a-z]+)+(?![\w/\\'\"=(-]|\.\w)")
+
+
+def shell_words(text: str, root: click.Group) -> str:
+    """Write the arguments that a message of the library names as the options of the commands.
+
+    `min_images=1` becomes `--min-images 1`. What stands in a call, such as `StyleAugment(generator="run")`,
+    is Python and stays.
+    """
+    names = options_of(root)
+
+    def option(found: re.Match[str]) -> str:
+        before = text[: found.start()]
+        if found[1] not in names or (
+            before.count("(") > before.count(")") and re.search(r"\w\([^()]*$", before)
+        ):
+            return found[0]
+        value = found[2].strip("\"'")
+        return names[found[1]] if value == "True" else f"{names[found[1]]} {value}"
+
+    text = CALL.sub(option, text)
+    return NAME.sub(lambda found: names.get(found[0], found[0]), text)
+
+
+@cache
+def options_of(root: click.Group) -> dict[str, str]:
+    """Map the names that arguments have in Python to those that they have as options."""
+    found: dict[str, str] = {}
+    waiting: list[click.Command] = [root]
+    while waiting:
+        command = waiting.pop()
+        context = click.Context(command)
+        waiting += command.commands.values() if isinstance(command, click.Group) else []
+        for parameter in command.get_params(context):
+            if isinstance(parameter, click.Option) and parameter.name:
+                long = next((name for name in parameter.opts if name.startswith("--")), parameter.opts[0])
+                found.setdefault(parameter.name, long)
+    return found
