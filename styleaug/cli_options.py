@@ -1,7 +1,8 @@
 """What commands share: options, old names that still work, and messages in the shell's words."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,21 @@ class NamedOption(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Leave the old names out."""
+        with self.new_names():
+            return super().get_help_record(ctx)
+
+    def get_error_hint(self, ctx: click.Context | None, *args: Any) -> str:
+        """Leave the old names out of errors, too."""
+        with self.new_names():
+            return super().get_error_hint(ctx, *args)
+
+    @contextmanager
+    def new_names(self) -> Iterator[None]:
+        """Forget the old names for a moment."""
         every = self.opts
         self.opts = [name for name in every if name not in self.old]
         try:
-            return super().get_help_record(ctx)
+            yield
         finally:
             self.opts = every
 
