@@ -41,7 +41,7 @@ def test_banks_of_another_generator_are_refused():
         ({"sampler": "weighted"}, "needs weights"),
         ({"sampler": "weighted", "weights": [1.0, 2.0]}, "one per style"),
         ({"sampler": "weighted", "weights": [0.0] * 5}, "not all zero"),
-        ({"sampler": "mix", "components": 0}, "at least 1 component"),
+        ({"sampler": "mix", "components": 0}, "components must be a whole number from 1"),
         ({"splice": "thirds"}, "splice must be None or one of halves, fields, mask"),
         ({"splice": "halves", "parts": 1}, "parts must be a whole number from 2, got 1"),
         ({"splice": "halves", "parts": 2.5}, "parts must be"),

@@ -138,6 +138,10 @@ class StyleAugment(A.ImageOnlyTransform):
         precision: Any
         compiled: Any
 
+        def model_dump(self, **options: Any) -> dict[str, Any]:
+            """Hand objects over as they are, where pydantic would take a fit apart."""
+            return {**super().model_dump(**options), "bank": self.bank, "generator": self.generator}
+
     def __init__(
         self,
         bank: str | Path | StyleBank | None = None,
