@@ -105,7 +105,7 @@ def test_codes_of_the_prior_are_standard_normal():
 
 @every_transform
 def test_the_prior_takes_no_sampler(make):
-    for options in ({"sampler": "gaussian"}, {"weights": [1.0]}, {"sampler": "weighted", "weights": [1.0]}):
+    for options in ({"sampler": "gaussian"}, {"sampler": "weighted", "weights": [1.0]}):
         with pytest.raises(ConfigError, match=r"'tint' without a bank draws .*leave out sampler and weights"):
             make(generator=frozen(Tint()), **options)
 
