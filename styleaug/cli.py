@@ -1,6 +1,7 @@
 """The `styleaug` command: parse, make one library call, print."""
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -12,7 +13,16 @@ from styleaug.cli_evaluation import evaluate
 from styleaug.cli_options import NUMBERS, Command, shell_words
 from styleaug.cli_training import fit_style, train
 from styleaug.cli_video import video
-from styleaug.console import finish, going_on, labels_named, output, progress, say, show_warning
+from styleaug.console import (
+    NEW_FILE,
+    finish,
+    going_on,
+    labels_named,
+    output,
+    progress,
+    say,
+    show_warning,
+)
 from styleaug.errors import FileError, StyleAugError
 from styleaug.foreign import printable
 
@@ -35,7 +45,7 @@ def cli() -> None:
 
 @cli.command()
 @click.option(
-    "-o", "--out", type=OUTPUT, default=Path("styleaug-demo.png"), show_default=True,
+    "-o", "--out", type=NEW_FILE, default=Path("styleaug-demo.png"), show_default=True,
     help="Picture to write: what the classifiers saw.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the digits and the classifiers.")
@@ -53,7 +63,7 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 @cli.command()
 @click.argument("content", type=INPUT)
 @click.option("--style", type=INPUT, required=True, help="The image whose style it gets.")
-@click.option("-o", "--out", type=OUTPUT, required=True, help="The image to write.")
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="The image to write.")
 @click.option(
     "--strength", type=STRENGTH, default=1.0, show_default=True, help="From 0 to 1, the whole style."
 )
@@ -104,7 +114,7 @@ def stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
     "--workers", type=click.IntRange(0), default=0, show_default=True,
     help="Processes; of Ray, 0 takes all cores.",
 )  # fmt: skip
-@click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read or written.")
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
     help="Where the work is done.",
@@ -145,7 +155,7 @@ def apply(
 
     SOURCE is a folder of images, of Parquet files or of WebDataset's tar files, or one such shard. Labels
     and all else in shards are passed on. OUT/manifest.jsonl says which style and strength each copy got.
-    Called again, it goes on where it stopped. SOURCE is never written to.
+    Called again, it goes on where it stopped, and does again what changed. SOURCE is never written to.
 
     Many machines: `--engine ray`, on a cluster with one file system, or `torchrun ... -m styleaug apply`.
     """
@@ -173,7 +183,11 @@ def apply(
         )
     earlier = f", {applied.skipped} were there" if applied.skipped else ""
     say(f"{out}: {applied.written} images written{earlier}")
-    finish(applied.failed, strict)
+    if applied.left_out:
+        say(applied.left_out)
+    # Of several processes one that has nothing to do must not end the others.
+    nothing = not (applied.written or applied.skipped) and os.environ.get("WORLD_SIZE", "1") == "1"
+    finish(applied.failed, strict or nothing)
 
 
 @cli.command()
@@ -181,7 +195,7 @@ def apply(
 @click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
 @click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
 @click.option(
-    "-o", "--out", type=OUTPUT, default=Path("preview.png"), show_default=True, help="Picture to write."
+    "-o", "--out", type=NEW_FILE, default=Path("preview.png"), show_default=True, help="Picture to write."
 )
 @click.option(
     "--target", type=INPUT, help="Folder or image that the styles shall look like, shown beside them."
@@ -231,7 +245,7 @@ def preview(
 
 @cli.command()
 @click.argument("generator")
-@click.option("-o", "--out", type=OUTPUT, required=True, help="The .onnx file to write.")
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="The .onnx file to write.")
 @click.option("--bank", help="Bank to put in the file, by name or path: styles are then given by their row.")
 @click.option(
     "--precision", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True,
@@ -298,7 +312,7 @@ def show(banks: tuple[str, ...], as_json: bool) -> None:
 
 @bank.command()
 @click.argument("banks", nargs=-1, required=True)
-@click.option("-o", "--out", type=OUTPUT, required=True, help="The bank to write.")
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="The bank to write.")
 def merge(banks: tuple[str, ...], out: Path) -> None:
     """Join BANKS of one generator."""
     from styleaug.weights import load_bank
@@ -310,7 +324,7 @@ def merge(banks: tuple[str, ...], out: Path) -> None:
 @bank.command()
 @click.argument("bank")
 @click.option("-n", "--count", type=click.IntRange(1), required=True, help="Styles to keep.")
-@click.option("-o", "--out", type=OUTPUT, required=True, help="The bank to write.")
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="The bank to write.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice.")
 def sample(bank: str, count: int, out: Path, seed: int) -> None:
     """Keep COUNT styles of BANK, picked at random."""

@@ -10,11 +10,11 @@ import click
 
 from styleaug.cli_options import device_option
 from styleaug.cli_robustness import robustness
-from styleaug.console import finish, output, progress
+from styleaug.console import NEW_FILE, finish, output, progress
 
 __all__ = ["evaluate"]
 
-INPUT = OUTPUT = click.Path(path_type=Path)
+INPUT = click.Path(path_type=Path)
 
 
 @click.group()
@@ -34,7 +34,7 @@ def measurement(function: Callable[..., Any]) -> Callable[..., None]:
     """
 
     @device_option()
-    @click.option("-o", "--out", type=OUTPUT, help="JSON file for all figures.")
+    @click.option("-o", "--out", type=NEW_FILE, help="JSON file for all figures.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
     @click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
     @wraps(function)
@@ -62,7 +62,7 @@ def measurement(function: Callable[..., Any]) -> Callable[..., None]:
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of pairs.")
 @click.option("--weights", type=INPUT, help="Folder of the networks that judge.  [default: downloaded]")
-@click.option("--sheet", type=OUTPUT, help="PNG file for the best, median and worst pairs.")
+@click.option("--sheet", type=NEW_FILE, help="PNG file for the best, median and worst pairs.")
 @measurement
 def quality(generators: tuple[str, ...], content: Path, style: Path | None, **options: Any) -> Any:
     """Measure how near GENERATORS (names, weights or run folders) come to styles, and what they keep.
@@ -96,7 +96,7 @@ def quality(generators: tuple[str, ...], content: Path, style: Path | None, **op
     "--content", type=click.Choice(["adain", "squeezenet"]),
     help="Network that reads content.  [default: squeezenet with --weights, else adain]",
 )  # fmt: skip
-@click.option("--sheet", type=OUTPUT, help="PNG file for images before and after, beside the target.")
+@click.option("--sheet", type=NEW_FILE, help="PNG file for images before and after, beside the target.")
 @measurement
 def shift(
     train: Path, target: Path, bank: tuple[str, ...], generators: tuple[str, ...], **options: Any
@@ -128,7 +128,7 @@ def shift(
 @click.option("--size", type=click.IntRange(32, 1024), default=224, show_default=True, help="In pixels.")
 @click.option("--most", type=click.IntRange(1), default=200, show_default=True, help="Images that are read.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
-@click.option("--sheet", type=OUTPUT, help="PNG file for the flips that the classifier is surest of.")
+@click.option("--sheet", type=NEW_FILE, help="PNG file for the flips that the classifier is surest of.")
 @measurement
 def labels(images: Path, bank: tuple[str, ...], sheet: Path | None, **options: Any) -> Any:
     """Measure how safe labels are when IMAGES are styled: flipped decisions, moved edges, lost contrast.

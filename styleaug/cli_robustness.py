@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from styleaug.cli_options import NamedOption, device_option
-from styleaug.console import INTERRUPTED, finish, output, say, stages
+from styleaug.console import INTERRUPTED, NEW_FILE, finish, output, say, stages
 from styleaug.errors import ConfigError
 
 __all__ = ["robustness"]
 
-INPUT = OUTPUT = click.Path(path_type=Path)
+INPUT = click.Path(path_type=Path)
 STEPS = """\b
 Steps of an arm: none, jitter, grey, blur, trivialaugment, randaugment, augmix, channel-swap, mixstyle,
   style:BANK_OR_GENERATOR[,p=.5][,strength=.5..1][,sampler=mix], fda:DIR, histogram-matching:DIR.
@@ -123,7 +123,7 @@ def recipe_of(classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
 @click.option("--threads", type=click.IntRange(1), help="Of each run.  [default: cores / workers]")
 @device_option()
 @click.option("--memory", type=float, default=4.0, show_default=True, help="GiB for images.")
-@click.option("-o", "--out", type=OUTPUT, help="Results, JSON; the table goes beside it, as .md.")
+@click.option("-o", "--out", type=NEW_FILE, help="Results, JSON; the table goes beside it, as .md.")
 @click.option("--redo", is_flag=True, help="Do runs again that OUT has.")
 @click.option("--strict", is_flag=True, help="Stop at a file that cannot be read.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and the time it needs.")

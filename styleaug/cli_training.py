@@ -12,8 +12,9 @@ from typing import Any, Literal, get_args, get_origin
 import click
 from click.core import ParameterSource
 
+from styleaug.atomic import check_target
 from styleaug.cli_options import NamedOption, shell_words
-from styleaug.console import finish, going_on, output, progress, say, training_progress
+from styleaug.console import NEW_FILE, finish, going_on, output, progress, say, training_progress
 from styleaug.errors import ConfigError
 
 __all__ = ["fit_style", "train"]
@@ -84,7 +85,7 @@ FITTING_ONLY = (
 @click.option("--labels", is_flag=True, help="Write the groups' names into the bank; else g1, g2, ...")
 @click.option("--split", is_flag=True, help="Write a bank for each group into the folder OUT.")
 @click.option("--window", help="Of DICOM and volumes: CENTRE/WIDTH such as 40/400, auto or dicom.")
-@click.option("--report", type=OUTPUT, help="Draw the styles on a reference image: .html or .png.")
+@click.option("--report", type=NEW_FILE, help="Draw the styles on a reference image: .html or .png.")
 @click.option(
     "--reference",
     type=INPUT,
@@ -171,6 +172,8 @@ def fit_style(
         )
     if split and group_by is None:
         raise click.UsageError("--split goes with --group-by.")
+    if not split:
+        check_target(out)
     if reference and not report:
         raise click.UsageError("--reference goes with --report.")
     from styleaug.formats.scan import parse_window
@@ -198,6 +201,8 @@ def fit_style(
             licence=licence,
             report=advance,
         )
+    if fit.left_out:
+        say(fit.left_out)
     for text in fit.warnings:
         say(f"warning: {shell_words(text, context.find_root().command)}")
     for label, group in fit.groups.items():
@@ -349,8 +354,11 @@ def run_training(
     recipe = make_recipe(wanted)
     data = TrainingData(source, target, wanted, paired=recipe.paired)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets on every start
-    if data.warning and recipe.needs_target and os.environ.get("LOCAL_RANK", "0") == "0":
-        say(f"warning: {data.warning}")
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        for line in data.left_out:
+            say(line)
+        if data.warning and recipe.needs_target:
+            say(f"warning: {data.warning}")
     if dry_run:
         check_run(recipe, data, out, networks=networks, resume=resume)
         output(json.dumps(wanted.to_dict(), sort_keys=True))

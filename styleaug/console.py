@@ -3,6 +3,7 @@
 Where stderr is a file there is no bar, and training says a line now and then.
 """
 
+import os
 import shlex
 import sys
 import time
@@ -14,11 +15,13 @@ from typing import Any
 
 import click
 
+from styleaug.atomic import check_target
 from styleaug.errors import LabelWarning
 from styleaug.foreign import printable
 
 __all__ = [
     "INTERRUPTED",
+    "NEW_FILE",
     "finish",
     "going_on",
     "labels_named",
@@ -32,6 +35,24 @@ __all__ = [
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+
+
+class NewFile(click.Path):
+    """A file to write; what is there and no file is refused before any work is done."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check a path."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        check_target(path)
+        return path
+
+
+NEW_FILE = NewFile()
+
+
 SECONDS = 30.0
 """Time between two lines about a training run in a file."""
 

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from styleaug.atomic import atomic
-from styleaug.errors import ConfigError, StyleAugError
+from styleaug.atomic import FULL, OutputError, atomic
+from styleaug.errors import DeviceError, FileError, StyleAugError, first_line, reason_of
 from styleaug.files import Picture, Scan, decode_image, encode_image, open_image, save_image, stem_of
-from styleaug.foreign import printable
 from styleaug.images import Restore, check_range, to_pixels, to_unit
-from styleaug.shards import AbstractWriter, DamagedShardError, Sample, open_shard
-from styleaug.slides import SlideError, is_slide, stylise_slide
+from styleaug.shards import AbstractWriter, Sample, open_shard
+from styleaug.slides import is_slide, stylise_slide
+from styleaug.stamps import stamp_of
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.host import rng_from, seed_from
 from styleaug.transforms.params import StyleParams
-from styleaug.transforms.ragged import stylise_ragged
+from styleaug.transforms.ragged import batches, stylise_batch
 
 __all__ = ["Copier", "Format", "Line", "Unit"]
 
@@ -99,8 +99,10 @@ class Copier:
     def __call__(self, unit: Unit) -> Iterator[Line]:
         """Write the outputs of a unit that are wanted, and yield a line for each when it is there.
 
+        Whatever is wrong because of a source, when it is read, stylised or written, is a line with an error.
+
         Raises:
-            FileError: an output cannot be written. Sources that cannot be read are lines with an error.
+            OutputError: nothing can be written to the output.
         """
         if unit.series:
             return self.copy_series(unit)
@@ -123,50 +125,53 @@ class Copier:
         slides = [name for name in unit.names if is_slide(self.source / name, self.stylizer.home)]
         names = [name for name in unit.names if name not in slides]
         for window in windows(map(self.read, names), lambda read: self.weight(read[1])):
-            yield from ({"source": name, "error": found} for name, found in window if isinstance(found, str))
+            yield from ({"source": name, "error": why} for name, why, _ in window if isinstance(why, str))
             rows = [
                 (name, found, copy, output)
-                for name, found in window
+                for name, found, _ in window
                 if not isinstance(found, str)
                 for copy, output in zip(self.each_copy(), self.outputs(name), strict=True)
             ]
             if not any(output in unit.wanted for *_, output in rows):
                 continue
+            stamps = {name: stamp for name, _, stamp in window}
             draws = [self.draw(name, copy) for name, _, copy, _ in rows]
             # Those that are there already are stylised too: a copy's batch shall not depend on them.
             for index, picture in self.stylise([ready for _, ready, _, _ in rows], draws):
                 name, _, copy, output = rows[index]
                 if output in unit.wanted:
-                    save_image(picture, self.out / output)
-                    yield {"source": name, "output": output, "copy": copy, **facts(draws[index])}
+                    yield self.saved(name, picture, output, stamps[name], copy, draws[index])
         for name in slides:
             yield from self.copy_slide(name, unit.wanted)
 
     def copy_series(self, unit: Unit) -> Iterator[Line]:
         """Do the slices of a volume that are files of their own, with one style and shared statistics."""
         scans: dict[str, Scan] = {}
+        stamps: dict[str, str] = {}
         for name in unit.names:
             try:
+                stamps[name] = stamp_of(self.source / name)
                 scan = open_image(self.source / name, window=self.window, to_style=True)
                 self.ready(scan)
-            except StyleAugError as error:
-                yield {"source": name, "error": self.reason(name, error)}
-            else:
                 assert isinstance(scan, Scan), "series are of DICOM files"
                 scans[name] = scan
+            except Exception as error:
+                yield {"source": name, "error": self.reason(name, error)}
         if not scans:
             return
-        lows, highs = zip(*(scan.span for scan in scans.values()), strict=True)
-        first, frames = next(iter(scans.values())), np.concatenate([scan.frames for scan in scans.values()])
-        volume = replace(first, frames=frames, span=(min(lows), max(highs)), volume=True)
+        try:
+            volume = scan_pixels(joined(list(scans.values())))
+        except Exception as error:
+            yield from ({"source": name, "error": self.reason(name, error)} for name in scans)
+            return
         draws = [self.draw(f"series:{unit.series}", copy) for copy in self.each_copy()]
-        for index, styled in self.stylise([scan_pixels(volume)] * self.copies, draws):
+        for index, styled in self.stylise([volume] * self.copies, draws):
             for place, (name, scan) in enumerate(scans.items()):
-                output = self.outputs(name)[index]
+                output, copy = self.outputs(name)[index], self.each_copy()[index]
                 if output in unit.wanted:
-                    save_image(replace(scan, frames=styled.frames[place : place + 1]), self.out / output)
-                    line = {"source": name, "output": output, "copy": self.each_copy()[index]}
-                    yield {**line, **facts(draws[index])}
+                    whole = not isinstance(styled, Exception)
+                    made = replace(scan, frames=styled.frames[place : place + 1]) if whole else styled
+                    yield self.saved(name, made, output, stamps[name], copy, draws[index])
 
     def copy_slide(self, name: str, wanted: frozenset[str]) -> Iterator[Line]:
         """Do one image tile by tile."""
@@ -175,6 +180,8 @@ class Copier:
                 continue
             draw = self.draw(name, copy)
             try:
+                check_output(self.out / output)
+                stamp = stamp_of(self.source / name)
                 stylise_slide(
                     self.stylizer,
                     self.source / name,
@@ -183,17 +190,48 @@ class Copier:
                     window=self.window,
                     device=self.device,
                 )
-            except SlideError as error:
-                yield {"source": name, "error": str(error)}
+                yield self.line(name, output, stamp, copy=copy, **facts(draw))
+            except Exception as error:
+                yield {"source": name, "error": self.reason(name, error)}
                 return
-            yield {"source": name, "output": output, "copy": copy, **facts(draw)}
 
-    def read(self, name: str) -> tuple[str, Ready | str]:
-        """Read one image, or tell why that is not possible."""
+    def saved(self, name: str, picture: Any, output: str, stamp: str, copy: int, draw: StyleParams) -> Line:
+        """Write a styled image, and return the line about it.
+
+        Args:
+            name: of the source.
+            picture: what became of it, or the error that stylising it ended in.
+            output: name of the file.
+            stamp: of the source, from before it was read.
+            copy: its number.
+            draw: its style.
+        """
         try:
-            return name, self.ready(open_image(self.source / name, window=self.window, to_style=True))
-        except StyleAugError as error:
-            return name, self.reason(name, error)
+            if isinstance(picture, Exception):
+                raise picture
+            check_output(self.out / output)
+            save_image(picture, self.out / output, like=self.source / name)
+            return self.line(name, output, stamp, copy=copy, **facts(draw))
+        except Exception as error:
+            return {"source": name, "output": output, "error": self.reason(name, error)}
+
+    def line(self, name: str, output: str, stamp: str, **facts: Any) -> Line:
+        """Return the line about an output that is there."""
+        return {
+            "source": name,
+            "output": output,
+            **facts,
+            "source_stamp": stamp,
+            "output_stamp": stamp_of(self.out / output, timed=False),
+        }
+
+    def read(self, name: str) -> tuple[str, Ready | str, str]:
+        """Read one image, or tell why that is not possible; and return the stamp of its file."""
+        try:
+            stamp = stamp_of(self.source / name)
+            return name, self.ready(open_image(self.source / name, window=self.window, to_style=True)), stamp
+        except Exception as error:
+            return name, self.reason(name, error), ""
 
     def ready(self, picture: Picture) -> Ready:
         """Give an image's pixels, and the way back.
@@ -209,16 +247,18 @@ class Copier:
             check_range(pixels)
         return pixels, restore
 
-    def reason(self, name: str, error: StyleAugError) -> str:
-        """Tell what is wrong with which file."""
-        path = str(self.source / name)
-        return str(error) if printable(path) in str(error) else f"{path}: {error}"
+    def reason(self, name: str, error: Exception) -> str:
+        """Tell what is wrong with which file; raise what is wrong with none."""
+        self.check(error)
+        return reason_of(self.source / name, error)
 
     def copy_shard(self, name: str) -> Iterator[Line]:
         """Do one shard; its samples that cannot be stylised are left out and named."""
         path, target = self.source / name, self.out / name
-        line: Line = {"source": name, "output": name, "images": [], "failed": []}
+        line: Line = {"images": [], "failed": []}
         try:
+            check_output(target)
+            stamp = stamp_of(path)
             with (
                 open_shard(path, self.column) as reader,
                 atomic(target) as part,
@@ -227,9 +267,9 @@ class Copier:
                 samples = map(decoded, reader.samples())
                 for window in windows(samples, lambda entry: self.weight(entry[1]) + entry[0].size):
                     self.copy_samples(name, window, writer, line)
-        except (DamagedShardError, ConfigError) as error:
-            line = {"source": name, "error": str(error)}
-        yield line
+            yield self.line(name, name, stamp, **line)
+        except Exception as error:
+            yield {"source": name, "error": self.reason(name, error)}
 
     def copy_samples(
         self, shard: str, window: list[tuple[Sample, Ready | str, str]], writer: AbstractWriter, line: Line
@@ -247,9 +287,12 @@ class Copier:
         for index, picture in self.stylise([ready for _, ready, _, _ in rows], draws):
             place, _, kind, copy = rows[index]
             try:
+                if isinstance(picture, Exception):
+                    raise picture
                 images[place, copy] = encode_image(picture, kind)
-            except StyleAugError as error:
-                problems[place] = str(error)
+            except Exception as error:
+                self.check(error)
+                problems[place] = str(error) if isinstance(error, StyleAugError) else first_line(error)
         of = {(place, copy): draw for (place, _, _, copy), draw in zip(rows, draws, strict=True)}
         for place, (sample, _, _) in enumerate(window):
             if sample.bystander:
@@ -270,8 +313,55 @@ class Copier:
         return self.stylizer.draw(1, rng_from(seed_from(self.seed, copy, name)))
 
     def stylise(self, images: list[Ready], draws: list[StyleParams]) -> Iterator[tuple[int, Any]]:
-        """Stylise images of any shapes; yield each with its index."""
-        return stylise_ragged(self.stylizer, images, draws, device=self.device)
+        """Stylise images of any shapes; yield each, or the error that it ends in, with its index."""
+        for rows in batches(images):
+            done = set()
+            try:
+                for index, picture in stylise_batch(self.stylizer, images, draws, rows, device=self.device):
+                    done.add(index)
+                    yield index, picture
+            except Exception as error:
+                self.check(error)
+                if len(rows) == 1:
+                    done.add(rows[0])
+                    yield rows[0], error
+            for row in rows:  # by itself, so that one that cannot be stylised costs no other
+                if row not in done:
+                    yield row, self.stylise_alone(images, draws, row)
+
+    def stylise_alone(self, images: list[Ready], draws: list[StyleParams], row: int) -> Any:
+        """Stylise one of some images, or return the error that it ends in."""
+        try:
+            ((_, picture),) = stylise_batch(self.stylizer, images, draws, [row], device=self.device)
+        except Exception as error:
+            self.check(error)
+            return error
+        return picture
+
+    def check(self, error: Exception) -> None:
+        """Raise an error that is not due to the file in hand: other files would end in it, too."""
+        if isinstance(error, OutputError | DeviceError | Warning):  # a warning: its user wants errors of them
+            raise error
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise OutputError(f"cannot write to {self.out}: {error.strerror}.") from None
+        if self.device.startswith("cuda"):
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError as failed:
+                raise DeviceError(f"{self.device} failed: {first_line(failed)}") from None
+
+
+def check_output(path: Path) -> None:
+    """Refuse an output that is a link: what it leads to is no part of this run."""
+    if path.is_symlink():
+        raise FileError(f"{path} is a link, and what it leads to would be replaced; remove it.")
+
+
+def joined(scans: list[Scan]) -> Scan:
+    """Join slices to a volume, shown from the least to the largest value that any of them shows."""
+    lows, highs = zip(*(scan.span for scan in scans), strict=True)
+    frames = np.concatenate([scan.frames for scan in scans])
+    return replace(scans[0], frames=frames, span=(min(lows), max(highs)), volume=True)
 
 
 def windows(items: Iterable[T], weight: Callable[[T], int]) -> Iterator[list[T]]:
@@ -295,8 +385,8 @@ def decoded(sample: Sample) -> tuple[Sample, Ready | str, str]:
     try:
         picture, kind = decode_image(sample.image)
         return sample, to_pixels(picture), kind
-    except StyleAugError as error:
-        return sample, str(error), ""
+    except Exception as error:
+        return sample, str(error) if isinstance(error, StyleAugError) else first_line(error), ""
 
 
 def scan_pixels(scan: Scan) -> Ready:

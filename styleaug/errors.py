@@ -14,6 +14,8 @@ Each is also the builtin in brackets, so that code which knows nothing of stylea
 `LabelWarning` is no error: it says that an image seems to be a label map.
 """
 
+from pathlib import Path
+
 from styleaug.foreign import printable
 
 __all__ = [
@@ -27,7 +29,9 @@ __all__ = [
     "StyleAugError",
     "TrainError",
     "WeightsError",
+    "first_line",
     "missing_extra",
+    "reason_of",
 ]
 
 
@@ -87,3 +91,16 @@ def missing_extra(what: str, library: str, extra: str) -> MissingExtraError:
         f'{what} needs {library}: pip install "styleaug[{extra}]", or in a clone of the repository '
         f'pip install -e ".[{extra}]" (with uv: uv sync --extra {extra}).'
     )
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error of any library says, in a line that ends with a full stop."""
+    text = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".: ")
+    known = isinstance(error, OSError | ValueError | RuntimeError | StyleAugError)
+    return (text if text and known else f"{type(error).__name__}: {text}".rstrip(": ")) + "."
+
+
+def reason_of(path: Path, error: Exception) -> str:
+    """Return what is wrong with a file, naming it, whatever a library raised over it."""
+    text = str(error) if isinstance(error, StyleAugError) else first_line(error)
+    return text if printable(path) in text or str(path) in text else f"{path}: {text}"

@@ -1,21 +1,23 @@
 """Images on disk: one table from suffix to codec."""
 
-import re
 import warnings
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from styleaug.atomic import atomic
-from styleaug.errors import FileError, LabelWarning, StyleAugError
+from styleaug.errors import FileError, LabelWarning, StyleAugError, first_line
 from styleaug.foreign import printable
-from styleaug.formats.dicom import has_prefix, open_dicom
-from styleaug.formats.headers import KEY, read_header, save_options, turn_of
+from styleaug.formats.arrays import open_npy, save_npy
+from styleaug.formats.content import ANIMATED, OPTIONAL, check_bits, head_of, image_kind
+from styleaug.formats.dicom import open_dicom
+from styleaug.formats.encoders import save_bmp, save_gif, save_pil
+from styleaug.formats.headers import KEY, read_header, turn_of
 from styleaug.formats.labels import warn_of_labels
 from styleaug.formats.limits import MAX_PIXELS, check_size
 from styleaug.formats.png import check_pixels, is_deep, open_deep, scale_key
@@ -25,6 +27,7 @@ from styleaug.formats.scan import Scan, Window, make_scan, parse_window
 from styleaug.formats.stacks import open_stack, pil_mode
 from styleaug.formats.volumes import open_nifti
 from styleaug.images import alpha_of, to_pixels
+from styleaug.listing import Listing, list_files, stem_of, suffix_of
 from styleaug.paths import check_path, check_regular
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "files_below",
     "image_files",
     "is_blank",
+    "list_image_files",
     "open_image",
     "save_image",
     "stem_of",
@@ -50,22 +54,19 @@ Picture = Image.Image | np.ndarray | Scan
 READ_AS = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "PA": "RGBA"}
 KEPT_MODES = {"L", "LA", "RGB", "RGBA", "I;16"}
 
-NUMBER = re.compile(r"\.\d+(-\d+)?")
-"""How names of DICOM files end that have no suffix, and those of their copies."""
 
-FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
-"""What `decode_image` reads, and the suffix whose codec writes it again; PIL knows many more."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Codec:
     """How one file type is opened and saved."""
 
+    name: str
     open: Callable[[Path, int | None, Window | None], Picture]
-    save: Callable[[Image.Image | np.ndarray, Path, dict], None]
-    """Takes the picture, the path and the options that keep its quality; scans save themselves."""
+    save: Callable[[Image.Image | np.ndarray, BytesIO, dict], None]
+    """Takes the picture, what to write to and the options that keep its quality; scans save themselves."""
 
     options: dict
+    modes: frozenset[str] = frozenset()
+    """Of PIL images that the type can hold; PIL drops transparency and bits of others without a word."""
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -74,9 +75,19 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         FileError: no such folder, not a folder, or no image in it.
     """
-    found = files_below(folder, SUFFIXES)
-    if not found:
-        raise FileError(f"no image in {folder}; known file types are {' '.join(sorted(SUFFIXES))}.")
+    return list_image_files(folder).files
+
+
+def list_image_files(folder: Path) -> Listing:
+    """List the images below `folder`, and what is left out.
+
+    Raises:
+        FileError: no such folder, not a folder, or no image in it.
+    """
+    found = list_files(folder, SUFFIXES)
+    if not found.files:
+        known = " ".join(sorted(SUFFIXES))
+        raise FileError(f"no image in {folder}; known file types are {known}.{found.reasons()}")
     return found
 
 
@@ -86,34 +97,7 @@ def files_below(folder: Path, suffixes: Container[str]) -> list[Path]:
     Raises:
         FileError: no such folder, or not a folder.
     """
-    folder = check_path(folder)
-    if not folder.exists():
-        raise FileError(f"there is no folder {folder}.")
-    if not folder.is_dir():
-        raise FileError(f"{folder} is a file; give the folder that holds the images.")
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-        and suffix_of(path) in suffixes
-    )
-
-
-def stem_of(path: PurePath) -> str:
-    """Give a file's name without its suffix: `.nii.gz` is one, and a number such as `IM.0001` has none."""
-    if path.name.lower().endswith(".nii.gz"):
-        return path.name[:-7]
-    return path.name if NUMBER.fullmatch(path.suffix) else path.stem
-
-
-def suffix_of(path: Path) -> str:
-    """Give a file's suffix as a key of `SUFFIXES`, or another one in lower case.
-
-    Where there is none, or only a number, the file's first bytes are read: DICOM is `.dcm`.
-    """
-    suffix = path.name[len(stem_of(path)) :].lower()
-    return ".dcm" if not suffix and has_prefix(path) else suffix
+    return list_files(folder, suffixes).files
 
 
 def series_of(path: Path) -> str:
@@ -124,7 +108,7 @@ def series_of(path: Path) -> str:
 
     try:
         return dicom.series_of(path)
-    except StyleAugError:  # is said when the file is opened
+    except Exception:  # is told of when the file is opened
         return ""
 
 
@@ -138,7 +122,8 @@ def open_image(
     """Read an image whole, upright, in a form that can be stylised and saved again.
 
     Args:
-        path: the file; its suffix chooses the codec. Without one it must be DICOM.
+        path: the file; its suffix chooses the codec, among those of PIL its content. Without a suffix it
+            must be DICOM.
         short_side: the caller will reduce the image to this many pixels, so a JPEG may be decoded
             at a fraction of its size, and a TIFF's pyramid be used; the result is never smaller.
         window: what is shown as black and white: `"40/400"` (centre/width), `"auto"` (0.5th to
@@ -156,12 +141,11 @@ def open_image(
         ConfigError: no such window, or an optional library that this file needs is missing.
     """
     path = check_path(path)
-    codec = codec_of(path)
     window = parse_window(window)
     if path.exists():
         check_regular(path)
     try:
-        picture = codec.open(path, short_side, window)
+        picture = codec_of(path).open(path, short_side, window)
         if to_style:
             warn_of_labels(picture, path)
         return picture
@@ -179,28 +163,62 @@ def open_image(
         raise FileError(f"{path} is not a {path.suffix} image, or is damaged; remove it.") from None
     # On damaged files decoders raise anything: struct.error, TokenError, AttributeError, ...
     except Exception as error:
-        raise FileError(f"cannot read {path}: {error}. Remove the file or save it again.") from None
+        raise FileError(
+            f"cannot read {path}: {first_line(error)} Remove the file or save it again."
+        ) from None
 
 
-def save_image(image: Picture, path: Path) -> None:
-    """Write an image atomically, in the type of the path's suffix and at high quality."""
+def save_image(image: Picture, path: Path, *, like: Path | None = None) -> None:
+    """Write an image atomically and at high quality.
+
+    Args:
+        image: from `open_image`.
+        path: its suffix chooses the type.
+        like: the file that was read; its content chooses the type, whatever both are called.
+
+    Raises:
+        OutputError: nothing can be written there, such as on a full disk.
+        FileError: the type cannot hold such an image, or this file alone cannot be written.
+    """
     path = check_path(path)
-    codec = None if isinstance(image, Scan) else codec_of(path)
-    with atomic(path) as part:
+    content = b"" if isinstance(image, Scan) else encoded(image, codec_of(like or path), path)
+    with atomic(path, durable=False) as part:
+        if not isinstance(image, Scan):
+            part.write_bytes(content)
+            return
         try:
-            if isinstance(image, Scan):
-                image.save(image.frames, part)
-            elif codec:
-                codec.save(image, part, codec.options)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FileError(f"cannot write {path}: {error}.") from None
+            image.save(image.frames, part)
+        except OSError as error:
+            if error.errno is not None:  # which `atomic` tells of
+                raise
+            raise FileError(f"cannot write {path}: {first_line(error)}") from None
+        except Exception as error:
+            raise FileError(f"cannot write {path}: {first_line(error)}") from None
+
+
+def encoded(image: Image.Image | np.ndarray, codec: Codec, path: Path | str) -> bytes:
+    """Return the content of an image's file.
+
+    Raises:
+        FileError: the type cannot hold such an image.
+    """
+    mode = image.mode if isinstance(image, Image.Image) else ""
+    if mode and codec.modes and mode not in codec.modes:
+        what = "transparency" if mode in ("LA", "RGBA") else f"pixels of mode {mode}"
+        raise FileError(f"cannot write {path}: {codec.name} does not hold {what}; save it as .png.")
+    content = BytesIO()
+    try:
+        codec.save(image, content, codec.options)
+    except Exception as error:
+        raise FileError(f"cannot write {path}: {first_line(error)}") from None
+    return content.getvalue()
 
 
 def decode_image(content: bytes) -> tuple[Image.Image, str]:
     """Read an encoded image from memory, as `open_image` does from a file.
 
     Args:
-        content: JPEG, PNG, WebP, TIFF or BMP, told by itself.
+        content: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM, told by itself.
 
     It is not turned upright, as boxes and masks beside it may be for its pixels as they are stored;
     EXIF keeps how it is to be turned.
@@ -214,16 +232,16 @@ def decode_image(content: bytes) -> tuple[Image.Image, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(BytesIO(content), formats=list(FORMATS)) as header:
+            with Image.open(BytesIO(content), formats=list(RASTERS)) as header:
                 kind = {"MPO": "JPEG"}.get(str(header.format), str(header.format))
         image = open_pil(BytesIO(content), None, upright=False)
         return image, kind
     except FileError:
         raise
     except UnidentifiedImageError:
-        raise FileError(f"this is no {', '.join(FORMATS)} image, or it is damaged.") from None
+        raise FileError(f"this is no {', '.join(RASTERS)} image, or it is damaged.") from None
     except Exception as error:  # as in `open_image`
-        raise FileError(f"the image cannot be read: {error}.") from None
+        raise FileError(f"the image cannot be read: {first_line(error)}") from None
 
 
 def encode_image(image: Image.Image, kind: str) -> bytes:
@@ -232,18 +250,16 @@ def encode_image(image: Image.Image, kind: str) -> bytes:
     Raises:
         FileError: the format cannot hold such an image.
     """
-    content = BytesIO()
-    try:
-        save_pil(image, content, {**SUFFIXES[FORMATS[kind]].options, "format": kind})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(f"it cannot be written as {kind}: {error}.") from None
-    return content.getvalue()
+    return encoded(image, RASTERS[kind], f"it as {kind}")
 
 
 def codec_of(path: Path) -> Codec:
-    """Look up the codec of a path's suffix."""
+    """Look up the codec of a path's suffix; of a file that is there and of PIL's types, of its content."""
     try:
-        return SUFFIXES[suffix_of(path)]
+        codec = SUFFIXES[suffix_of(path)]
+        if codec.name in RASTERS and path.is_file():
+            codec = RASTERS.get(image_kind(head_of(path)), codec)
+        return codec
     except KeyError:
         if not (path.suffix or path.exists()):
             raise FileError(f"there is no file {path}.") from None
@@ -256,13 +272,19 @@ def open_pil(source: Path | BytesIO, short_side: int | None, *, upright: bool = 
     """Read with PIL; the header's size is checked before any pixel is decoded."""
     path = source if isinstance(source, Path) else "the image"
     packed = None if isinstance(source, Path) else source.getbuffer().nbytes
+    head = head_of(source)
+    check_bits(path, head, image_kind(head))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd EXIF and TIFF tags; the pixels are what counts
         try:
-            image = Image.open(source)
+            image = Image.open(source, formats=list(RASTERS))
         except Image.DecompressionBombError as error:
             raise FileError(f"{path} is too large: {error}") from None
         with image:
+            kind = str(image.format)
+            if kind in ANIMATED and getattr(image, "is_animated", False):
+                video = "" if kind == "AVIF" else ", or style it with styleaug video"
+                raise FileError(f"{path} is an animation; save its frames as files of their own{video}.")
             shown = Image.getmodebands(READ_AS.get(image.mode, image.mode))
             check_size(path, image.height, image.width, 1, shown, packed=packed)
             scale_key(image)
@@ -299,37 +321,18 @@ def as_sixteen_bit(image: Image.Image, path: Path | str) -> Image.Image:
     return result
 
 
-def save_pil(image: Image.Image | np.ndarray, path: Path | BytesIO, options: dict) -> None:
-    """Write with PIL, with what the file said that the image came from, and the profile that fits it."""
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    kind = options.get("format") or Image.registered_extensions().get(Path(str(path)).suffix.lower(), "")
-    profile = picture.info.get("icc_profile")
-    # PIL would embed the one in `info` by itself in some formats.
-    options = (
-        options
-        | save_options(picture, kind)
-        | {"icc_profile": profile if fits(profile, picture.mode) else None}
-    )
-    picture.save(path, **options)
-
-
 def open_raster(path: Path, short_side: int | None, window: Window | None) -> Picture:
     """Read with PIL; grey of 16 bits as a scan where a window is given."""
-    return windowed(open_pil(path, short_side), window)
-
-
-def windowed(picture: Picture, window: Window | None) -> Picture:
-    """Show a part of the range of a picture with more than 8 bits, if a window is given."""
-    if window is None or not isinstance(picture, Image.Image) or picture.mode != "I;16":
+    picture = open_pil(path, short_side)
+    if window is None or picture.mode != "I;16":
         return picture
+    codec = codec_of(path)
     pixels, restore = to_pixels(picture)
-    return make_scan(
-        pixels[0].numpy(),
-        lambda frames, path: save_image(restore(torch.from_numpy(frames)[None]), path),
-        window=window,
-        whole=True,
-        blank=is_blank(picture),
-    )
+
+    def save(frames: np.ndarray, part: Path) -> None:
+        part.write_bytes(encoded(restore(torch.from_numpy(frames)[None]), codec, path))
+
+    return make_scan(pixels[0].numpy(), save, window=window, whole=True, blank=is_blank(picture))
 
 
 def is_blank(picture: Picture) -> bool:
@@ -353,65 +356,58 @@ def open_tiff(path: Path, short_side: int | None, window: Window | None) -> Pict
     return open_stack(path, short_side, window)
 
 
-def open_npy(path: Path, short_side: int | None, window: Window | None) -> np.ndarray | Scan:
-    """Read an array `(H, W)` or `(H, W, C)`; never a pickle."""
-    with np.errstate(over="ignore"):  # of the size that a damaged header claims
-        array = np.lib.format.open_memmap(path, mode="r")
-    if array.ndim not in (2, 3) or 0 in array.shape:
-        raise FileError(f"{path} has shape {array.shape}; expected (H, W) or (H, W, C).")
-    check_size(path, *array.shape[:2], 1, array[0, 0].nbytes)
-    pixels = np.array(array)
-    usual = pixels.ndim == 2 or pixels.shape[2] in (1, 3)
-    if pixels.dtype.kind not in "iuf" or (
-        usual and pixels.dtype.kind != "i" and not (window and pixels.itemsize > 1)
-    ):
-        return pixels
-    native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    return make_scan(
-        native[None],
-        lambda frames, target: np.save(target, frames[0].astype(pixels.dtype), allow_pickle=False),
-        window=window,
-        own=(0.0, 1.0) if pixels.dtype.kind == "f" and window is None else None,
-        whole=True,
-    )
-
-
-def save_npy(image: Image.Image | np.ndarray, path: Path, options: dict) -> None:
-    """Write an array."""
-    np.save(path, np.asarray(image), **options)
-
-
-def save_nothing(image: Image.Image | np.ndarray, path: Path, options: dict) -> None:
+def save_nothing(image: Image.Image | np.ndarray, file: BytesIO, options: dict) -> None:
     """Refuse: such files are written from what was read of one, with its header."""
-    raise ValueError(f"a {suffix_of(path)} file is only made of another one, by styling it")
+    raise ValueError("such a file is only made of another one, by styling it")
 
 
-JPEG = Codec(open_raster, save_pil, {"quality": 95, "subsampling": 0})
-PNG = Codec(open_png, save_pil, {})
-TIFF = Codec(open_tiff, save_pil, {"compression": "tiff_deflate"})
-BMP = Codec(open_raster, save_pil, {})
-WEBP = Codec(open_raster, save_pil, {"quality": 95})
-NPY = Codec(open_npy, save_npy, {"allow_pickle": False})
-DICOM = Codec(open_dicom, save_nothing, {})
-NIFTI = Codec(open_nifti, save_nothing, {})
-NRRD = Codec(open_nrrd, save_nothing, {})
-METAIMAGE = Codec(open_metaimage, save_nothing, {})
+PLAIN = frozenset({"L", "RGB"})
+CLEAR = PLAIN | {"LA", "RGBA"}
+DEEP = CLEAR | {"I;16"}
 
+JPEG = Codec("JPEG", open_raster, save_pil, {"format": "JPEG", "quality": 95, "subsampling": 0}, PLAIN)
+PNG = Codec("PNG", open_png, save_pil, {"format": "PNG"}, DEEP)
+TIFF = Codec("TIFF", open_tiff, save_pil, {"format": "TIFF", "compression": "tiff_deflate"}, DEEP)
+BMP = Codec("BMP", open_raster, save_bmp, {"format": "BMP"}, PLAIN | {"RGBA"})
+GIF = Codec("GIF", open_raster, save_gif, {"format": "GIF"}, CLEAR)
+WEBP = Codec("WEBP", open_raster, save_pil, {"format": "WEBP", "quality": 95}, CLEAR)
+AVIF = Codec("AVIF", open_raster, save_pil, {"format": "AVIF", "quality": 95, "subsampling": "4:4:4"}, CLEAR)
+JPEG2000 = Codec("JPEG2000", open_raster, save_pil, {"format": "JPEG2000"}, DEEP)
+PPM = Codec("PPM", open_raster, save_pil, {"format": "PPM"}, PLAIN | {"I;16"})
+TGA = Codec("TGA", open_raster, save_pil, {"format": "TGA"}, CLEAR)
+NPY = Codec("NumPy", open_npy, save_npy, {"allow_pickle": False})
+DICOM = Codec("DICOM", open_dicom, save_nothing, {})
+NIFTI = Codec("NIfTI", open_nifti, save_nothing, {})
+NRRD = Codec("NRRD", open_nrrd, save_nothing, {})
+METAIMAGE = Codec("MetaImage", open_metaimage, save_nothing, {})
+
+RASTERS = {
+    codec.name: codec
+    for codec in (JPEG, PNG, TIFF, BMP, GIF, WEBP, AVIF, JPEG2000, PPM, TGA)
+    if OPTIONAL.get(codec.name, True)
+}
+"""What this Pillow reads and writes, by PIL's names; it knows many more."""
+
+ENDINGS = {
+    PNG: ".png .apng",
+    JPEG: ".jpg .jpeg .jpe .jfif",
+    TIFF: ".tif .tiff",
+    BMP: ".bmp",
+    GIF: ".gif",
+    WEBP: ".webp",
+    AVIF: ".avif",
+    JPEG2000: ".jp2 .j2k .jpf .jpx .j2c .jpc",
+    PPM: ".ppm .pgm .pnm",
+    TGA: ".tga",
+    NPY: ".npy",
+    DICOM: ".dcm .dicom .ima",
+    NIFTI: ".nii .nii.gz",
+    NRRD: ".nrrd",
+    METAIMAGE: ".mha .mhd",
+}
 SUFFIXES: dict[str, Codec] = {
-    ".png": PNG,
-    ".jpg": JPEG,
-    ".jpeg": JPEG,
-    ".tif": TIFF,
-    ".tiff": TIFF,
-    ".bmp": BMP,
-    ".webp": WEBP,
-    ".npy": NPY,
-    ".dcm": DICOM,
-    ".dicom": DICOM,
-    ".ima": DICOM,
-    ".nii": NIFTI,
-    ".nii.gz": NIFTI,
-    ".nrrd": NRRD,
-    ".mha": METAIMAGE,
-    ".mhd": METAIMAGE,
+    suffix: codec
+    for codec, endings in ENDINGS.items()
+    if OPTIONAL.get(codec.name, True)
+    for suffix in endings.split()
 }

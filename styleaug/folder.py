@@ -2,28 +2,32 @@
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from tempfile import NamedTemporaryFile
 from typing import Any, Literal, get_args
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from styleaug import cluster
-from styleaug.atomic import remove_parts
+from styleaug.atomic import PART, remove_parts
 from styleaug.bank import StyleBank
 from styleaug.checks import check_count, check_seed
 from styleaug.copies import Copier, Format, Line, Unit
 from styleaug.errors import ConfigError, FileError, StyleAugError
-from styleaug.files import SUFFIXES, files_below, series_of, suffix_of
+from styleaug.files import SUFFIXES, series_of, suffix_of
 from styleaug.formats.scan import parse_window
 from styleaug.generators.base import AbstractGenerator
+from styleaug.listing import Listing, list_files
 from styleaug.manifest import Applied, Manifest
 from styleaug.paths import check_path
 from styleaug.samplers import Sampler
-from styleaug.shards import SHARDS, DamagedShardError, open_shard
+from styleaug.shards import SHARDS, open_shard
 from styleaug.transforms.core import WITHIN_BATCH, Stylizer
 from styleaug.transforms.params import STRENGTH, check_strength
 from styleaug.weights import find_styles, load_generator
@@ -68,7 +72,11 @@ def apply_folder(
     order or what else is in the folder. `out/manifest.jsonl` holds the settings in its first line, then
     one line for each file: source, output, strength, and the rows of the bank with their shares; for
     a shard these stand in `images`, one for each image in their order. Lines are added as files are
-    finished; on a new call with the same settings, what the manifest names is skipped.
+    finished; on a new call with the same settings, what the manifest names is skipped. A line also has
+    stamps of the source and of the output: one that was replaced, cut short or removed is done again.
+
+    Links are followed. An output has the type of its source's content, whatever the suffix says. Images that
+    cannot be read, and links that lead nowhere, are in the result; so is a line on other files.
 
     TIFF files of more than 16 million pixels are styled tile by tile, in less than 2 GB, if the generator
     allows it; see `stylise_slide`.
@@ -110,8 +118,9 @@ def apply_folder(
             frames of a volume share one style. Shards are read as 8 bits.
 
     Raises:
-        FileError: no images, `out` in `source`, or `out` cannot be written to. Images and shards that
-            cannot be read do not stop the run; they are listed in the result.
+        FileError: no images, `out` in `source` or leading there by a link, another run is at work in `out`,
+            or it cannot be written to. Images and shards that cannot be read, stylised or written do not stop
+            the run; they are listed in the result.
         ConfigError: `out` holds a run with other settings, `source` holds several formats, there is no
             such column, Ray or pyarrow is missing, or there is no cluster at `address`.
 
@@ -123,10 +132,10 @@ def apply_folder(
     seed, strength = check_seed(seed), check_strength(strength)
     if engine not in get_args(Engine):
         raise ConfigError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}.")
-    if out.resolve().is_relative_to(source.resolve()):
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
         raise FileError(f"{out} lies in {source}; write the copies to a folder outside it.")
     parse_window(window)
-    format, root, names = find_inputs(source, format)
+    format, root, names, listing = find_inputs(source, format)
     if isinstance(bank, str) and bank == WITHIN_BATCH:
         raise ConfigError('bank="batch" takes styles from other images of a batch; here there is none.')
     known, maker = find_styles(bank, generator)
@@ -153,41 +162,51 @@ def apply_folder(
         window=window,
     )
     units = plan(copier, names)
+    check_places(copier, names, listing)
     if format != "images":
         check_column(root, names, column)
     with Manifest(out, settings_of(copier), rank, world) as manifest:
         remove_parts(out, keep=manifest.of_others(units))
+        units, clashes = without_clashes(units, copier)
         mine = units[rank::world]
-        todo, result = manifest.compare(mine, root)
-        total, left = (sum(len(unit.wanted) for unit in part) for part in (mine, todo))
+        todo, result = manifest.compare(mine, root, copier.outputs)
+        if rank == 0:
+            result.failed += listing.skipped + clashes
+            result.left_out = listing.left_out()
+        total = sum(len(unit.wanted) for unit in mine)
+        left = {output for unit in todo for output in unit.wanted}
         with closing(run(todo, copier, engine, workers, address)) as lines:
             for line in lines:
-                left -= len(copier.outputs(line["source"])) if "error" in line else 1
+                done = [line["output"]] if "output" in line else copier.outputs(line["source"])
+                left.difference_update(done)
                 manifest.add(line, root, result)
                 if rank == 0:
-                    report(total - left, total)
+                    report(total - len(left), total)
     if engine == "ray":
         remove_parts(out)  # of workers that died
     return result
 
 
-def find_inputs(source: Path, format: Format | None) -> tuple[Format, Path, list[str]]:
-    """Tell what a folder or shard holds, the folder that names are below, and the names."""
+def find_inputs(source: Path, format: Format | None) -> tuple[Format, Path, list[str], Listing]:
+    """Tell what a folder or shard holds, the folder that names are below, the names, and what is left out."""
     if source.suffix.lower() in SHARDS and source.is_file():
         kind = KINDS[source.suffix.lower()]
         if format not in (None, kind):
             raise ConfigError(f"{source} is of format {kind}, not {format}.")
-        return kind, source.parent, [source.name]
+        return kind, source.parent, [source.name], Listing()
     found: dict[Format, list[Path]] = {}
-    for path in files_below(source, KINDS):
+    listing = list_files(source, KINDS)
+    for path in listing.files:
         found.setdefault(KINDS[suffix_of(path)], []).append(path)
     if not found or (format and format not in found):
         wanted = "image" if format in (None, "images") else f"{format} file"
-        raise FileError(f"no {wanted} in {source}; known file types are {' '.join(sorted(KINDS))}.")
+        known = " ".join(sorted(KINDS))
+        raise FileError(f"no {wanted} in {source}; known file types are {known}.{listing.reasons()}")
     if not format and len(found) > 1:
         raise ConfigError(f"{source} holds {' and '.join(sorted(found))}; name one as format.")
     kind = format or next(iter(found))
-    return kind, source, [path.relative_to(source).as_posix() for path in found[kind]]
+    listing.others.update(suffix_of(path) for other in found if other != kind for path in found[other])
+    return kind, source, [path.relative_to(source).as_posix() for path in found[kind]], listing
 
 
 def check_column(root: Path, names: list[str], column: str) -> None:
@@ -197,27 +216,75 @@ def check_column(root: Path, names: list[str], column: str) -> None:
         try:
             with open_shard(root / name, column):
                 return
-        except DamagedShardError:
-            continue  # named in the result
         except ConfigError as error:
             wrong = wrong or error
+        except Exception:  # named in the result
+            continue
     if wrong:
         raise wrong
 
 
 def plan(copier: Copier, names: list[str]) -> list[Unit]:
-    """Divide the work, by the inputs only; and make sure that no output lands on an input."""
-    inputs = {(copier.source / name).resolve() for name in names}
-    units = []
-    for part, series in divide(copier, names):
-        outputs = [output for name in part for output in copier.outputs(name)]
-        for output in outputs:
-            if (copier.out / output).resolve() in inputs:
+    """Divide the work, by the inputs only."""
+    return [
+        Unit(tuple(part), frozenset(output for name in part for output in copier.outputs(name)), series)
+        for part, series in divide(copier, names)
+    ]
+
+
+def check_places(copier: Copier, names: list[str], listing: Listing) -> None:
+    """Make sure that no output lands on an input or among inputs, whatever links there are on either side.
+
+    Raises:
+        FileError: naming the first output that does.
+    """
+    inputs = {os.path.realpath(copier.source / name) for name in names}
+    places: dict[Path, Path] = {}
+    for output in (copier.out / output for name in names for output in copier.outputs(name)):
+        if output.parent not in places:
+            place = places[output.parent] = Path(os.path.realpath(output.parent))
+            if not listing.folders.isdisjoint(map(str, (place, *place.parents))):
                 raise FileError(
-                    f"{copier.out / output} would overwrite an input; write the copies to another folder."
+                    f"{output.parent} leads into {copier.source}; write the copies to another folder."
                 )
-        units.append(Unit(tuple(part), frozenset(outputs), series))
-    return units
+        real = places[output.parent] / output.name
+        if str(real) in inputs or (os.path.islink(real) and os.path.realpath(real) in inputs):
+            raise FileError(f"{output} would overwrite an input; write the copies to another folder.")
+
+
+def without_clashes(units: list[Unit], copier: Copier) -> tuple[list[Unit], list[tuple[Path, str]]]:
+    """Leave out outputs that cannot stand beside others, and name their sources.
+
+    That is a file where another output needs a folder; and, where the file system of `out` takes capital
+    letters for small ones, a name that differs from another in those only.
+    """
+    of = {output: name for unit in units for name in unit.names for output in copier.outputs(name)}
+    folders = {str(folder) for output in of for folder in PurePosixPath(output).parents}
+    alike: dict[str, list[str]] = {}
+    for output in of:
+        alike.setdefault(unicodedata.normalize("NFC", output).casefold(), []).append(output)
+    twins = {output: same[0] for same in alike.values() for output in same[1:]}
+    blocked = folders.intersection(of)
+    bad = {output: f"{copier.out / output} has to be a folder, for other copies" for output in blocked}
+    if twins and is_caseless(copier.out):
+        bad |= {
+            output: f"{copier.out} holds {output} and {other} for one name" for output, other in twins.items()
+        }
+    if not bad:
+        return units, []
+    kept = [replace(unit, wanted=unit.wanted.difference(bad)) for unit in units]
+    told = [
+        (copier.source / of[output], f"{copier.source / of[output]}: {why}; rename it.")
+        for output, why in bad.items()
+    ]
+    return [unit for unit in kept if unit.wanted], told
+
+
+def is_caseless(folder: Path) -> bool:
+    """Tell whether a folder takes capital letters for small ones in the names of its files."""
+    with NamedTemporaryFile(dir=folder, prefix=".case-", suffix=PART) as file:
+        path = Path(file.name)
+        return path.with_name(path.name.upper()).exists()
 
 
 def divide(copier: Copier, names: list[str]) -> list[tuple[list[str], str]]:

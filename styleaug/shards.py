@@ -16,14 +16,14 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from styleaug.errors import ConfigError, FileError, missing_extra
+from styleaug.errors import ConfigError, FileError, first_line, missing_extra
 
 __all__ = ["SHARDS", "AbstractReader", "AbstractWriter", "DamagedShardError", "Sample", "open_shard"]
 
 MAX_SAMPLE = 2**30
 """Bytes in one sample; larger ones are refused before they are read."""
 
-IMAGE_MEMBERS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp")
+IMAGE_MEMBERS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "jfif", "gif", "avif", "jp2", "ppm")
 """Which member of a WebDataset sample is the image: the first of these that it has."""
 
 DEFAULT_COLUMN = "image"
@@ -118,11 +118,6 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise DamagedShardError(f"{path} cannot be read: {first_line(error)}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """Give what an error says, without dumps."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".") + "."
 
 
 @contextmanager

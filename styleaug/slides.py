@@ -57,7 +57,7 @@ def is_slide(path: Path, generator: AbstractGenerator) -> bool:
         with TiledReader(path) as slide:
             check_reader(slide)
             return generator.margin is not None and orientation_of(slide) == 1
-    except StyleAugError:  # tifffile is missing, or reads no parts of it
+    except Exception:  # tifffile is missing, or reads no parts of it
         return False
 
 

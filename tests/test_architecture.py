@@ -20,12 +20,13 @@ MODULES = {
 MOST_LINES = 420
 
 LEVELS = [
-    {"foreign", "parts", "alpha"},
+    {"foreign", "parts", "alpha", "stamps"},
     {"errors"},
     {"checks"},
     {"paths", "provenance", "shipped"},
-    {"atomic"},
+    {"atomic", "locks"},
     {"images", "formats", "groups", "digest", "animations", "tissue"},
+    {"listing"},
     {"files", "bank", "samplers", "flow"},
     {"generators", "clip_writing"},
     {"weights", "clips", "blending"},

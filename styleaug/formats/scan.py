@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from styleaug.alpha import filled
-from styleaug.errors import ConfigError, FileError, MissingExtraError, missing_extra
+from styleaug.errors import ConfigError, FileError, MissingExtraError, first_line, missing_extra
 from styleaug.formats.limits import MAX_PIXELS, check_size
 
 __all__ = [
@@ -253,8 +253,7 @@ def as_picture(picture: Any) -> Any:
 
 def unreadable(path: Path, error: Exception) -> FileError:
     """Name a damaged file, with the first line of what a decoder says of it."""
-    reason = f"{error}".partition("\n")[0][:200].rstrip(".:")
-    return FileError(f"cannot read {path}: {reason}. Remove the file or save it again.")
+    return FileError(f"cannot read {path}: {first_line(error)} Remove the file or save it again.")
 
 
 def missing(path: Path, library: str) -> MissingExtraError:

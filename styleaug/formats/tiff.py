@@ -384,9 +384,9 @@ def write_tiled(
                         extratags=[(ORIENTATION, 3, 1, turned, True)] if turned > 1 else (),
                         **kept_of(like and like.page, np.dtype(dtype), channels),
                     )
-        except FileError:
+        except OSError:  # ours, or of the disk, which `atomic` tells of
             raise
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
+        except (ValueError, RuntimeError, TypeError) as error:
             raise FileError(f"cannot write {path}: {error}.") from None
 
 

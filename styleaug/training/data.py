@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from styleaug.errors import FileError, ImageError
-from styleaug.files import image_files, is_blank, open_image, stem_of
+from styleaug.errors import FileError, ImageError, reason_of
+from styleaug.files import is_blank, list_image_files, open_image, stem_of
 from styleaug.foreign import name_bytes
 from styleaug.formats.scan import as_picture
 from styleaug.images import check_range, resized, to_pixels
@@ -38,21 +38,24 @@ CLASS_GAP = 0.1
 
 @dataclass(frozen=True)
 class ImageList:
-    """Paths of images, the class of each, and the key by which it finds its pair."""
+    """Paths of images, the class of each, the key by which it finds its pair; what `Listing` leaves out."""
 
     paths: tuple[Path, ...]
     classes: tuple[str, ...]
     keys: tuple[str, ...]
+    skipped: tuple[tuple[Path, str], ...] = ()
+    left_out: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def at(self, rows: list[int]) -> "ImageList":
         """Keep some rows, in that order."""
-        return ImageList(
-            tuple(self.paths[row] for row in rows),
-            tuple(self.classes[row] for row in rows),
-            tuple(self.keys[row] for row in rows),
+        return replace(
+            self,
+            paths=tuple(self.paths[row] for row in rows),
+            classes=tuple(self.classes[row] for row in rows),
+            keys=tuple(self.keys[row] for row in rows),
         )
 
 
@@ -68,10 +71,11 @@ def list_images(source: str | Path) -> ImageList:
     source = check_path(source)
     if source.suffix.lower() in LISTS and not source.is_dir():
         return read_list(source)
-    paths = image_files(source)
-    inside = [path.relative_to(source) for path in paths]
+    found = list_image_files(source)
+    inside = [path.relative_to(source) for path in found.files]
     classes = tuple(path.parts[0] if len(path.parts) > 1 else "" for path in inside)
-    return ImageList(tuple(paths), classes, tuple(str(path.with_name(stem_of(path))) for path in inside))
+    keys = tuple(str(path.with_name(stem_of(path))) for path in inside)
+    return ImageList(tuple(found.files), classes, keys, tuple(found.skipped), found.left_out())
 
 
 def read_list(path: Path) -> ImageList:
@@ -278,8 +282,8 @@ class Side:
             return self.cache[path]
         try:
             image = read_image(path, self.short_side)
-        except (FileError, ImageError) as error:
-            self.failed[path] = str(error)
+        except Exception as error:  # whatever is wrong with one image must not end a run
+            self.failed[path] = reason_of(path, error)
             return None
         if image.nbytes <= self.room:
             self.room -= image.nbytes
@@ -325,6 +329,8 @@ class TrainingData:
             for sides, kept in zip((self.train, self.held), rows, strict=True):
                 balance = config.balance and (not paired or index == 0)
                 sides.append(Side(images.at(kept), short_side, balance=balance))
+        self.skipped = {path: why for images in lists for path, why in images.skipped}
+        self.left_out = [images.left_out for images in lists if images.left_out]
         self.target_images = lists[1]
         self.fingerprint = fingerprint(lists)
 
@@ -337,7 +343,9 @@ class TrainingData:
     @property
     def failed(self) -> dict[Path, str]:
         """Which files could not be read so far, and why."""
-        return {path: why for side in (*self.train, *self.held) for path, why in side.failed.items()}
+        return self.skipped | {
+            path: why for side in (*self.train, *self.held) for path, why in side.failed.items()
+        }
 
     def batch(self, step: int, rows: range, *, target: bool = True) -> list[Float[Tensor, "B 3 S S"]]:
         """Cut the crops of some rows of a step's batch.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from styleaug.bank import Provenance, StyleBank
 from styleaug.checks import check_count, check_seed
-from styleaug.errors import ConfigError, FileError, StyleAugError
+from styleaug.errors import ConfigError, FileError, StyleAugError, reason_of
 from styleaug.formats.scan import Window
 from styleaug.generators.base import AbstractGenerator
 from styleaug.paths import check_path
@@ -57,6 +57,8 @@ class Fit:
     warnings: list[str] = field(default_factory=list)
     groups: dict[str, Group] = field(default_factory=dict)
     """By their label in the bank; empty if the bank has no groups."""
+    left_out: str = ""
+    """A line on the other files in the folder, or ""."""
 
     def split(self) -> dict[str, StyleBank]:
         """Give a bank for each group, by label; none says which it is."""
@@ -241,8 +243,8 @@ class Reading:
         if codes is None:
             try:
                 codes = self.encode(index)
-            except StyleAugError as error:
-                self.failed.append((path, str(error)))
+            except Exception as error:  # whatever is wrong with one image must not end a fit
+                self.failed.append((path, reason_of(path, error)))
                 return
             self.unfinished.keep(path, codes)
         pool.images += 1
@@ -290,6 +292,8 @@ def make_bank(
     pools = {name: pool for name, pool in reading.pools.items() if pool.codes}
     if not pools:
         raise FileError(f"none of the {len(failed)} images can be read; the first: {failed[0][1]}")
+    failed += reading.study.skipped
+    left_out = reading.study.left_out
     if not grouped or max(pool.origins for pool in pools.values()) < privacy.min_images:
         of = "the images of the largest group" if grouped else "these images"
         privacy.check(max(pool.origins for pool in pools.values()), of)
@@ -317,10 +321,10 @@ def make_bank(
         delta=privacy.delta,
     )
     if not grouped:
-        return Fit(StyleBank(rows[0], provenance), sorted(failed), warnings)
+        return Fit(StyleBank(rows[0], provenance), sorted(failed), warnings, left_out=left_out)
     numbers = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(part) for part in rows]))
     bank = StyleBank(torch.cat(rows), provenance, groups=numbers, labels=tuple(groups))
-    return Fit(bank, sorted(failed), warnings, groups)
+    return Fit(bank, sorted(failed), warnings, groups, left_out)
 
 
 def noise_warning(pool: Pool, network: AbstractGenerator, privacy: Privacy, of: str) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from styleaug.errors import ConfigError, FileError, StyleAugError
+from styleaug.errors import ConfigError
 from styleaug.formats.dicom import TAGS, has_prefix, read_tags
 from styleaug.formats.dicom import origin_of as dicom_origin
 from styleaug.training.data import LISTS, list_images
@@ -40,6 +40,10 @@ class Study:
     paths: tuple[Path, ...]
     groups: tuple[str, ...]
     classes: tuple[str, ...]
+    skipped: tuple[tuple[Path, str], ...] = ()
+    """What could not be taken from a folder, and why."""
+    left_out: str = ""
+    """A line on the other files in the folder, or ""."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -61,11 +65,13 @@ def read_study(
         FileError: nothing there, or a list that cannot be used.
         ConfigError: no such column or tag.
     """
+    skipped, left_out = (), ""
     if not isinstance(source, str | Path):
         paths, inside, columns = list(source), below(source), {}
     else:
         listed = Path(source).suffix.lower() in LISTS and not Path(source).is_dir()
-        paths = list(list_images(source).paths)
+        found = list_images(source)
+        paths, skipped, left_out = list(found.paths), found.skipped, found.left_out
         root = Path(source).parent if listed else Path(source)
         inside = [parts_below(path, root) for path in paths]
         columns = read_columns(Path(source)) if listed else {}
@@ -84,7 +90,7 @@ def read_study(
     classes = columns.get(class_by, [""] * len(paths))
     if class_by == FOLDER and FOLDER not in columns:
         classes = [parts[level] if len(parts) > level else "" for parts in inside]
-    return Study(tuple(paths), tuple(groups), tuple(classes))
+    return Study(tuple(paths), tuple(groups), tuple(classes), skipped, left_out)
 
 
 def below(paths: Sequence[Path]) -> list[tuple[str, ...]]:
@@ -125,7 +131,9 @@ def read_tag(path: Path, tag: str) -> str:
     """Read one of the tags that tell nothing of the patient; "" where a file has none."""
     try:
         tags = read_tags(path) if is_dicom(path) else {}
-    except FileError:  # it is named once its pixels are to be read
+    except ConfigError:  # pydicom is missing
+        raise
+    except Exception:  # it is named once its pixels are to be read
         return ""
     return {name.lower(): value for name, value in tags.items()}.get(tag, "").strip()
 
@@ -143,7 +151,7 @@ def origin_of(path: Path) -> str:
     if is_dicom(path):
         try:
             return dicom_origin(path)
-        except StyleAugError:  # it is named once its pixels are to be read
+        except Exception:  # it is named once its pixels are to be read
             pass
     return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
 

@@ -10,7 +10,7 @@ from styleaug.images import Restore
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.params import StyleParams, join
 
-__all__ = ["stylise_ragged"]
+__all__ = ["batches", "stylise_batch", "stylise_ragged"]
 
 MOST_PIXELS = 2**24
 """In one batch: more do not make it faster on any device, but take memory."""
@@ -34,6 +34,12 @@ def stylise_ragged(
         params: drawn for each image by itself.
         device: where to stylise; the images come from the CPU and go back there.
     """
+    for rows in batches(images):
+        yield from stylise_batch(stylizer, images, params, rows, device=device)
+
+
+def batches(images: Sequence[tuple[Tensor, Restore]]) -> Iterator[list[int]]:
+    """Yield the indices of images that are stylised together: of one shape and dtype, in their order."""
     alike: dict[Any, list[int]] = {}
     for index, (pixels, _) in enumerate(images):
         alike.setdefault((pixels.shape, pixels.dtype), []).append(index)
@@ -42,10 +48,22 @@ def stylise_ragged(
             yield from ((index, images[index][1](images[index][0])) for index in rows)
             continue
         most = max(1, MOST_PIXELS // (shape.numel() // shape[-3]))
-        for part in (rows[start : start + most] for start in range(0, len(rows), most)):
-            batch = torch.cat([images[index][0] for index in part]).to(device)
-            each = [params[index] for index in part for _ in range(shape[0])]
-            drawn = join(each, each=stylizer.rows_each(shape[-3]))
-            styled = stylizer.apply(batch, drawn).cpu()
-            for pixels, index in zip(styled.split(shape[0]), part, strict=True):
-                yield index, images[index][1](pixels)
+        yield from (rows[start : start + most] for start in range(0, len(rows), most))
+
+
+def stylise_batch(
+    stylizer: Stylizer,
+    images: Sequence[tuple[Tensor, Restore]],
+    params: Sequence[StyleParams],
+    rows: list[int],
+    *,
+    device: str | torch.device = "cpu",
+) -> Iterator[tuple[int, Any]]:
+    """Stylise the images with these indices, which have one shape; see `stylise_ragged`."""
+    shape = images[rows[0]][0].shape
+    batch = torch.cat([images[index][0] for index in rows]).to(device)
+    each = [params[index] for index in rows for _ in range(shape[0])]
+    drawn = join(each, each=stylizer.rows_each(shape[-3]))
+    styled = stylizer.apply(batch, drawn).cpu()
+    for pixels, index in zip(styled.split(shape[0]), rows, strict=True):
+        yield index, images[index][1](pixels)
