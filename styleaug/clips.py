@@ -102,7 +102,11 @@ def clip_of(path: Path, audio: Callable[[Any], None] | None) -> AbstractClip:
 class StillClip:
     """What films without sound have in common."""
 
-    plays, pause = 0, None
+    fps: Fraction
+    count: int
+    notes: list[str]
+    plays: int = 0
+    pause: Fraction | None = None
 
     def tracks(self) -> list[Any]:
         """Give none."""
@@ -172,6 +176,12 @@ class WebPClip(StillClip):
 
 class FileClip:
     """A video file."""
+
+    fps: Fraction
+    count: int
+    notes: list[str]
+    plays: int
+    pause: Fraction | None
 
     def __init__(self, path: Path, audio: Callable[[Any], None] | None):
         av = self.av = import_av()
