@@ -103,7 +103,7 @@ CALL = re.compile(r"""\b([a-z]+(?:_[a-z]+)*)=("[^"]*"|'[^']*'|[^\s,;:()]*[^\s,;:
 NAME = re.compile(r"(?<![\w./\\'\"=-])[a-z]+(?:_[a-z]+)+(?![\w/\\'\"=(-]|\.\w)")
 
 
-def shell_words(text: str, root: click.Group) -> str:
+def shell_words(text: str, root: click.Command) -> str:
     """Write the arguments that a message of the library names as the options of the commands.
 
     `min_images=1` becomes `--min-images 1`. What stands in a call, such as `StyleAugment(generator="run")`,
@@ -125,7 +125,7 @@ def shell_words(text: str, root: click.Group) -> str:
 
 
 @cache
-def options_of(root: click.Group) -> dict[str, str]:
+def options_of(root: click.Command) -> dict[str, str]:
     """Map the names that arguments have in Python to those that they have as options."""
     found: dict[str, str] = {}
     waiting: list[click.Command] = [root]

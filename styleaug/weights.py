@@ -244,7 +244,7 @@ def as_bank(source: Any) -> StyleBank:
     if isinstance(found, StyleBank):
         return found
     if isinstance(source, str | PathLike):
-        return load_bank(source)
+        return load_bank(Path(source) if isinstance(source, PathLike) else source)
     raise BankError(
         "a bank is a shipped name, a path, a run folder, a StyleBank, or what fit_style returns; got "
         f"{type(source).__name__}. Fit one to images: StyleAugment(fit_style(images, min_images=1)), where "
