@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from styleaug.ambient import as_usual
 from styleaug.errors import ConfigError, ImageError, WeightsError, missing_extra
 from styleaug.images import luminance
 from styleaug.paths import in_utf8
@@ -161,6 +162,7 @@ def load_raft(weights: str | Path | None = None) -> Callable[[Tensor, Tensor], T
 
 
 @cache
+@as_usual(for_autograd=True)
 def raft_of(path: Path) -> Callable[[Tensor, Tensor], Tensor]:
     """Read RAFT-small; see `load_raft`."""
     from torchvision.models.optical_flow import raft_small

@@ -19,7 +19,6 @@ __all__ = [
     "ValueRange",
     "alpha_of",
     "as_unit",
-    "check_form",
     "check_range",
     "from_float",
     "luminance",
@@ -89,30 +88,6 @@ def to_pixels(image: Any, *, most_channels: int | None = None) -> tuple[Shaped[T
     if 0 in pixels.shape[1:]:
         raise ImageError(f"images need at least one pixel, got shape {tuple(image_shape(image))}.")
     return pixels, restore
-
-
-def check_form(image: Any, *, most_channels: int | None = None, value_range: ValueRange = None) -> None:
-    """Refuse what `to_pixels` and `check_range` refuse whatever the values are; it costs nothing.
-
-    Args:
-        image: as for `to_pixels`.
-        most_channels: as for `to_pixels`.
-        value_range: as for `check_range`.
-
-    Raises:
-        ImageError: another type, mode, dtype, number of axes or channels, or no pixels at all.
-    """
-    few = image
-    if isinstance(image, np.ndarray):
-        few = image[(slice(1),) * min(image.ndim - (image.ndim > 2), 3)]
-    elif isinstance(image, Image.Image) and image.mode in PIL_MODES:  # others are refused by their mode
-        few = Image.new(image.mode, (min(image.width, 1), min(image.height, 1)))
-    try:
-        pixels, _ = to_pixels(few, most_channels=most_channels)
-    except ImageError:
-        to_pixels(image, most_channels=most_channels)  # which names the whole image's shape
-        raise
-    check_range(pixels[:0], value_range)
 
 
 def tensor_pixels(image: Tensor) -> tuple[Tensor, Restore]:

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from styleaug.ambient import as_usual
 from styleaug.bank import StyleBank
 from styleaug.blending import blend_frames, sharpen, trusted
 from styleaug.checks import check_share
@@ -151,7 +152,7 @@ class StyleVideo(v2.Transform):
         Raises:
             ImageError: no clip, several values that could be the clip, or no mask where one is needed.
         """
-        leaves, spec = flatten(inputs if len(inputs) > 1 else inputs[0])
+        leaves, spec = flatten(inputs if len(inputs) != 1 else inputs[0])
         values = [value for _, value in leaves]
         chosen = find_images(leaves, wrapped=(tv_tensors.Video,), plain=is_clip)
         if not chosen:
@@ -189,6 +190,7 @@ class StyleVideo(v2.Transform):
             raise ImageError(f"the clips of one sample must be equally many, got {sorted(counts)}.")
         return {**self.stylizer.draw(counts.pop(), rng), **({"masks": masks[0]} if masks else {})}
 
+    @as_usual()
     def apply(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, clip: Any, params: dict[str, Any] | None = None, *, masks: Any = None
     ) -> Any:
@@ -322,6 +324,7 @@ class Stream:
         self.smoothing, self.blend = smoothing, blend
         self.seen: Tensor | None = None
 
+    @as_usual()
     @torch.no_grad()
     def __call__(self, frame: Any, *, mask: Any = None) -> Any:
         """Stylise the next frame.

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable
 from copy import deepcopy
-from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from styleaug.ambient import Once, as_usual
 from styleaug.atomic import atomic
 from styleaug.bank import StyleBank
 from styleaug.checks import nearest
@@ -91,6 +91,7 @@ def bank_names() -> list[str]:
     return sorted(cards()["banks"])
 
 
+@as_usual(for_autograd=True)
 def load_generator(source: str | Path) -> AbstractGenerator:
     """Load a generator by name, from a `.safetensors` file, or from the run folder that training wrote.
 
@@ -120,7 +121,7 @@ def load_generator(source: str | Path) -> AbstractGenerator:
     return read_generator(in_run(path, GENERATOR_FILE) if path.is_dir() else path)
 
 
-@cache
+@Once
 def named_generator(name: str) -> AbstractGenerator:
     """Make a shipped or training-free generator, once."""
     if name in TRAINING_FREE:
@@ -130,7 +131,7 @@ def named_generator(name: str) -> AbstractGenerator:
     return read_generator(shipped_file("generators", name, WeightsError))
 
 
-@cache
+@Once
 def tissue_generator(name: str) -> AbstractGenerator:
     """Make a generator that leaves white background alone, once."""
     return frozen(named_generator(name).on_tissue())
@@ -143,6 +144,7 @@ def shipped_patchswap() -> PatchSwap:
     return PatchSwap(network)
 
 
+@as_usual(for_autograd=True)
 def load_bank(source: str | Path) -> StyleBank:
     """Load a bank by name, from a `.safetensors` file that `fit-style` wrote, or from a run folder.
 
@@ -297,7 +299,7 @@ def bank_of(source: str | Path | AbstractGenerator) -> StyleBank | None:
     )
 
 
-@cache
+@Once
 def named_bank(name: str) -> StyleBank:
     """Read a shipped bank, once."""
     return StyleBank.load(shipped_file("banks", name, BankError))

@@ -19,7 +19,7 @@ MODULES = {
 }
 
 LEVELS = [
-    {"foreign", "parts", "alpha", "stamps"},
+    {"ambient", "foreign", "parts", "alpha", "stamps"},
     {"errors"},
     {"checks"},
     {"paths", "provenance", "shipped"},

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms, tv_tensors
 
 from styleaug import ImageError, StyleAugment, StyleCollate, StyleLoader, StyleVideo
-from styleaug.images import check_form, to_pixels
+from styleaug.images import to_pixels
 from styleaug.transforms.core import Stylizer
+from styleaug.transforms.form import check_form
 
 SIZE = (8, 10)
 

@@ -210,8 +210,7 @@ class StyleAugment(A.ImageOnlyTransform):
         Returns:
             `strength`, and the `styles` (rows of the bank) that were mixed in which `shares`: lists with
             an entry for each part of the image, of which there is one without `splice`, and for each
-            channel, if they are independent. Codes that stem
-            from no row in particular have empty `styles` and `shares`.
+            channel, if they are independent. Codes of no row in particular have empty ones.
 
         Example:
             >>> StyleAugment("art", strength=0.75).describe(3)  # doctest: +SKIP

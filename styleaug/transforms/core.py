@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
 from styleaug import samplers
+from styleaug.ambient import as_usual
 from styleaug.bank import StyleBank
 from styleaug.checks import check_count, check_share, check_switch
 from styleaug.errors import ConfigError, DeviceError, ImageError
 from styleaug.generators.base import AbstractGenerator
-from styleaug.images import MOST_CHANNELS, Restore, ValueRange, check_form, check_range, to_pixels
+from styleaug.images import MOST_CHANNELS, Restore, ValueRange, check_range, to_pixels
+from styleaug.transforms.form import check_form
 from styleaug.transforms.frames import channels_of, frames_to_survey, grouped, looks_of
 from styleaug.transforms.guard import Protect, check_guard
 from styleaug.transforms.painting import Brush, area_seen
@@ -57,6 +60,7 @@ class Stylizer(nn.Module):
     With `splice="mask"` the masks are an argument of the call: `stylizer(images, masks)`.
     """
 
+    @as_usual(for_autograd=True)
     def __init__(
         self,
         bank: str | Path | StyleBank | None = None,
@@ -163,7 +167,8 @@ class Stylizer(nn.Module):
         """
         if device not in self._placed:
             short = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(device))
-            self._placed[device] = place(self.home, device, bfloat16=short)
+            with as_usual(for_autograd=True):
+                self._placed.setdefault(device, place(self.home, device, bfloat16=short))
         return self._placed[device]
 
     def forward(self, images: Any, masks: Any = None) -> Any:
@@ -207,6 +212,7 @@ class Stylizer(nn.Module):
         """
         check_form(images, most_channels=self.most_channels, value_range=self.value_range)
 
+    @as_usual(for_autograd=True)
     def draw(self, count: int, rng: torch.Generator | None = None) -> StyleParams:
         """Draw parameters for a batch of `count` rows. Gates come first, so unpicked rows cost nothing."""
         rows = (torch.rand(count, generator=rng) < self.p).nonzero()[:, 0].repeat_interleave(self.parts)
@@ -240,6 +246,7 @@ class Stylizer(nn.Module):
             )
         return drawn.codes, drawn.sources, drawn.shares
 
+    @as_usual()
     def apply(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         images: Any,
@@ -295,8 +302,11 @@ class Stylizer(nn.Module):
             )
         if masks is not None:
             masks = read_masks(masks, count, frames, (pixels.shape[-2], pixels.shape[-1])).to(pixels.device)
-        grad = torch.set_grad_enabled(differentiable and torch.is_grad_enabled())
-        with grad, torch.autocast(pixels.device.type, enabled=False):
+        grad = differentiable and torch.is_grad_enabled()
+        # What is compiled runs outside of inference mode, and so must write to a normal tensor.
+        normal = self.compiled and torch.is_inference_mode_enabled()
+        outside = torch.inference_mode(False) if normal else nullcontext()
+        with outside, torch.set_grad_enabled(grad), torch.autocast(pixels.device.type, enabled=False):
             return restore(self.stylise(pixels, params, frames, masks))
 
     def stylise(
@@ -357,7 +367,7 @@ class Stylizer(nn.Module):
         device, count = images.device, len(images)
         if device not in self._compiled:
             mode = "reduce-overhead" if device.type == "cuda" else "default"
-            self._compiled[device] = torch.compile(generator, dynamic=False, mode=mode)
+            self._compiled.setdefault(device, torch.compile(generator, dynamic=False, mode=mode))
         rows = torch.arange(1 << (count - 1).bit_length(), device=device).clamp_max(count - 1)
         return self._compiled[device](images[rows], codes[rows], strength[rows])[:count]
 

@@ -41,7 +41,7 @@ def rng_from(seed: int) -> torch.Generator:
 
 def draw_seed() -> int:
     """Draw a seed from torch's global generator, as DataLoader does once an epoch."""
-    return int(torch.empty((), dtype=torch.int64).random_())
+    return int(torch.empty((), dtype=torch.int64, device="cpu").random_())
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from styleaug.ambient import as_usual
 from styleaug.bank import StyleBank
 from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError, missing_extra
@@ -121,6 +122,7 @@ class RandomStyle(IntensityAugmentationBase2D):
             return IntensityAugmentationBase2D._blend_by_prob(transformed, not_transformed, to_apply)
         return transformed
 
+    @as_usual()
     def read(self, params: dict[str, Tensor], count: int, each: int = 1) -> StyleParams:
         """Make the core's parameters of kornia's, for the picked ones of `count` images.
 
@@ -183,6 +185,7 @@ class StyleGenerator(RandomGeneratorBase):
     def make_samplers(self, device: torch.device, dtype: torch.dtype) -> None:
         """Make none: all is drawn on the CPU and in float32."""
 
+    @as_usual(for_autograd=True)
     def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> dict[str, Tensor]:
         """Draw for a batch of this shape `(B, C, H, W)`; the first row's for all if they are the same."""
         count, each = batch_shape[0], self.stylizer.rows_each(batch_shape[-3])

@@ -313,7 +313,7 @@ def collate_wrapped(batch: Any, *, collate_fn_map: Any = None) -> Any:
     stacked = default_collate_fn_map[Tensor](
         [value.as_subclass(Tensor) for value in batch], collate_fn_map=collate_fn_map
     )
-    return tv_tensors.wrap(stacked, like=batch[0])
+    return tv_tensors.wrap(stacked, like=batch[0])  # pyright: ignore[reportCallIssue]
 
 
 def check_batched(batch: Any, augment: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from styleaug.ambient import as_usual
 from styleaug.bank import StyleBank
 from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError, missing_extra
@@ -82,6 +83,7 @@ class AbstractRandStyle(RandomizableTransform):
         """Draw what the next call with `randomize=False` does."""
         self.draw()
 
+    @as_usual()
     def draw(self) -> StyleParams:
         """Draw once from `R`, or from torch's global generator if nobody seeded `R`, and all else from that.
 

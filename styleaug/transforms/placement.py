@@ -54,7 +54,8 @@ def place(generator: AbstractGenerator, device: torch.device, *, bfloat16: bool)
     if device.type == "cpu":
         keep_freed_memory()
     dtype = torch.bfloat16 if bfloat16 and generator.takes_bfloat16 else None
-    if device.type == "cpu" and dtype is None:
+    tensors = (*generator.parameters(), *generator.buffers())
+    if device.type == "cpu" and dtype is None and not any(value.is_inference() for value in tensors):
         return generator
     return deepcopy(generator).to(device, dtype).to(memory_format=torch.channels_last)
 

@@ -206,7 +206,7 @@ class StyleAugment(v2.Transform):
         Raises:
             ImageError: no image, several values that could be the image, or no mask where one is needed.
         """
-        leaves, spec = flatten(inputs if len(inputs) > 1 else inputs[0])
+        leaves, spec = flatten(inputs if len(inputs) != 1 else inputs[0])
         values = [value for _, value in leaves]
         chosen = find_images(leaves, wrapped=WRAPPED, plain=self.is_candidate)
         if not chosen:
