@@ -57,6 +57,7 @@ class Once(Generic[Made]):
         self.made: dict[str, Made] = {}
 
     def __call__(self, name: str) -> Made:
+        """Make it, or give what was made before."""
         return self.made[name] if name in self.made else self.made.setdefault(name, self.make(name))
 
     def cache_clear(self) -> None:

@@ -104,12 +104,9 @@ def load_generator(source: str | Path) -> AbstractGenerator:
     """
     if isinstance(source, str) and source in generator_names():
         return named_generator(source)
-    if (
-        isinstance(source, str)
-        and source.endswith(TISSUE)
-        and source.removesuffix(TISSUE) in generator_names()
-    ):
-        return tissue_generator(source.removesuffix(TISSUE))
+    bare = source.removesuffix(TISSUE) if isinstance(source, str) else None
+    if bare in generator_names() and bare != source:
+        return tissue_generator(bare)
     path = path_of(source, WeightsError)
     if not path.suffix and not path.exists():
         if str(source) in bank_names():
