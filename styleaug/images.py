@@ -154,7 +154,7 @@ def pil_pixels(image: Image.Image) -> tuple[Tensor, Restore]:
 
     def to_pil(styled: Tensor) -> Image.Image:
         found = show(restore(styled))
-        if apart:
+        if apart and alpha is not None:
             found = np.dstack([found, alpha])
         elif alpha is not None:
             found = off_key(found, image.info["transparency"], alpha)

@@ -33,7 +33,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     is kept where it is one of RGB that YCbCr or a palette was stored in.
     """
     profile, shown = image.info.get("icc_profile"), None
-    if image.mode == "CMYK" and fits(profile, "CMYK") and len(profile) <= MOST_BYTES:
+    if image.mode == "CMYK" and profile and fits(profile, "CMYK") and len(profile) <= MOST_BYTES:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))
             shown = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")

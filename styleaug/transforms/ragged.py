@@ -44,10 +44,7 @@ def batches(images: Sequence[tuple[Tensor, Restore]]) -> Iterator[list[int]]:
     for index, (pixels, _) in enumerate(images):
         alike.setdefault((pixels.shape, pixels.dtype), []).append(index)
     for (shape, _), rows in alike.items():
-        if shape[0] == 0:  # a clip without frames
-            yield from ((index, images[index][1](images[index][0])) for index in rows)
-            continue
-        most = max(1, MOST_PIXELS // (shape.numel() // shape[-3]))
+        most = max(1, MOST_PIXELS // max(1, shape.numel() // shape[-3]))
         yield from (rows[start : start + most] for start in range(0, len(rows), most))
 
 
@@ -61,6 +58,9 @@ def stylise_batch(
 ) -> Iterator[tuple[int, Any]]:
     """Stylise the images with these indices, which have one shape; see `stylise_ragged`."""
     shape = images[rows[0]][0].shape
+    if shape[0] == 0:  # clips without frames
+        yield from ((index, images[index][1](images[index][0])) for index in rows)
+        return
     batch = torch.cat([images[index][0] for index in rows]).to(device)
     each = [params[index] for index in rows for _ in range(shape[0])]
     drawn = join(each, each=stylizer.rows_each(shape[-3]))
