@@ -145,6 +145,8 @@ class FolderClip(StillClip):
 class WebPClip(StillClip):
     """An animated WebP, which FFmpeg does not read."""
 
+    pause: Fraction | None
+
     def __init__(self, path: Path):
         self.path, self.notes = path, []
         try:
