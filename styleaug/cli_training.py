@@ -342,9 +342,9 @@ def run_training(
 
     wanted = preset(name, preset_name).with_options(base or {})
     if resume and (out / "config.json").exists():
-        wanted = wanted.with_options(options_for(name, out / "config.json"))
+        wanted = with_file(wanted, out / "config.json")
     if config is not None:
-        wanted = wanted.with_options(options_for(name, config))
+        wanted = with_file(wanted, config)
     wanted = wanted.with_options(options)
     from styleaug.training.checks import check_run
     from styleaug.training.data import TrainingData
@@ -377,19 +377,22 @@ def run_training(
         say(shlex.join(["styleaug", *words, "--resume"]))
 
 
-def options_for(name: str, file: Path) -> dict[str, Any]:
-    """Read the options in a file.
+def with_file(wanted: Any, file: Path) -> Any:
+    """Change options as a file says.
 
     Raises:
-        ConfigError: it cannot be read, or they are another recipe's.
+        ConfigError: naming the file, which cannot be read, holds what is no option, or is another recipe's.
     """
     from styleaug.training.config import read_config
 
     options = read_config(file)
-    recipe = options.get("recipe", name)
-    if recipe != name:
-        raise ConfigError(f"{file} holds options of the recipe {recipe!r}, not of {name!r}.")
-    return options
+    recipe = options.get("recipe", wanted.recipe)
+    if recipe != wanted.recipe:
+        raise ConfigError(f"{file} holds options of the recipe {recipe!r}, not of {wanted.recipe!r}.")
+    try:
+        return wanted.with_options(options)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 for recipe, text in RECIPES.items():

@@ -1,5 +1,6 @@
 """Contact sheets: what a bank makes of some images."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from styleaug.bank import StyleBank
 from styleaug.checks import check_count, check_seed, check_share
-from styleaug.errors import ConfigError
+from styleaug.errors import ConfigError, FileError, ImageError
 from styleaug.files import image_files, open_image, save_image
 from styleaug.foreign import printable
 from styleaug.formats.scan import as_picture
@@ -60,8 +61,10 @@ def preview(
         most: rows; of more images an evenly spaced part is shown.
         seed: of the choice of styles.
 
+    Images that cannot be read are named in a warning, and left out.
+
     Raises:
-        FileError: an image that is missing or cannot be read.
+        FileError: a path that is not there, or no image that can be read.
     """
     out = check_path(out)
     styles, most = check_count("styles", styles), check_count("most", most)
@@ -73,15 +76,13 @@ def preview(
     if (isinstance(bank, str) and bank == WITHIN_BATCH) or splice == "mask":
         raise ConfigError('a contact sheet has neither batches nor masks; leave out "batch" and "mask".')
     stylizer = Stylizer(bank, generator=generator, p=1.0, strength=strength, splice=splice)
-    paths = spread(images or sample_photos(), most)
-    goals = (
-        [] if target is None else spread([target] if isinstance(target, str | Path) else target, len(paths))
-    )
+    tiles = squares(spread(images or sample_photos(), most), size)
+    sources = [] if target is None else [target] if isinstance(target, str | Path) else target
+    goals = squares(spread(sources, len(tiles)), size) if sources else []
     columns = choose_styles(stylizer, styles, strength, torch.Generator().manual_seed(seed))
     rows = []
-    for number, path in enumerate(paths):
-        tile = square(path, size)
-        shown = [square(goals[number % len(goals)], size)] if goals else []
+    for number, tile in enumerate(tiles):
+        shown = [goals[number % len(goals)]] if goals else []
         rows.append([*shown, tile, *(stylizer.apply(tile, params) for params in columns)])
     names = (" + ".join(map(str, params["sources"].flatten().tolist())) for params in columns)
     captions = [*(["target"] if goals else []), "image", *(f"style {name}".strip() for name in names)]
@@ -96,6 +97,25 @@ def spread(images: Sequence[str | Path], most: int) -> list[Path]:
         paths += image_files(path) if path.is_dir() else [path]
     count = min(most, len(paths))
     return [paths[at * len(paths) // count] for at in range(count)]
+
+
+def squares(paths: Sequence[Path], size: int) -> list[Image.Image]:
+    """Read the middle of each image as a tile, without those that cannot be read.
+
+    Raises:
+        FileError, ImageError: none can be read; the first one's.
+    """
+    tiles, failed = [], []
+    for path in paths:
+        try:
+            tiles.append(square(path, size))
+        except (FileError, ImageError) as error:
+            failed.append(error)
+    if failed and not tiles:
+        raise failed[0]
+    for error in failed:
+        warnings.warn(f"skipped: {error}", stacklevel=3)
+    return tiles
 
 
 def square(path: Path, size: int) -> Image.Image:

@@ -16,7 +16,17 @@ from shard_files import check_once, contents, encoded, invert, write_images, wri
 from specimens import Spy, bank, pil
 from test_series import write_series
 
-from styleaug import ConfigError, FileError, apply_folder, copies, files
+from styleaug import (
+    BankError,
+    ConfigError,
+    FileError,
+    StyleAugment,
+    StyleBank,
+    apply_folder,
+    copies,
+    files,
+    load_bank,
+)
 from styleaug.atomic import OutputError
 from styleaug.evaluation.class_folders import read_class_folders
 from styleaug.files import RASTERS, SUFFIXES, Scan, image_files, open_image, save_image
@@ -357,3 +367,43 @@ def test_a_run_that_cannot_start_leaves_nothing(before, monkeypatch, tmp_path):
         invert(source, out, engine="ray")
     check_once(out, 2)
     assert image_files(out)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_preview_goes_on(tmp_path, command):
+    for name in ("a", "c"):
+        random_image(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    told = command(
+        "preview", tmp_path, "--bank", "photo-tones", "--size", 16, "-o", tmp_path / "out" / "sheet.png"
+    )
+    assert "b.png" in told.stderr and (tmp_path / "out" / "sheet.png").exists()
+    told = command("preview", tmp_path / "b.png", "-o", tmp_path / "out" / "none.png", code=1)
+    assert "b.png" in told.stderr and not (tmp_path / "out" / "none.png").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"steps": "many"}', '{"size": NaN}', '{"recipe": ["cut"]}', '{"unknown": 1}']
+)
+def test_options_that_are_none_name_their_file(text, tmp_path, command):
+    random_image(tmp_path / "in" / "a.png")
+    config = tmp_path / "options.json"
+    config.write_text(text)
+    told = command(
+        "train", "cut", tmp_path / "in", tmp_path / "in", "-o", tmp_path / "run", "--config", config, code=1
+    )
+    assert "options.json" in told.stderr
+
+
+def test_a_bank_with_impossible_codes_is_named(tmp_path):
+    bank = load_bank("photo-tones")
+    wrong = StyleBank(bank.codes.clone().fill_(1e9), bank.provenance)
+    wrong.save(tmp_path / "wrong.safetensors")
+    with pytest.raises(BankError, match=r"wrong\.safetensors: entry 0 of style 0"):
+        StyleAugment(tmp_path / "wrong.safetensors")
+
+
+def random_image(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(str(path))).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)

@@ -297,7 +297,7 @@ def preset(recipe: str, size: str = "small") -> TrainConfig:
     """
     if size not in PRESETS:
         raise ConfigError(f"unknown preset {size!r}; choose from {', '.join(PRESETS)}.")
-    if recipe not in PRESETS[size]:
+    if not isinstance(recipe, str) or recipe not in PRESETS[size]:
         raise ConfigError(f"unknown recipe {recipe!r}; choose from {', '.join(PRESETS[size])}.")
     return PRESETS[size][recipe]
 

@@ -17,7 +17,7 @@ from styleaug import samplers
 from styleaug.ambient import as_usual
 from styleaug.bank import StyleBank
 from styleaug.checks import check_count, check_share, check_switch
-from styleaug.errors import ConfigError, DeviceError, ImageError
+from styleaug.errors import BankError, ConfigError, DeviceError, ImageError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import MOST_CHANNELS, Restore, ValueRange, check_range, to_pixels
 from styleaug.transforms.form import check_form
@@ -124,7 +124,10 @@ class Stylizer(nn.Module):
                 origin = 'bank="batch" draws' if self.within_batch else f"{home.name!r} without a bank draws"
                 raise ConfigError(f"{origin} from all styles alike; leave out sampler and weights.")
             return
-        self.bank.check(home)
+        try:
+            self.bank.check(home)
+        except BankError as error:
+            raise BankError(f"{bank}: {error}" if isinstance(bank, str | Path) else str(error)) from None
         samplers.sample(
             sampler, self.bank.codes, 0, torch.Generator(), weights=self.weights, components=components
         )
