@@ -16,6 +16,7 @@ exclude_patterns = ["*.py"]
 html_theme = "furo"
 html_title = "styleaug"
 html_copy_source = False
+default_role = "code"
 smartquotes = False  # it turns `--option` into a dash
 
 myst_heading_anchors = 3
