@@ -22,11 +22,12 @@ from safetensors.torch import load, save
 
 from styleaug import FileError, StyleAugment, apply_folder, fit_style, load_bank, load_generator
 from styleaug.bank import Provenance, StyleBank
+from styleaug.cli_training import with_file
 from styleaug.files import Scan, open_image
 from styleaug.generators.adain import AdaIN
 from styleaug.generators.photo import Photo
 from styleaug.training.checkpoints import Checkpoints
-from styleaug.training.config import preset, read_config
+from styleaug.training.config import preset
 from styleaug.training.data import list_images, read_image
 from styleaug.weights import save_generator
 
@@ -74,7 +75,7 @@ def use_image(path: Path) -> dict[str, Any]:
             image = np.nan_to_num(image)
         styled = values(open_image(out / path.name))
         gaps = styled.dtype.kind == "f"
-        if zlib.crc32(path.name.encode() + image.tobytes()[:999]) % 8 == 0:
+        if zlib.crc32(os.fsencode(path.name) + image.tobytes()[:999]) % 8 == 0:
             fit_style(path, generator="reinhard-rgb", min_images=1)
         return {"image": image, "styled": styled, "gaps": gaps}
     finally:
@@ -119,10 +120,8 @@ def use_list(path: Path) -> dict[str, Any]:
 
 
 def use_config(path: Path) -> dict[str, Any]:
-    """Read options, as `train --config` does."""
-    options = read_config(path)
-    recipe = options.pop("recipe", "adain")
-    return {"config": repr(preset(recipe).with_options(options))}
+    """Read options, as `train cut --config` does."""
+    return {"config": repr(with_file(preset("cut"), path))}
 
 
 def use_manifest(path: Path) -> dict[str, Any]:
@@ -136,8 +135,13 @@ def use_manifest(path: Path) -> dict[str, Any]:
 
 
 def use_checkpoint(path: Path) -> dict[str, Any]:
-    """Read the newest checkpoint of a run."""
-    tensors, meta = Checkpoints(path.parents[1], keep=2).read(path, preset("photo"))
+    """Go on from the newest checkpoint of a run; a damaged one is named, and the one before is taken."""
+    restored: list[Any] = []
+    keeper = Checkpoints(path.parents[1], keep=2)
+    damaged = keeper.take_up(preset("photo"), lambda *found: restored.append(found))
+    if damaged:
+        raise FileError(damaged[0][1])
+    tensors, meta = restored[0]
     return {
         **{name: value.numpy() for name, value in tensors.items()},
         "meta": json.dumps(meta, sort_keys=True),
@@ -310,7 +314,7 @@ def make_checkpoint(path: Path) -> None:
     config = preset("photo")
     tensors = {"networks/g/a": torch.arange(30.0).view(5, 6), "state/rng": torch.arange(9, dtype=torch.uint8)}
     keeper = Checkpoints(path.parents[1], keep=2)
-    keeper.check_folder(config, resume=False)
+    keeper.make_folder()
     for step in (5, 10):
         keeper.write(step, tensors, {"config": config.to_dict(), "scores": [], "data": "x", "scaler": {}})
 
@@ -328,7 +332,9 @@ KINDS = [
         checked=True,
         bounded=True,
     ),
-    Kind("checkpoint", "checkpoints/step-00000010.safetensors", make_checkpoint, use_checkpoint),
+    Kind(
+        "checkpoint", "checkpoints/step-00000010.safetensors", make_checkpoint, use_checkpoint, checked=True
+    ),
     Kind("png", "a.png", make_picture, use_image, checked=True),
     Kind("png of 16 bits", "a.png", partial(make_picture, mode="I;16"), use_image, checked=True),
     Kind("png with a palette", "a.png", partial(make_picture, mode="P"), use_image, checked=True),

@@ -150,10 +150,11 @@ class Copier:
         stamps: dict[str, str] = {}
         for name in unit.names:
             try:
-                stamps[name] = stamp_of(self.source / name)
+                before = (self.source / name).stat()
                 scan = open_image(self.source / name, window=self.window, to_style=True)
                 self.ready(scan)
                 assert isinstance(scan, Scan), "series are of DICOM files"
+                stamps[name] = stamp_of(self.source / name, before=before)
                 scans[name] = scan
             except Exception as error:
                 yield {"source": name, "error": self.reason(name, error)}
@@ -228,8 +229,10 @@ class Copier:
     def read(self, name: str) -> tuple[str, Ready | str, str]:
         """Read one image, or tell why that is not possible; and return the stamp of its file."""
         try:
-            stamp = stamp_of(self.source / name)
-            return name, self.ready(open_image(self.source / name, window=self.window, to_style=True)), stamp
+            path = self.source / name
+            before = path.stat()
+            ready = self.ready(open_image(path, window=self.window, to_style=True))
+            return name, ready, stamp_of(path, before=before)  # last: what is refused is not read for it
         except Exception as error:
             return name, self.reason(name, error), ""
 

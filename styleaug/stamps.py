@@ -12,9 +12,18 @@ STAMP = re.compile(r"(\d{1,20}) (?:(-?\d{1,20}) )?([0-9a-f]{16})")
 """Bytes, nanoseconds and a hash."""
 
 
-def stamp_of(path: Path, *, timed: bool = True) -> str:
-    """Return size in bytes, time of change in nanoseconds where wanted, and a hash of the content."""
+def stamp_of(path: Path, *, timed: bool = True, before: os.stat_result | None = None) -> str:
+    """Return size in bytes, time of change in nanoseconds where wanted, and a hash of the content.
+
+    Args:
+        path: of the file.
+        timed: whether the time is part of it.
+        before: what `os.stat` gave before the file was read. If that has changed since, the stamp is none
+            that `is_unchanged` accepts.
+    """
     facts = os.stat(path)
+    if before and (facts.st_size, facts.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        return "changed while it was read"
     time = f" {facts.st_mtime_ns}" if timed else ""
     return f"{facts.st_size}{time} {digest_of(path)}"
 

@@ -1,4 +1,4 @@
-"""A small part of `benchmarks/attack.py`: damaged and hostile files of every kind, each in a process that may die."""
+"""A small part of `benchmarks/attack.py`: damaged and hostile files, each in a process that may die."""
 
 import json
 import subprocess
@@ -14,7 +14,16 @@ ATTACK = Path(__file__).parents[1] / "benchmarks" / "attack.py"
 @pytest.mark.parametrize("seed", [7])
 def test_damaged_and_hostile_files(seed, tmp_path):
     failures = tmp_path / "failures.jsonl"
-    command = [sys.executable, str(ATTACK), "--cases", "450", "--seed", str(seed), "--failures", str(failures)]
+    command = [
+        sys.executable,
+        str(ATTACK),
+        "--cases",
+        "450",
+        "--seed",
+        str(seed),
+        "--failures",
+        str(failures),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     # What takes long or much memory hangs on the machine; the other outcomes do not.

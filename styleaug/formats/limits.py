@@ -14,8 +14,8 @@ MAX_PIXELS = 120_000_000
 MAX_BYTES = 2**31
 """Of all frames of a file, decoded, unless `VARIABLE` names another number."""
 
-EASY_BYTES = 2**27
-"""What every file may claim, however small it is: 44 million pixels of 8-bit colour."""
+EASY_BYTES = 2**26
+"""What every file may claim, however small it is: 22 million pixels of 8-bit colour, some seconds of work."""
 
 MOST_PACKED = 256
 """How many times its own size a file may claim beyond `EASY_BYTES`. Photographs and scans stay far below;
