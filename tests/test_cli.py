@@ -217,7 +217,6 @@ def test_strict_fails(messy, bank, tmp_path):
     [
         (lambda p: None, "no folder"),
         (lambda p: p.mkdir(), "no image in"),
-        (lambda p: p.write_text("x"), "is a file"),
     ],
 )
 def test_useless_folders(make, message, bank, tmp_path):

@@ -209,7 +209,14 @@ def test_ctrl_c_ends_a_real_run_that_goes_on(tmp_path, workers):
         "--workers",
         workers,
     ]
-    run = subprocess.Popen(list(map(str, args)), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    run = subprocess.Popen(
+        list(map(str, args)),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell lets what it starts in the background ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not list((tmp_path / "out").glob("*.png")):
         time.sleep(0.05)
         assert run.poll() is None

@@ -62,7 +62,8 @@ def test_every_option_is_explained(recipe):
     text = " ".join(result.stdout.split())
     for item in fields(preset(recipe)):
         if item.name != "recipe":
-            assert f"--{item.name.replace('_', '-')} " in text
+            name = {"devices": "workers"}.get(item.name, item.name)  # as in the other commands
+            assert f"--{name.replace('_', '-')} " in text
             assert " ".join(item.metadata["help"].split()[:3]) in text
     assert "--recipe" not in text and all(len(line) <= 100 for line in result.stdout.splitlines())
 
@@ -134,7 +135,7 @@ def test_files_without_options(content, message, command, sides, tmp_path):
         (["--preset", "nonsense"], 1, "unknown preset 'nonsense'; choose from small, paper"),
         (["--config", "missing.json"], 1, "cannot read the options in missing.json"),
         (["--steps", "0"], 1, "steps must be at least 1"),
-        (["--learning-rate", "nan"], 1, "learning_rate must be a finite number"),
+        (["--learning-rate", "nan"], 1, "--learning-rate must be a finite number"),
         (["--devices", "3"], 1, "batch must be a multiple of devices"),
         (["--steps", "many"], 2, "'many' is not a valid integer"),
         (["--loss", "nonsense"], 2, "'nonsense' is not one of"),
@@ -244,7 +245,7 @@ def test_a_dry_run_looks_at_the_run_that_is_there(command, sides, tmp_path):
     for more, message in (
         ([], "holds a run; go on with --resume"),
         (["--resume", "--steps", 1], "has taken 2 steps"),
-        (["--resume", "--seed", 1], "was made with seed=0"),
+        (["--resume", "--seed", 1], "was made with --seed 0"),
     ):
         assert message in command(*words, *more, code=1).stderr
     assert json.loads(command(*words, "--resume", "--steps", 5).stdout)["steps"] == 5
@@ -287,7 +288,7 @@ def test_train_stop_resume_and_use(sides, command, tmp_path):
     second = command(*words).stderr
     assert "stopped at step 2" in second and second.splitlines()[-1] == first.stderr.splitlines()[-1]
     told = command("train", "patchgan", *sides, "-o", run, "--seed", 9, "--resume", code=1).stderr
-    assert "was made with seed=0" in told
+    assert "was made with --seed 0" in told
     told = command("train", "patchgan", *sides, "-o", run, "--resume").stderr
     assert f"{run}: step" in told and "of 4 has the lowest held-out score" in told
     assert f"use it as StyleAugment(generator={str(run)!r})" in told

@@ -163,6 +163,7 @@ def test_twelve_bits_keep_their_levels(tmp_path):
     assert not np.array_equal(pydicom.dcmread(tmp_path / "wide" / "a.dcm").pixel_array, after)
 
 
+@pytest.mark.filterwarnings("ignore::styleaug.errors.LabelWarning")
 def test_what_lies_beyond_the_window_keeps_its_distance(tmp_path):
     (tmp_path / "in").mkdir()
     values = np.full((64, 64), 1024, np.int16)
@@ -175,6 +176,7 @@ def test_what_lies_beyond_the_window_keeps_its_distance(tmp_path):
     assert after[:30].max() < -500 and after[34:].min() >= -160
 
 
+@pytest.mark.filterwarnings("ignore::styleaug.errors.LabelWarning")  # a ramp
 @pytest.mark.parametrize("bits", [8, 12])
 def test_monochrome1_is_seen_as_it_is_shown(bits, tmp_path):
     top = 2**bits - 1

@@ -317,7 +317,7 @@ def test_banks_fitted_to_slides_are_exported(name, data, tmp_path):
     ("source", "options", "error", "message"),
     [
         ("nonsense", {}, WeightsError, "no generator 'nonsense'"),
-        (Path("missing.safetensors"), {}, WeightsError, "cannot open the weights"),
+        (Path("missing.safetensors"), {}, WeightsError, "cannot open missing.safetensors"),
         ("adain", {"bank": "photo-tones"}, BankError, "made by generator 'photo'"),
         ("adain", {"bank": "nonsense"}, BankError, "no bank 'nonsense'"),
         ("cell-stain", {"bank": "art"}, ConfigError, "one fixed target domain.*leave out the bank"),

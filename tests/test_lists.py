@@ -68,7 +68,7 @@ def test_lists_that_cannot_be_used(kind, tmp_path):
 
 
 def test_no_list_and_no_folder(tmp_path):
-    with pytest.raises(FileError, match="cannot read the list"):
+    with pytest.raises(FileError, match="cannot open"):
         list_images(tmp_path / "list.csv")
     with pytest.raises(FileError, match="there is no folder"):
         list_images(tmp_path / "nothing")
@@ -189,8 +189,13 @@ def test_a_warning_names_a_class_that_is_on_one_side_only(tmp_path):
         ({"a": 18, "b": 2}, {"a": 2, "b": 18}, {"balance": True}),
         ({"a": 18, "b": 2}, {"a": 20}, {}),
         ({"a": 18, "b": 2}, {"c": 10, "d": 10}, {}),
-        ({"a": 18, "b": 2}, {"a": 18, "b": 20}, {"paired": True}),
+        ({"a": 18, "b": 2}, {"a": 18, "b": 2}, {"paired": True}),
     ],
 )
 def test_no_warning_where_classes_are_alike_or_cannot_be_compared(source, target, options, tmp_path):
     assert warning(tmp_path, source, target, **options) is None
+
+
+def test_images_without_a_partner_are_told(tmp_path):
+    told = warning(tmp_path, {"a": 18, "b": 2}, {"a": 18, "b": 20}, paired=True)
+    assert told and "18 of the target have no partner" in told

@@ -420,7 +420,7 @@ def test_little_but_noise_is_said_with_the_number_that_it_takes(tmp_path, comman
     assert all(f"from 6 patients or files, and it takes {needed} at least" in text for text in told)
     assert not [text for text in fit_style(tmp_path / "photos").warnings if "noise" in text]
     said = command("fit-style", tmp_path / "photos", "--epsilon", 4, "-o", tmp_path / "b.safetensors").stderr
-    assert "warning: with epsilon=4 the styles of these images are more noise than style" in said
+    assert "warning: with --epsilon 4 the styles of these images are more noise than style" in said
 
 
 def test_enough_images_draw_no_warning(monkeypatch, tmp_path):
