@@ -253,6 +253,15 @@ def test_preview(bank, photos, tmp_path):
         assert np.asarray(image).std() > 10
 
 
+def test_a_text_in_place_of_a_folder(bank, tmp_path):
+    text, out = tmp_path / "folder", tmp_path / "out"
+    text.write_text("x")
+    assert f"{text} is a file" in run("apply", text, "-o", out, "--bank", bank, code=1).stderr
+    told = run("fit-style", text, "-o", out, code=1).stderr  # a file is an image to fit
+    assert "none of the 1 images can be read" in told and str(text) in told
+    assert not out.exists()
+
+
 def test_usage_errors_exit_with_2(tmp_path):
     run("apply", tmp_path, code=2)
     run("fit-style", tmp_path, "-o", tmp_path / "b", "--max-styles", 0, code=2)
