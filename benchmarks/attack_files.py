@@ -22,13 +22,14 @@ from safetensors.torch import load, save
 
 from styleaug import FileError, StyleAugment, apply_folder, fit_style, load_bank, load_generator
 from styleaug.bank import Provenance, StyleBank
-from styleaug.cli_training import with_file
-from styleaug.files import Scan, open_image
+from styleaug.cli.training import with_file
 from styleaug.generators.adain import AdaIN
 from styleaug.generators.photo import Photo
+from styleaug.io.files import Scan, open_image
+from styleaug.io.lists import list_images
 from styleaug.training.checkpoints import Checkpoints
 from styleaug.training.config import preset
-from styleaug.training.data import list_images, read_image
+from styleaug.training.data import read_image
 from styleaug.weights import save_generator
 
 __all__ = ["KINDS", "Kind", "mutate", "special"]

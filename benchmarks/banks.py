@@ -26,9 +26,9 @@ from torch import Tensor
 
 from styleaug import StyleBank, fit_style, load_bank
 from styleaug.generators.layers import channel_stats
+from styleaug.perceptual import load_vgg19
 from styleaug.samplers import gaussian
 from styleaug.training.losses import style_loss
-from styleaug.training.vgg import load_vgg19
 from styleaug.weights import load_generator
 
 

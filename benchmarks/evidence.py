@@ -35,12 +35,12 @@ from zipfile import ZipFile
 
 from machine import describe_card, machine_card
 
-from styleaug.atomic import atomic
-from styleaug.console import stages
-from styleaug.evaluation.classifiers import default_recipe
-from styleaug.evaluation.corruptions import CORRUPTIONS
-from styleaug.evaluation.robustness import evaluate_robustness
-from styleaug.files import image_files
+from styleaug.cli.console import stages
+from styleaug.io.atomic import atomic
+from styleaug.io.files import image_files
+from styleaug.robustness.classifiers import default_recipe
+from styleaug.robustness.corruptions import CORRUPTIONS
+from styleaug.robustness.evaluate import evaluate_robustness
 from styleaug.weights import load_bank
 
 RESULTS = Path(__file__).parent / "results"

@@ -17,10 +17,10 @@ import torch
 from machine import machine_card
 
 from styleaug.generators.layers import channel_stats
+from styleaug.perceptual import load_vgg19
 from styleaug.training.config import preset
 from styleaug.training.data import TrainingData
 from styleaug.training.losses import edge_correlation, style_loss
-from styleaug.training.vgg import load_vgg19
 from styleaug.weights import load_generator
 
 

@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from styleaug.errors import FileError, ImageError
-from styleaug.files import image_files, open_image
 from styleaug.images import check_range, from_float, to_float, to_pixels
+from styleaug.io.files import image_files, open_image
 from styleaug.training.data import is_held_out
 
 __all__ = ["draw", "held_out_files", "read_square", "read_squares", "tiles"]

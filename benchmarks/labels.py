@@ -25,13 +25,12 @@ from typing import Any, NamedTuple
 import torch
 from machine import publish
 
-from styleaug.evaluation.classifiers import FROM_SCRATCH
 from styleaug.evaluation.decisions import Flips, Rate, imagenet_classifier
-from styleaug.evaluation.fitting import Recipe
-from styleaug.evaluation.label_safety import LabelSafety, evaluate_labels
-from styleaug.evaluation.verdicts import told_rules
-from styleaug.files import image_files
-from styleaug.generators.color import COLOR_GENERATORS
+from styleaug.evaluation.labels import LabelSafety, evaluate_labels, told_rules
+from styleaug.io.files import image_files
+from styleaug.robustness.classifier_training import Recipe
+from styleaug.robustness.classifiers import FROM_SCRATCH
+from styleaug.weights import COLOR_GENERATORS
 
 GENERATORS = (*COLOR_GENERATORS, "photo", "adain", "patchswap")
 

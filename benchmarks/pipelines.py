@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from styleaug import StyleAugment, StyleBank, StyleCollate, StyleLoader, fit_style, load_bank
-from styleaug.files import image_files
+from styleaug.io.files import image_files
 from styleaug.transforms.core import Stylizer
 from styleaug.weights import pretrained_folder
 

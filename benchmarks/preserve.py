@@ -17,9 +17,9 @@ from machine import publish
 from PIL import ImageOps
 
 from styleaug import fit_style, load_bank, load_generator
-from styleaug.contact_sheet import open_rgb
-from styleaug.files import image_files
 from styleaug.images import to_float, to_pixels
+from styleaug.io.files import image_files
+from styleaug.sheets import open_rgb
 from styleaug.transforms.guard import read_structure
 
 SIDE = 160

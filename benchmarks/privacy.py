@@ -27,11 +27,10 @@ import torch
 from machine import publish
 from torch import Tensor
 
-from styleaug.files import image_files
+from styleaug.fitting.privacy import Pool, frame_of, private_styles, private_summary
 from styleaug.generators.base import AbstractGenerator
-from styleaug.training.differential import frame_of, private_styles, private_summary
-from styleaug.training.privacy import Pool
-from styleaug.training.style_images import open_style, shrink
+from styleaug.io.files import image_files
+from styleaug.io.pixels import open_style, shrink
 from styleaug.weights import load_generator
 
 GENERATORS = ("reinhard-rgb", "photo", "adain")

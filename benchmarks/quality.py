@@ -32,12 +32,11 @@ from reference import ReferenceAdaIN
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from styleaug.evaluation.judging import Painter, encode_styles
 from styleaug.evaluation.pairs import Pairs, Squares
-from styleaug.evaluation.perceptual import load_networks
-from styleaug.evaluation.quality import MEASURES, draw_pairs, measure_quality
-from styleaug.files import save_image
+from styleaug.evaluation.quality import MEASURES, Painter, draw_pairs, encode_styles, measure_quality
 from styleaug.images import from_float
+from styleaug.io.files import save_image
+from styleaug.perceptual import load_networks
 from styleaug.weights import load_generator
 
 CONTENT = ("content/bsds500", "content/imagenet_eli", "content/imagenet_ajs", "content/caltech101")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from styleaug.errors import WeightsError
 from styleaug.generators.layers import adain, channel_stats
-from styleaug.training.vgg import VGG19, read_weights
+from styleaug.perceptual import VGG19, read_weights
 
 __all__ = ["ReferenceAdaIN"]
 

@@ -16,8 +16,8 @@ from held_out import tiles
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from styleaug.contact_sheet import contact_sheet
-from styleaug.training.textures import texture
+from pretrained.textures import texture
+from styleaug.sheets import contact_sheet
 from styleaug.transforms.core import Stylizer
 from styleaug.weights import load_generator
 

@@ -123,8 +123,8 @@ def colour_bank(folder: Path) -> Path:
 
 def seam(path: Path, side: int) -> float:
     """Compare the steps across the borders of tiles with those beside them."""
-    from styleaug.formats.tiff import TiledReader
-    from styleaug.tiles import TILE
+    from styleaug.io.tiff import TiledReader
+    from styleaug.offline.tiles import TILE
 
     at, beside = [], []
     with TiledReader(path) as slide:
@@ -140,8 +140,8 @@ def draw(path: Path, side: int, target: Path) -> None:
     """Draw a slide reduced, and beside it the pixels where four tiles meet."""
     from PIL import Image
 
-    from styleaug.formats.tiff import TiledReader
-    from styleaug.tiles import TILE
+    from styleaug.io.tiff import TiledReader
+    from styleaug.offline.tiles import TILE
 
     with TiledReader(path) as slide:
         small = Image.fromarray(slide.thumbnail(600)).resize((600, 600))

@@ -60,7 +60,7 @@ start() {
     mv "$run/code.part" "$run/code"
   fi
   export PYTHONPATH="$PWD/$run/code" OMP_NUM_THREADS=1
-  [ -d "$run/textures" ] || "$python" -m styleaug.training.textures "$run/textures"
+  [ -d "$run/textures" ] || "$python" -m pretrained.textures "$run/textures"
   lists
   local go=(--resume)
   [ -d "$run/run/checkpoints" ] || go=(--init adain --steps "$steps" --batch "$batch" --size 128 --schedule linear

@@ -18,8 +18,8 @@ from held_out import tiles
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from styleaug.contact_sheet import contact_sheet
 from styleaug.generators.base import AbstractGenerator
+from styleaug.sheets import contact_sheet
 from styleaug.weights import load_generator
 
 CELLS = tuple(f"wbc/pbc/{kind}" for kind in ("neutrophil", "lymphocyte", "monocyte", "eosinophil"))

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from held_out import draw
+from jaxtyping import Bool, Float
 from machine import publish
 from PIL import Image
 from torch import Tensor
@@ -36,12 +37,46 @@ from torchvision import tv_tensors
 
 from styleaug import StyleAugment, StyleBank, StyleVideo, load_generator
 from styleaug.bank import Provenance
-from styleaug.evaluation.perceptual import load_lpips
-from styleaug.flow import consistency, frame_difference, optical_flow, warp, warping_error
 from styleaug.generators.layers import channel_stats
 from styleaug.images import luminance
+from styleaug.perceptual import load_lpips, load_vgg19
 from styleaug.training.losses import style_loss
-from styleaug.training.vgg import load_vgg19
+from styleaug.video.flow import consistency, optical_flow, warp
+
+__all__ = ["frame_difference", "warping_error"]
+
+
+def warping_error(
+    now: Float[Tensor, "B C H W"],
+    before: Float[Tensor, "B C H W"],
+    flow: Float[Tensor, "B 2 H W"],
+    *,
+    visible: Bool[Tensor, "B 1 H W"] | None = None,
+) -> Float[Tensor, " B"]:
+    """Measure flicker: the mean squared error between a frame and the one before it, moved along.
+
+    Lai et al. 2018, eq. 11, with the mean over channels.
+
+    Args:
+        now: in [0, 1].
+        before: the frame that the flow leads to.
+        flow: from `now` to `before`, true or estimated. NaN where it is unknown, which does not count.
+        visible: pixels that count; see `consistency`.
+
+    Returns:
+        `(B,)`; NaN where no pixel counts.
+    """
+    counted = flow.isfinite().all(dim=1, keepdim=True)
+    counted = counted if visible is None else counted & visible
+    error = (now - warp(before, flow)).square().mean(dim=1, keepdim=True)
+    total = torch.where(counted, error, torch.zeros_like(error)).sum(dim=(1, 2, 3))
+    return total / counted.sum(dim=(1, 2, 3))
+
+
+def frame_difference(now: Float[Tensor, "B C H W"], before: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
+    """Measure how much changes from one frame to the next: the mean absolute difference."""
+    return (now - before).abs().mean(dim=(1, 2, 3))
+
 
 PAIRS = {
     "flyingchairs_0": ("flyingchairs_0img0.jpg", "flyingchairs_0img1.jpg", "flyingchairs_0flow.npz"),
@@ -54,7 +89,6 @@ SEEN_AGAIN = 0.15
 JUDGED = 2
 """Frames of a clip whose style loss and LPIPS are measured."""
 ANOTHER, BASELINE = "each frame another style", "same style, each frame by itself"
-
 Found = dict[str, dict[str, list[float]]]
 Follow = list[dict[str, tuple[Tensor, Tensor]]]
 """For each frame but the first: by which flows to go to the one before, and what can be followed."""

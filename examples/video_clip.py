@@ -10,8 +10,8 @@ import torch
 from torchvision import tv_tensors
 
 from styleaug import StyleVideo
-from styleaug.clips import Frame, open_clip, writing_clip
-from styleaug.film import style_film
+from styleaug.video.clips import Frame, open_clip, writing_clip
+from styleaug.video.film import style_film
 
 FRAMES, HEIGHT, WIDTH = 6, 96, 128
 

@@ -3,12 +3,14 @@
 The names below are imported on first use, so `import styleaug` costs nothing and needs no torch.
 """
 
+from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from styleaug.bank import StyleBank
-    from styleaug.contact_sheet import preview
+    from styleaug.bank import Provenance, StyleBank
     from styleaug.errors import (
         BankError,
         ConfigError,
@@ -21,44 +23,15 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from styleaug.export import export_onnx
-    from styleaug.folder import apply_folder
+    from styleaug.fitting.fit import fit_style
     from styleaug.generators.base import AbstractGenerator
-    from styleaug.provenance import Provenance
-    from styleaug.stylizing import stylize
-    from styleaug.training.fit import fit_style
+    from styleaug.offline.folder import apply_folder
+    from styleaug.offline.stylizing import stylize
+    from styleaug.sheets import preview
     from styleaug.transforms.loader import StyleCollate, StyleLoader
     from styleaug.transforms.torchvision import StyleAugment
-    from styleaug.video import StyleVideo
+    from styleaug.video.transform import StyleVideo
     from styleaug.weights import bank_names, card, generator_names, load_bank, load_generator
-
-HOMES = {
-    "AbstractGenerator": "generators.base",
-    "BankError": "errors",
-    "ConfigError": "errors",
-    "DeviceError": "errors",
-    "FileError": "errors",
-    "ImageError": "errors",
-    "MissingExtraError": "errors",
-    "Provenance": "provenance",
-    "StyleAugError": "errors",
-    "StyleAugment": "transforms.torchvision",
-    "StyleBank": "bank",
-    "StyleCollate": "transforms.loader",
-    "StyleLoader": "transforms.loader",
-    "StyleVideo": "video",
-    "TrainError": "errors",
-    "WeightsError": "errors",
-    "apply_folder": "folder",
-    "bank_names": "weights",
-    "card": "weights",
-    "export_onnx": "export",
-    "fit_style": "training.fit",
-    "generator_names": "weights",
-    "load_bank": "weights",
-    "load_generator": "weights",
-    "preview": "contact_sheet",
-    "stylize": "stylizing",
-}
 
 __all__ = [
     "AbstractGenerator",
@@ -83,17 +56,45 @@ __all__ = [
     "export_onnx",
     "fit_style",
     "generator_names",
+    "importer",
     "load_bank",
     "load_generator",
     "preview",
     "stylize",
 ]
 
+HOMES = {
+    "AbstractGenerator": "generators.base",
+    "BankError": "errors",
+    "ConfigError": "errors",
+    "DeviceError": "errors",
+    "FileError": "errors",
+    "ImageError": "errors",
+    "MissingExtraError": "errors",
+    "Provenance": "bank",
+    "StyleAugError": "errors",
+    "StyleAugment": "transforms.torchvision",
+    "StyleBank": "bank",
+    "StyleCollate": "transforms.loader",
+    "StyleLoader": "transforms.loader",
+    "StyleVideo": "video.transform",
+    "TrainError": "errors",
+    "WeightsError": "errors",
+    "apply_folder": "offline.folder",
+    "bank_names": "weights",
+    "card": "weights",
+    "export_onnx": "export",
+    "fit_style": "fitting.fit",
+    "generator_names": "weights",
+    "load_bank": "weights",
+    "load_generator": "weights",
+    "preview": "sheets",
+    "stylize": "offline.stylizing",
+}
+
 
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
-        from styleaug.parts import importer
-
         return importer(__name__)(name)
     value = getattr(import_module(f"styleaug.{HOMES[name]}"), name)
     globals()[name] = value
@@ -102,3 +103,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def importer(package: str) -> Callable[[str], ModuleType]:
+    """Return a `__getattr__` for a package, by which `package.part` needs no import of its own.
+
+    Args:
+        package: its `__name__`.
+    """
+
+    def find(name: str) -> ModuleType:
+        if name.startswith("_") or not name.isidentifier() or find_spec(f"{package}.{name}") is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return import_module(f"{package}.{name}")
+
+    return find

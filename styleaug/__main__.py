@@ -1,5 +1,5 @@
 """`python -m styleaug` is the `styleaug` command."""
 
-from styleaug.cli import main
+from styleaug.cli.main import main
 
 main()

@@ -29,10 +29,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor, resized_crop, to_dtype, to_pil_image
 
 from styleaug.bank import StyleBank
-from styleaug.contact_sheet import contact_sheet, open_rgb, sample_photos
 from styleaug.errors import ConfigError
-from styleaug.files import save_image
-from styleaug.training.fit import fit_style
+from styleaug.fitting.fit import fit_style
+from styleaug.io.files import save_image
+from styleaug.sheets import contact_sheet, open_rgb, sample_photos
 from styleaug.transforms.torchvision import StyleAugment
 from styleaug.weights import pretrained_folder
 

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -12,26 +13,28 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from styleaug.ambient import Once, as_usual
-from styleaug.atomic import atomic
 from styleaug.bank import StyleBank
 from styleaug.checks import nearest
-from styleaug.digest import Damaged, check_digest, to_bytes
 from styleaug.errors import BankError, FileError, StyleAugError, WeightsError
 from styleaug.generators.adain import AdaIN
+from styleaug.generators.ambient import Once, as_usual
 from styleaug.generators.base import TISSUE, AbstractGenerator
-from styleaug.generators.color import COLOR_GENERATORS
+from styleaug.generators.color import ChannelStats, HistogramMatching
 from styleaug.generators.cyclegan import CycleGAN
+from styleaug.generators.fourier import FourierAmplitude
 from styleaug.generators.patchswap import PatchSwap
 from styleaug.generators.photo import Photo
 from styleaug.generators.pix2pix import Pix2Pix
-from styleaug.generators.stain import STAIN_GENERATORS
+from styleaug.generators.stain import LIGHT, STRONG, HedJitter, RandStainNA, TwoDyes
 from styleaug.generators.vaegan import VAEGAN
-from styleaug.paths import check_path, check_regular, in_utf8
-from styleaug.shipped import cards, file_hash, pretrained_folder
+from styleaug.io.atomic import atomic
+from styleaug.io.paths import check_path, check_regular, in_utf8
+from styleaug.io.tensors import Damaged, cards, check_digest, file_hash, pretrained_folder, to_bytes
 
 __all__ = [
+    "COLOR_GENERATORS",
     "LEARNED_GENERATORS",
+    "STAIN_GENERATORS",
     "bank_names",
     "card",
     "cards",
@@ -44,6 +47,26 @@ __all__ = [
     "save_generator",
 ]
 
+STAIN_GENERATORS: dict[str, Callable[[], AbstractGenerator]] = {
+    "macenko": partial(TwoDyes, "macenko"),
+    "vahadane": partial(TwoDyes, "vahadane"),
+    "hed-jitter": partial(HedJitter, LIGHT),
+    "hed-jitter-strong": partial(HedJitter, STRONG),
+    "randstainna": RandStainNA,
+}
+"""Constructor of each generator of this file, by name."""
+COLOR_GENERATORS: dict[str, Callable[[], AbstractGenerator]] = {
+    "reinhard-rgb": partial(ChannelStats, "rgb"),
+    "reinhard-lab": partial(ChannelStats, "lab"),
+    "reinhard-ycbcr": partial(ChannelStats, "ycbcr"),
+    "reinhard-hsv": partial(ChannelStats, "hsv"),
+    "reinhard-hed": partial(ChannelStats, "hed"),
+    "reinhard-luminance": partial(ChannelStats, "luminance"),
+    "histogram": HistogramMatching,
+    "histogram-luminance": partial(HistogramMatching, "luminance"),
+    "fourier": FourierAmplitude,
+}
+"""Constructor of each generator of this file, by name."""
 FORMAT = 1
 KEY = "styleaug_generator"
 """Of the metadata."""
@@ -57,7 +80,6 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 MAX_BYTES = 512 * 2**20
 MAX_HEADER = 2**20
 MAX_PARAMETERS = 128 * 2**20
-
 LEARNED_GENERATORS: dict[str, type[AbstractGenerator]] = {
     "adain": AdaIN,
     "photo": Photo,

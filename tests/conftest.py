@@ -29,7 +29,7 @@ def seed() -> None:
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Run `styleaug` in this process: torch is imported already."""
-    from styleaug.cli import main  # not above: shapes are checked in what is imported after pytest's start
+    from styleaug.cli.main import main
 
     def run(*args: object, code: int = 0) -> SimpleNamespace:
         capsys.readouterr()

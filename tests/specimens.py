@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from styleaug.bank import Provenance, StyleBank
 from styleaug.generators.adain import AdaIN
 from styleaug.generators.base import AbstractGenerator
-from styleaug.generators.color import COLOR_GENERATORS
 from styleaug.generators.cyclegan import CycleGAN
 from styleaug.generators.patchswap import PatchSwap
 from styleaug.generators.photo import Photo
 from styleaug.generators.pix2pix import Pix2Pix
-from styleaug.generators.stain import STAIN_GENERATORS
 from styleaug.generators.vaegan import VAEGAN
-from styleaug.weights import load_generator
+from styleaug.weights import COLOR_GENERATORS, STAIN_GENERATORS, load_generator
 
 TINY = {
     "tiny-adain": lambda: tiny_adain(),

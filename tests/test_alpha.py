@@ -13,13 +13,12 @@ from PIL import Image
 from specimens import GENERATORS, bank, generator
 
 from styleaug import ImageError, apply_folder, fit_style
-from styleaug.alpha import Uncovered, filled
-from styleaug.evaluation.mask_files import read_masks
-from styleaug.files import Scan, open_image, save_image
-from styleaug.images import to_pixels
-from styleaug.tiles import ArrayReader, stylise_tiles, tiles_of
+from styleaug.evaluation.pairs import read_masks
+from styleaug.images import Uncovered, filled, to_pixels
+from styleaug.io.files import Scan, open_image, save_image
+from styleaug.io.pixels import open_style
+from styleaug.offline.tiles import ArrayReader, stylise_tiles, tiles_of
 from styleaug.training.data import read_image
-from styleaug.training.style_images import open_style
 from styleaug.transforms.core import Stylizer
 
 SHAPES = {"L": (), "RGB": (3,), "LA": (), "RGBA": (3,)}

@@ -13,7 +13,7 @@ from specimens import bank_of, photos, tiny_adain, tiny_patchswap, tiny_photo
 from torch import Tensor
 
 from styleaug import StyleAugment, StyleBank, load_bank, load_generator, weights
-from styleaug.ambient import as_usual, float32
+from styleaug.generators.ambient import as_usual, float32
 from styleaug.generators.base import AbstractGenerator
 from styleaug.transforms.core import Stylizer
 

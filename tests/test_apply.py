@@ -24,9 +24,9 @@ from shard_files import (
 from specimens import Spy, bank, bank_of, tiny_adain
 
 from styleaug import ConfigError, FileError, apply_folder
-from styleaug.atomic import LEFT_BEHIND
-from styleaug.contact_sheet import sample_photos
-from styleaug.files import open_image
+from styleaug.io.atomic import LEFT_BEHIND
+from styleaug.io.files import open_image
+from styleaug.sheets import sample_photos
 
 every_format = pytest.mark.parametrize("kind", WRITERS)
 

@@ -9,8 +9,18 @@ from torch import nn
 from torchvision.transforms.v2 import functional as tv
 
 from styleaug.errors import BankError, ConfigError, StyleAugError
-from styleaug.evaluation.arm_steps import MixStyle, blur, color_jitter, contrasted, saturated, scaled, turned
-from styleaug.evaluation.arms import STEPS, Arm, parse_arm
+from styleaug.robustness.arms import (
+    STEPS,
+    Arm,
+    MixStyle,
+    blur,
+    color_jitter,
+    contrasted,
+    parse_arm,
+    saturated,
+    scaled,
+    turned,
+)
 from styleaug.weights import save_generator
 
 PLAIN = ["jitter", "grey", "blur", "trivialaugment", "randaugment", "augmix", "channel-swap"]

@@ -13,9 +13,9 @@ from shard_files import invert, write_images
 from specimens import bank
 
 from styleaug import FileError, StyleBank
-from styleaug import atomic as atomic_module
-from styleaug.atomic import OutputError, atomic
-from styleaug.files import save_image
+from styleaug.io import atomic as atomic_module
+from styleaug.io.atomic import OutputError, atomic
+from styleaug.io.files import save_image
 
 
 def test_the_target_is_as_before_or_new(tmp_path):

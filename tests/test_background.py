@@ -10,11 +10,10 @@ from PIL import Image
 
 from styleaug import ConfigError, StyleAugment, StyleBank, WeightsError, load_generator
 from styleaug.bank import Provenance
-from styleaug.cli import main
-from styleaug.generators.color import COLOR_GENERATORS
-from styleaug.generators.stain import STAIN_GENERATORS
-from styleaug.slides import stylise_slide
+from styleaug.cli.main import main
+from styleaug.offline.slides import stylise_slide
 from styleaug.transforms.core import Stylizer
+from styleaug.weights import COLOR_GENERATORS, STAIN_GENERATORS
 
 ABLE = [*COLOR_GENERATORS, *STAIN_GENERATORS]
 ABLE = [name for name in ABLE if name not in ("fourier", "macenko", "vahadane")]

@@ -16,23 +16,15 @@ from shard_files import check_once, contents, encoded, invert, write_images, wri
 from specimens import Spy, bank, pil
 from test_series import write_series
 
-from styleaug import (
-    BankError,
-    ConfigError,
-    FileError,
-    StyleAugment,
-    StyleBank,
-    apply_folder,
-    copies,
-    files,
-    load_bank,
-)
-from styleaug.atomic import OutputError
-from styleaug.evaluation.class_folders import read_class_folders
-from styleaug.files import RASTERS, SUFFIXES, Scan, image_files, open_image, save_image
+from styleaug import BankError, ConfigError, FileError, StyleAugment, StyleBank, apply_folder, load_bank
+from styleaug.fitting import studies
+from styleaug.fitting.fit import fit_style
+from styleaug.io import files
+from styleaug.io.atomic import OutputError
+from styleaug.io.files import RASTERS, SUFFIXES, Scan, image_files, open_image, save_image
+from styleaug.offline import copies
+from styleaug.robustness.class_folders import read_class_folders
 from styleaug.training import data as training_data
-from styleaug.training import studies
-from styleaug.training.fit import fit_style
 
 
 class UnknownError(Exception):
@@ -315,7 +307,7 @@ def test_names_that_differ_in_capitals_only(monkeypatch, tmp_path):
     for index, name in enumerate(("A.png", "a.png", "a.PNG", "b.png")):
         (source / name).write_bytes(encoded(index, "PNG"))
     assert invert(source, tmp_path / "plain").written == 4
-    monkeypatch.setattr("styleaug.folder.is_caseless", lambda folder: True)
+    monkeypatch.setattr("styleaug.offline.folder.is_caseless", lambda folder: True)
     result = invert(source, tmp_path / "caseless")
     assert result.written == 2
     assert [path.name for path, _ in result.failed] == ["a.PNG", "a.png"]

@@ -10,8 +10,8 @@ from torch import nn
 from torchvision.models import squeezenet1_1
 
 from styleaug.errors import ConfigError, WeightsError
-from styleaug.evaluation.class_folders import read_class_folders
-from styleaug.evaluation.classifiers import (
+from styleaug.robustness.class_folders import read_class_folders
+from styleaug.robustness.classifiers import (
     Classifier,
     Normalise,
     default_recipe,

@@ -68,7 +68,7 @@ def test_help_answers_fast_and_without_torch():
     # Of processor time, so that other work on the machine does not count.
     assert min(seconds) < 0.3, seconds
     probe = (
-        "import sys; from styleaug.cli import cli\n"
+        "import sys; from styleaug.cli.main import cli\n"
         "for args in ([], *([name] for name in cli.commands['train'].commands)):\n"
         "    try: cli.main(['train', *args, '--help'])\n"
         "    except SystemExit as end: assert end.code == 0\n"

@@ -14,9 +14,9 @@ from PIL import Image
 from specimens import bank, pil
 
 from styleaug import bank_names, generator_names
-from styleaug.catalogue import GENERATORS
-from styleaug.cli import cli
-from styleaug.cli_options import NUMBERS, shell_words
+from styleaug.cli.catalogue import GENERATORS
+from styleaug.cli.main import cli
+from styleaug.cli.options import NUMBERS, shell_words
 
 
 def commands() -> dict[str, click.Command]:
@@ -184,10 +184,10 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, command, monkeypatc
     def stopped(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("styleaug.folder.apply_folder", stopped)
+    monkeypatch.setattr("styleaug.offline.folder.apply_folder", stopped)
     told = command("apply", tmp_path / "my images", "-o", tmp_path / "out", code=130).stderr
     assert f"Go on with: styleaug apply '{tmp_path}/my images' -o {tmp_path}/out" in told
-    monkeypatch.setattr("styleaug.training.fit.fit_style", stopped)
+    monkeypatch.setattr("styleaug.fitting.fit.fit_style", stopped)
     told = command("fit-style", tmp_path, "-o", tmp_path / "b.safetensors", code=130).stderr
     assert "Go on with: styleaug fit-style" in told
 
@@ -293,7 +293,7 @@ def test_reports_show_stains_on_tissue_and_say_what_they_show(folders, command):
 
 
 def test_sheets_without_rows_say_so():
-    from styleaug.contact_sheet import contact_sheet
+    from styleaug.sheets import contact_sheet
 
     sheet = np.asarray(contact_sheet([], ["image"], empty="No decision flipped."))
     assert 8 < (sheet < 128).any(axis=2).sum() < sheet.size / 3 and sheet.shape[1] > 80

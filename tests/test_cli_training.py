@@ -17,10 +17,10 @@ from specimens import photo, photos
 from workshop import RECIPES, SMALL_NETWORKS, TINY, loss_networks, two_sides, write, written
 
 from styleaug import ConfigError, StyleAugment, load_bank, load_generator
-from styleaug import console as console_module
-from styleaug.cli import cli
-from styleaug.cli_training import origin
-from styleaug.console import training_progress
+from styleaug.cli.console import training_progress
+from styleaug.cli.main import cli
+from styleaug.cli.main import console as console_module
+from styleaug.cli.training import origin
 from styleaug.training.config import preset
 
 Command = Callable[..., SimpleNamespace]

@@ -11,9 +11,9 @@ from PIL import Image
 from specimens import bank, generator
 from test_film import make_film
 
-from styleaug.clips import open_clip, writing_clip
 from styleaug.errors import FileError
-from styleaug.film import style_film
+from styleaug.video.clips import open_clip, writing_clip
+from styleaug.video.film import style_film
 
 RATE, SPAN = 16_000, 1024
 CLAPS = (1.0, 1.6)
@@ -312,7 +312,7 @@ def test_no_pipe_is_waited_for(tmp_path):
 
 
 def test_a_film_is_written_by_hand(tmp_path):
-    from styleaug.clips import Frame
+    from styleaug.video.clips import Frame
 
     with writing_clip(tmp_path / "out.webp", fps=10) as write:
         for at in range(3):

@@ -15,15 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from styleaug.errors import ConfigError
 from styleaug.generators.base import AbstractGenerator
-from styleaug.generators.color import (
-    COLOR_GENERATORS,
-    MAX_GAIN,
-    ChannelStats,
-    FourierAmplitude,
-    HistogramMatching,
-    limit_slope,
-)
+from styleaug.generators.color import MAX_GAIN, ChannelStats, FourierAmplitude, HistogramMatching, limit_slope
 from styleaug.generators.colorspace import lab_to_rgb, luma, rgb_to_lab, rgb_to_ycbcr, ycbcr_to_rgb
+from styleaug.weights import COLOR_GENERATORS
 
 SPACES = ["rgb", "lab", "ycbcr", "luminance"]
 LUMINANCE = ["reinhard-luminance", "histogram-luminance"]

@@ -11,8 +11,9 @@ import torch
 from specimens import photos
 
 from styleaug.errors import ConfigError, ImageError
-from styleaug.evaluation import blurs, weather
-from styleaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, TABLE, corrupt, elastic_transform
+from styleaug.robustness import corruptions as blurs
+from styleaug.robustness import corruptions as weather
+from styleaug.robustness.corruptions import CORRUPTIONS, SEVERITIES, TABLE, corrupt, elastic_transform
 
 SCALES = ("imagenet", "cifar")
 FIXED = ("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression")

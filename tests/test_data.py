@@ -8,8 +8,8 @@ from specimens import GENERATORS, TINY, generator
 from torch import Tensor
 
 from styleaug import StyleAugment, fit_style, load_generator
-from styleaug.files import image_files, open_image
 from styleaug.images import to_float, to_pixels
+from styleaug.io.files import image_files, open_image
 from styleaug.training.data import is_held_out, read_image, square
 from styleaug.training.losses import edge_correlation
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from styleaug.contact_sheet import sample_photos
 from styleaug.demo import BATCH, COLUMNS, TILE, UNLABELLED, Demo, load_digits, run_demo
 from styleaug.errors import ConfigError
+from styleaug.sheets import sample_photos
 
 ARMS = ["plain", "colour jitter", "style bank"]
 

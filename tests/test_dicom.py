@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from specimens import bank_of, tiny_adain
 
 from styleaug import ConfigError, FileError, apply_folder
-from styleaug.files import Scan, image_files, open_image, save_image
-from styleaug.formats.dicom import TAGS, origin_of, read_tags
-from styleaug.formats.dicom_pixels import codestream_size
+from styleaug.io.dicom import TAGS, codestream_size, origin_of, read_tags
+from styleaug.io.files import Scan, image_files, open_image, save_image
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.dataset import Dataset  # noqa: E402

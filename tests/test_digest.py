@@ -24,9 +24,8 @@ from styleaug import (
     load_bank,
     load_generator,
 )
-from styleaug.digest import warn_once
-from styleaug.shipped import cards, pretrained_folder
-from styleaug.training.unfinished import Unfinished, read_codes
+from styleaug.fitting.unfinished import Unfinished, read_codes
+from styleaug.io.tensors import cards, pretrained_folder, warn_once
 from styleaug.weights import save_generator, shipped_file
 
 

@@ -7,8 +7,14 @@ from torch.nn import functional as F
 
 from styleaug import ConfigError
 from styleaug.generators.cyclegan import CycleGAN
-from styleaug.training.diffaugment import cut, diff_augment, moved, recoloured
-from styleaug.training.discriminators import PatchDiscriminator, PatchEmbedding
+from styleaug.training.discriminators import (
+    PatchDiscriminator,
+    PatchEmbedding,
+    cut,
+    diff_augment,
+    moved,
+    recoloured,
+)
 
 PATCHES = [16, 34, 70, 142, 286]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from styleaug.cli import cli
+from styleaug.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))

@@ -30,10 +30,9 @@ from styleaug import (
     load_bank,
     load_generator,
 )
-from styleaug.cli import cli
-from styleaug.export import Exported, export_onnx
+from styleaug.cli.main import cli
+from styleaug.export import Exported, Graph, batch_of, export_onnx, open_program, read_samples, similarity
 from styleaug.generators.base import AbstractGenerator
-from styleaug.graphs import Graph, batch_of, open_program, read_samples, similarity
 from styleaug.weights import save_generator
 
 SIZES = [(3, 21, 30), (1, 33, 47), (2, 64, 16), (1, 200, 131)]

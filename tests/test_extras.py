@@ -15,9 +15,9 @@ from styleaug.errors import ConfigError, MissingExtraError, StyleAugError, missi
 ADAPTERS = ["albumentations", "kornia", "lightning", "monai", "timm"]
 OTHERS = {
     "export": ("onnx", "styleaug.export_onnx('fourier', 'a.onnx')"),
-    "video": ("av", "styleaug.clips.import_av()"),
-    "parquet": ("pyarrow", "styleaug.shards.open_parquet('a', 'b').__enter__()"),
-    "ray": ("ray", "styleaug.cluster.import_ray()"),
+    "video": ("av", "styleaug.video.clips.import_av()"),
+    "parquet": ("pyarrow", "styleaug.io.shards.open_parquet('a', 'b').__enter__()"),
+    "ray": ("ray", "styleaug.offline.ray_cluster.import_ray()"),
 }
 BLOCKED = """
 import json, sys
@@ -55,8 +55,8 @@ def test_what_lacks_its_library_says_how_to_get_it():
     codes |= {f"{name} looked at": f"styleaug.transforms.{name}" for name in ADAPTERS}
     codes |= {name: code for name, (_, code) in OTHERS.items()}
     codes |= {
-        "step": "styleaug.evaluation.classifiers.import_timm('x')",
-        "cv2": "styleaug.flow.import_cv2('dis')",
+        "step": "styleaug.robustness.classifiers.import_timm('x')",
+        "cv2": "styleaug.video.flow.import_cv2('dis')",
     }
     libraries = [*ADAPTERS, *(library for library, _ in OTHERS.values()), "cv2"]
     told = json.loads(run(BLOCKED.format(libraries=libraries, codes=codes)))
@@ -88,13 +88,13 @@ def test_modules_are_found_without_an_import_of_their_own_and_not_before():
         "import styleaug.transforms, styleaug.generators, styleaug.training, styleaug.evaluation; "
         "print([name for name in ('torch', 'albumentations', 'monai') if name in sys.modules]); "
         "print(styleaug.generators.color.__name__, styleaug.transforms.huggingface.__name__); "
-        "print(styleaug.transforms.kornia.RandomStyle.__name__, styleaug.formats.png.__name__)"
+        "print(styleaug.transforms.kornia.RandomStyle.__name__, styleaug.io.png.__name__)"
     )
     assert told.splitlines() == [
         "False False",
         "[]",
         "styleaug.generators.color styleaug.transforms.huggingface",
-        "RandomStyle styleaug.formats.png",
+        "RandomStyle styleaug.io.png",
     ]
 
 

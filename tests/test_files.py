@@ -14,8 +14,8 @@ from PIL import Image
 from specimens import pil
 
 from styleaug import FileError
-from styleaug.atomic import atomic, remove_parts
-from styleaug.files import SUFFIXES, Scan, image_files, open_image, save_image, stem_of, suffix_of
+from styleaug.io.atomic import atomic, remove_parts
+from styleaug.io.files import SUFFIXES, Scan, image_files, open_image, save_image, stem_of, suffix_of
 
 LOSSY = {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".avif"}
 KEEPS = {  # what each file type can hold

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from specimens import bank, generator, photo
 
-from styleaug import clips
-from styleaug.clips import Frame, open_clip, writing_clip
 from styleaug.errors import ConfigError, FileError
-from styleaug.film import style_film
+from styleaug.video.clips import Frame, open_clip, writing_clip
+from styleaug.video.film import style_film
+from styleaug.video.transform import clips
 
 FRAMES = 8
 
@@ -75,7 +75,7 @@ def test_a_film_is_written_in_one_style(tmp_path, suffix):
 
 def test_what_is_written_is_what_the_stream_gives(tmp_path):
     from styleaug.transforms.host import rng_from
-    from styleaug.video import StyleVideo
+    from styleaug.video.transform import StyleVideo
 
     source = make_folder(tmp_path / "in")
     style(source, tmp_path / "out", seed=3)

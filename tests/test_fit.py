@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from specimens import generator, photo, pil
 
+from pretrained.textures import PATTERNS, texture, write_textures
 from styleaug import ConfigError, FileError
 from styleaug import fit_style as fit_style_of
-from styleaug.training import fit as module
-from styleaug.training.style_images import shrink
-from styleaug.training.textures import PATTERNS, texture, write_textures
+from styleaug.fitting import fit as module
+from styleaug.io.pixels import shrink
 
 LAB = generator("reinhard-lab")
 # Here every image is a style; styles of several images are tested in test_privacy.py.

@@ -8,8 +8,7 @@ from specimens import photos
 from torch import nn
 
 from styleaug.errors import ConfigError, TrainError
-from styleaug.evaluation.classifiers import make_classifier
-from styleaug.evaluation.fitting import (
+from styleaug.robustness.classifier_training import (
     GEOMETRIES,
     Recipe,
     accuracy,
@@ -18,6 +17,7 @@ from styleaug.evaluation.fitting import (
     fit,
     recall_mean,
 )
+from styleaug.robustness.classifiers import make_classifier
 
 RECIPE = Recipe(side=16, epochs=2, lr=4e-3, batch=4)
 

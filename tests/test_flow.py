@@ -10,16 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.video import frame_difference, warping_error
 from styleaug.errors import ConfigError, ImageError, WeightsError
-from styleaug.flow import (
-    consistency,
-    flow_function,
-    frame_difference,
-    load_raft,
-    optical_flow,
-    warp,
-    warping_error,
-)
+from styleaug.video.flow import consistency, flow_function, load_raft, optical_flow, warp
 
 PAIRS = {
     "flyingchairs_0": ("flyingchairs_0img0.jpg", "flyingchairs_0img1.jpg", "flyingchairs_0flow.npz"),

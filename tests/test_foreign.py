@@ -16,11 +16,11 @@ from PIL import Image
 from specimens import bank, generator
 
 from styleaug import BankError, ConfigError, FileError, Provenance, StyleBank, load_bank
-from styleaug.console import bar, output, say, show_warning, stages
-from styleaug.contact_sheet import contact_sheet
-from styleaug.evaluation.protocol import slot
-from styleaug.evaluation.robustness_text import grid
-from styleaug.foreign import code, markdown, name_bytes, printable
+from styleaug.cli.console import bar, output, say, show_warning, stages
+from styleaug.errors import code, markdown, name_bytes, printable
+from styleaug.robustness.protocol import slot
+from styleaug.robustness.report import grid
+from styleaug.sheets import contact_sheet
 from styleaug.training.data import digest_of
 from styleaug.transforms.host import seed_from
 from styleaug.weights import save_generator
@@ -114,7 +114,7 @@ def test_bars_and_lines_beside_them_are_clean(monkeypatch, capsys):
     screen = io.StringIO()
     shown = bar("{task.description}")
     shown.console.file, shown.disable = screen, False
-    monkeypatch.setattr("styleaug.console.bar", lambda *texts: shown)
+    monkeypatch.setattr("styleaug.cli.console.bar", lambda *texts: shown)
     with stages() as (report, said):
         for name in (*HOSTILE, NOT_UTF8, "[red]markup[/red]"):
             report(name, 1, 2)

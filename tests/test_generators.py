@@ -13,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from styleaug import WeightsError, generator_names, load_generator
 from styleaug.generators.adain import AdaIN
 from styleaug.generators.base import AbstractGenerator
-from styleaug.generators.color import COLOR_GENERATORS, ChannelStats, FourierAmplitude, HistogramMatching
+from styleaug.generators.color import ChannelStats, FourierAmplitude, HistogramMatching
 from styleaug.generators.layers import adain, channel_stats, normalise, pad_to_multiple
 from styleaug.generators.photo import Photo, interpolation
+from styleaug.weights import COLOR_GENERATORS
 
 SHIPPED = [name for name in generator_names() if name not in GENERATORS]
 

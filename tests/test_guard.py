@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from styleaug import ConfigError, ImageError, StyleAugment
 from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.shared import Place
-from styleaug.tiles import ArrayReader, stylise_tiles
+from styleaug.offline.tiles import ArrayReader, stylise_tiles
 from styleaug.transforms import core
 from styleaug.transforms.albumentations import StyleAugment as AlbumentationsStyle
 from styleaug.transforms.core import Stylizer

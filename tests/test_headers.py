@@ -13,10 +13,10 @@ from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 from PIL.PngImagePlugin import PngInfo
 from specimens import pil
 
-from styleaug.files import Scan, decode_image, encode_image, open_image, save_image
-from styleaug.formats.headers import exif_of
-from styleaug.formats.profiles import fits, to_rgb
 from styleaug.images import to_pixels
+from styleaug.io.files import Scan, decode_image, encode_image, open_image, save_image
+from styleaug.io.headers import exif_of
+from styleaug.io.profiles import fits, to_rgb
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -244,7 +244,7 @@ def test_text_and_colours_of_png(tmp_path):
 
 def test_header_of_deep_png(tmp_path):
     imagecodecs = pytest.importorskip("imagecodecs")
-    from styleaug.formats.png import part
+    from styleaug.io.png import part
 
     plain = bytes(imagecodecs.png_encode(np.full((4, 5, 3), 300, np.uint16)))
     parts = part(b"pHYs", struct.pack(">IIB", 3000, 3000, 1)) + part(b"tEXt", b"Author\0me")

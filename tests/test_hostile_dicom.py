@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from specimens import bank_of, tiny_adain
 
 from styleaug import FileError, apply_folder
-from styleaug.files import open_image, save_image, series_of
-from styleaug.formats.dicom import origin_of, read_tags
-from styleaug.training.fit import fit_style
-from styleaug.training.studies import origin_of as file_origin
+from styleaug.fitting.fit import fit_style
+from styleaug.fitting.studies import origin_of as file_origin
+from styleaug.io.dicom import origin_of, read_tags
+from styleaug.io.files import open_image, save_image, series_of
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless  # noqa: E402

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from styleaug import FileError
-from styleaug.files import open_image, save_image
-from styleaug.formats.stacks import pil_mode
-from styleaug.formats.tiff import TiledReader
+from styleaug.io.files import open_image, save_image
+from styleaug.io.stacks import pil_mode
+from styleaug.io.tiff import TiledReader
 
 tifffile = pytest.importorskip("tifffile")
 

@@ -11,11 +11,11 @@ from PIL import Image
 from specimens import bank_of, tiny_adain
 
 from styleaug import apply_folder
-from styleaug.cli import main
+from styleaug.cli.main import main
 from styleaug.errors import LabelWarning
-from styleaug.files import image_files, open_image
-from styleaug.formats.labels import count_labels
-from styleaug.training.fit import fit_style
+from styleaug.fitting.fit import fit_style
+from styleaug.io.files import image_files, open_image
+from styleaug.io.label_maps import count_labels
 
 nibabel = pytest.importorskip("nibabel")
 SimpleITK = pytest.importorskip("SimpleITK")

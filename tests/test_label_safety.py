@@ -16,15 +16,14 @@ from styleaug.evaluation.displacement import (
     border_profile,
     displacements,
     edge_map,
+    measure,
     phase_shift,
     profile_shift,
 )
-from styleaug.evaluation.fitting import Recipe
-from styleaug.evaluation.label_safety import evaluate_labels
-from styleaug.evaluation.mask_files import read_masks
-from styleaug.evaluation.structure_kept import measure
-from styleaug.evaluation.verdicts import RULES, judge
+from styleaug.evaluation.labels import RULES, evaluate_labels, judge
+from styleaug.evaluation.pairs import read_masks
 from styleaug.generators.base import AbstractGenerator
+from styleaug.robustness.classifier_training import Recipe
 
 
 class Change(AbstractGenerator):

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from styleaug.errors import ConfigError, FileError
-from styleaug.files import decode_image, open_image, save_image
-from styleaug.formats.limits import EASY_BYTES, MAX_BYTES, MOST_PACKED, check_bytes, check_size, most_bytes
+from styleaug.io.files import decode_image, open_image, save_image
+from styleaug.io.limits import EASY_BYTES, MAX_BYTES, MOST_PACKED, check_bytes, check_size, most_bytes
 
 
 def blank_png(width: int, height: int, depth: int, kind: int) -> bytes:

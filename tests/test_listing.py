@@ -11,14 +11,14 @@ from shard_files import contents, encoded, invert, write_images
 from specimens import bank
 
 from styleaug import FileError, apply_folder
-from styleaug.evaluation.class_folders import class_names, read_class_folders
 from styleaug.evaluation.pairs import read_squares
-from styleaug.files import RASTERS, SUFFIXES, image_files, open_image
-from styleaug.formats import content
-from styleaug.listing import list_files
-from styleaug.training.data import list_images
-from styleaug.training.fit import fit_style
-from styleaug.training.studies import read_study
+from styleaug.fitting.fit import fit_style
+from styleaug.fitting.studies import read_study
+from styleaug.io import content
+from styleaug.io.files import RASTERS, SUFFIXES, image_files, open_image
+from styleaug.io.listing import list_files
+from styleaug.io.lists import list_images
+from styleaug.robustness.class_folders import class_names, read_class_folders
 
 
 def linked(folder: Path) -> Path:
@@ -221,7 +221,7 @@ def test_folders_that_cannot_be(name, tmp_path):
 
 @pytest.mark.parametrize("missing", ["AVIF", "JPEG2000", "WEBP"])
 def test_where_pillow_lacks_a_format_its_files_are_named(missing, monkeypatch, tmp_path):
-    from styleaug import files
+    from styleaug.io import files
 
     source = write_images(tmp_path / "in", 2)
     suffix = next(suffix for suffix, codec in SUFFIXES.items() if codec.name == missing)
@@ -229,7 +229,7 @@ def test_where_pillow_lacks_a_format_its_files_are_named(missing, monkeypatch, t
     (source / "b.jpg").write_bytes(encoded(0, missing))
     known = {key: codec for key, codec in SUFFIXES.items() if codec.name != missing}
     monkeypatch.setattr(files, "SUFFIXES", known)
-    monkeypatch.setattr("styleaug.folder.KINDS", dict.fromkeys(known, "images"))
+    monkeypatch.setattr("styleaug.offline.folder.KINDS", dict.fromkeys(known, "images"))
     monkeypatch.delitem(RASTERS, missing)
     result = invert(source, tmp_path / "out")
     assert result.written == 2

@@ -8,7 +8,8 @@ import torch
 from workshop import colours, ramp, tiny, unbalanced, written
 
 from styleaug import FileError
-from styleaug.training.data import TrainingData, list_images
+from styleaug.io.lists import list_images
+from styleaug.training.data import TrainingData
 
 CONFIG = tiny("cut")
 

@@ -9,6 +9,7 @@ from workshop import loss_networks
 
 from styleaug import WeightsError
 from styleaug.generators.layers import adain, channel_stats
+from styleaug.perceptual import load_vgg19
 from styleaug.training.losses import (
     content_loss,
     discriminator_loss,
@@ -21,7 +22,6 @@ from styleaug.training.losses import (
     r1_penalty,
     style_loss,
 )
-from styleaug.training.vgg import load_vgg19
 
 KINDS = ["lsgan", "hinge", "logistic"]
 

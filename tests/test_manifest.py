@@ -20,9 +20,9 @@ from test_apply import OUTPUTS, as_rank, every_format
 from test_series import write_series
 
 from styleaug import ConfigError, FileError, StyleAugError, apply_folder
-from styleaug.locks import holder_of, open_locked
-from styleaug.manifest import sound
-from styleaug.stamps import is_unchanged, stamp_of
+from styleaug.io.locks import holder_of, open_locked
+from styleaug.io.stamps import is_unchanged, stamp_of
+from styleaug.offline.manifest import sound
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -341,7 +341,7 @@ def test_where_there_are_no_locks_runs_do_without(monkeypatch, tmp_path):
 
     monkeypatch.setattr(fcntl, "flock", none)
     assert invert(write_images(tmp_path / "in", 2), tmp_path / "out").written == 2
-    monkeypatch.setattr("styleaug.locks.fcntl", None)
+    monkeypatch.setattr("styleaug.io.locks.fcntl", None)
     assert invert(tmp_path / "in", tmp_path / "out").skipped == 2
 
 

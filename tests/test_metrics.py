@@ -28,10 +28,9 @@ from styleaug.evaluation.metrics import (
     sliced_wasserstein,
     ssim,
 )
-from styleaug.evaluation.perceptual import LPIPS, installed_linear, load_lpips, read_linear
 from styleaug.images import luminance
+from styleaug.perceptual import LPIPS, SqueezeNet, frechet_distance, installed_linear, load_lpips, read_linear
 from styleaug.training.losses import content_loss, edge_correlation
-from styleaug.training.scores import SqueezeNet, frechet_distance
 
 ONE = photos(3, 40, 52)
 OTHER = (0.6 * ONE + 0.4 * photos(6, 40, 52)[3:]).clamp(0, 1)

@@ -24,13 +24,14 @@ from styleaug import (
     preview,
 )
 from styleaug.errors import FileError
-from styleaug.files import open_image, save_image
-from styleaug.film import style_film
-from styleaug.paths import check_path, check_regular
-from styleaug.style_report import check_report
+from styleaug.io.files import open_image, save_image
+from styleaug.io.lists import list_images
+from styleaug.io.paths import check_path, check_regular
+from styleaug.perceptual import VGG19
+from styleaug.sheets import check_report
 from styleaug.training.config import preset, read_config
-from styleaug.training.data import TrainingData, list_images
-from styleaug.training.vgg import VGG19
+from styleaug.training.data import TrainingData
+from styleaug.video.film import style_film
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -16,21 +16,22 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from specimens import generator, photos
 
 from styleaug import ConfigError, StyleBank, fit_style, load_generator
-from styleaug.training import differential
-from styleaug.training.clusters import microaggregate
-from styleaug.training.differential import (
+from styleaug.fitting import privacy as differential
+from styleaug.fitting.privacy import (
+    Pool,
+    Privacy,
     clip,
     covariance_sensitivity,
     delta_of,
     frame_of,
     loss_of,
     mean_sensitivity,
+    microaggregate,
     origins_needed,
     private_styles,
     private_summary,
 )
-from styleaug.training.privacy import Pool, Privacy
-from styleaug.training.studies import origin_of
+from styleaug.fitting.studies import origin_of
 
 RGB = generator("reinhard-rgb")
 budgets = st.tuples(st.floats(0.01, 50), st.floats(1e-12, 0.1))
@@ -68,7 +69,7 @@ def test_groups_are_of_neighbours():
 
 
 def test_many_codes_are_parted_first(monkeypatch):
-    from styleaug.training import clusters
+    from styleaug.fitting import privacy as clusters
 
     monkeypatch.setattr(clusters, "BLOCK", 50)
     codes = torch.randn(407, 3)
@@ -424,6 +425,6 @@ def test_little_but_noise_is_said_with_the_number_that_it_takes(tmp_path, comman
 
 
 def test_enough_images_draw_no_warning(monkeypatch, tmp_path):
-    monkeypatch.setattr("styleaug.training.fit.origins_needed", lambda *args: 6)
+    monkeypatch.setattr("styleaug.fitting.fit.origins_needed", lambda *args: 6)
     fit = fit_style(save_photos(tmp_path / "photos", 6), epsilon=4, max_styles=2)
     assert not fit.warnings

@@ -18,11 +18,19 @@ from torchvision.models import squeezenet1_1
 from workshop import loss_networks, write
 
 from styleaug import BankError, ConfigError, DeviceError, FileError, WeightsError
-from styleaug.evaluation import judging
-from styleaug.evaluation.judging import UNCHANGED, Painter, Scores
+from styleaug.evaluation import quality as judging
 from styleaug.evaluation.pairs import Pairs, Squares, match, read_square
-from styleaug.evaluation.perceptual import LPIPS, check_files, load_networks
-from styleaug.evaluation.quality import MEASURES, TILE, Quality, draw_pairs, evaluate_quality
+from styleaug.evaluation.quality import (
+    MEASURES,
+    TILE,
+    UNCHANGED,
+    Painter,
+    Quality,
+    Scores,
+    draw_pairs,
+    evaluate_quality,
+)
+from styleaug.perceptual import LPIPS, check_files, load_networks
 from styleaug.weights import save_generator
 
 CPU = torch.device("cpu")
@@ -237,13 +245,13 @@ def test_offline_says_what_to_do(monkeypatch):
         raise URLError("no route to host")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
-    monkeypatch.setattr("styleaug.evaluation.perceptual.read_linear", lambda folder: [])
+    monkeypatch.setattr("styleaug.perceptual.read_linear", lambda folder: [])
     with pytest.raises(WeightsError, match=r"no route to host.*give a folder.*--weights"):
         load_networks(None)
 
 
 def test_without_linear_weights(monkeypatch):
-    monkeypatch.setattr("styleaug.evaluation.perceptual.INSTALLED", (("no_such_package", "weights.pth"),))
+    monkeypatch.setattr("styleaug.perceptual.INSTALLED", (("no_such_package", "weights.pth"),))
     with pytest.raises(WeightsError, match="pip install lpips"):
         load_networks(None)
 

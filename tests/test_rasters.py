@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from specimens import bank_of, tiny_adain
 
 from styleaug import FileError, apply_folder
-from styleaug.files import open_image, save_image
+from styleaug.io.files import open_image, save_image
 
 SimpleITK = pytest.importorskip("SimpleITK")
 

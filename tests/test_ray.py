@@ -25,16 +25,8 @@ from shard_files import (
 )
 from specimens import Spy, bank, bank_of, generator, photos, tiny_adain
 
-from styleaug import (
-    ConfigError,
-    FileError,
-    ImageError,
-    StyleAugError,
-    StyleBank,
-    WeightsError,
-    apply_folder,
-    cluster,
-)
+from styleaug import ConfigError, FileError, ImageError, StyleAugError, StyleBank, WeightsError, apply_folder
+from styleaug.offline import ray_cluster as cluster
 from styleaug.transforms.ray import StyleBatch
 
 # Under `uv run` Ray would start its workers by `uv run`, too; it reads this when it is imported.

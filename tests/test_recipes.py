@@ -13,14 +13,13 @@ from workshop import fields, loss_networks, run, tiny, two_sides, write
 
 from styleaug import load_generator
 from styleaug.generators.base import AbstractGenerator
+from styleaug.perceptual import VGG19
 from styleaug.training.base import fixed
 from styleaug.training.config import TrainConfig, preset
 from styleaug.training.data import TrainingData
 from styleaug.training.discriminators import Pool
 from styleaug.training.fabric import make_fabric
-from styleaug.training.perceptual import PerceptualRecipe
-from styleaug.training.recipes import AbstractRecipe, make_recipe
-from styleaug.training.vgg import VGG19
+from styleaug.training.recipes import AbstractRecipe, PerceptualRecipe, make_recipe
 
 TOY: dict[str, Any] = {
     "steps": 300,

@@ -19,7 +19,7 @@ from specimens import photos
 from workshop import fields, loss_networks, newest, run, tiny, two_sides, write
 
 from styleaug import ConfigError, FileError, WeightsError
-from styleaug.digest import to_bytes
+from styleaug.io.tensors import to_bytes
 from styleaug.training import checkpoints as checkpoints_module
 from styleaug.training import loop
 from styleaug.training import monitor as monitor_module

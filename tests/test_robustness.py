@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from styleaug.errors import ConfigError, FileError
-from styleaug.evaluation import robustness
-from styleaug.evaluation.class_folders import class_names, read_class_folders, split_home
-from styleaug.evaluation.fitting import Recipe
-from styleaug.evaluation.robustness import evaluate_robustness, plan_robustness
+from styleaug.robustness import evaluate as robustness
+from styleaug.robustness.class_folders import class_names, read_class_folders, split_home
+from styleaug.robustness.classifier_training import Recipe
+from styleaug.robustness.evaluate import evaluate_robustness, plan_robustness
 
 CLASSES = {"disc": (0, 160, 60), "bar": (160, 60, 0), "frame": (60, 0, 160)}
 RECIPE = Recipe(side=32, epochs=2, lr=4e-3, batch=8, geometry="small")

@@ -20,8 +20,8 @@ from styleaug import (
     preview,
 )
 from styleaug.bank import Provenance, StyleBank
-from styleaug.files import save_image
 from styleaug.generators.base import AbstractGenerator, per_row
+from styleaug.io.files import save_image
 from styleaug.transforms.core import Stylizer
 from styleaug.weights import LEARNED_GENERATORS, find_styles, save_generator
 

@@ -10,9 +10,9 @@ from PIL import Image
 from specimens import bank, bank_of, pil, tiny_adain
 
 from styleaug import ConfigError, FileError, apply_folder
-from styleaug.copies import scan_pixels
-from styleaug.files import Scan, open_image, save_image
-from styleaug.formats.scan import as_picture, check_size, make_scan, parse_window, rescaled
+from styleaug.io.files import Scan, open_image, save_image
+from styleaug.io.scan import as_picture, check_size, make_scan, parse_window, rescaled
+from styleaug.offline.copies import scan_pixels
 
 
 def nowhere(frames, path):

@@ -9,15 +9,8 @@ from specimens import photos
 from torch import Tensor
 
 from styleaug import ConfigError, WeightsError, load_generator
-from styleaug.training.scores import (
-    LONG,
-    NEAR,
-    Judge,
-    alarms,
-    frechet_distance,
-    kernel_distance,
-    load_features,
-)
+from styleaug.perceptual import frechet_distance, kernel_distance, load_features
+from styleaug.training.scores import LONG, NEAR, Judge, alarms
 
 ADAIN = load_features("adain", None)
 PHOTOS = photos(24, 64, 72)
@@ -99,7 +92,7 @@ def test_adain_features_are_codes_and_leave_the_shared_network_alone():
 def test_networks_from_a_folder(tmp_path):
     from torchvision.models import squeezenet1_1
 
-    from styleaug.training.vgg import VGG19
+    from styleaug.perceptual import VGG19
 
     names = {"4_1": "output"} | {f"{b}_{i}": f"block{b}_conv{i}" for b in (1, 2, 3) for i in (1, 2, 3, 4)}
     state = {key: value * 0.1 for key, value in VGG19().convs.state_dict().items()}

@@ -8,7 +8,7 @@ from dicom_files import write
 from specimens import bank, bank_of, tiny_adain
 
 from styleaug import apply_folder
-from styleaug.files import open_image, series_of
+from styleaug.io.files import open_image, series_of
 
 SLICES = 6
 STYLES = bank("reinhard-rgb", 9)

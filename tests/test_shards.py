@@ -23,7 +23,7 @@ from shard_files import (
     write_tars,
 )
 
-from styleaug import copies
+from styleaug.offline import copies
 
 
 def check_inverted(styled: bytes, source: bytes) -> None:
@@ -146,7 +146,7 @@ def test_hostile_members_are_named_and_left_out(tmp_path):
 
 
 def test_sizes_are_bounded(monkeypatch, tmp_path):
-    monkeypatch.setattr("styleaug.shards.MAX_SAMPLE", 10_000)
+    monkeypatch.setattr("styleaug.io.shards.MAX_SAMPLE", 10_000)
     path = write_tar(
         tmp_path / "in/a.tar", [("a.jpg", encoded(0)), ("b.jpg", encoded(1)), ("b.bin", bytes(10_000))]
     )
@@ -331,7 +331,7 @@ def test_few_samples_are_in_memory(kind, monkeypatch, tmp_path):
     write = write_parquet if kind == "parquet" else write_tars
     source = write(tmp_path / "in", 1, 300)
     monkeypatch.setattr(copies, "WINDOW", 8)
-    monkeypatch.setattr("styleaug.shards.FLUSH_BYTES", 4_000)
+    monkeypatch.setattr("styleaug.io.shards.FLUSH_BYTES", 4_000)
     held, most = 0, 0
     decode, encode = copies.decode_image, copies.encode_image
 

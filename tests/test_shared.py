@@ -11,7 +11,6 @@ from torch import Tensor
 from styleaug import ConfigError, load_generator
 from styleaug.generators.adain import AdaIN
 from styleaug.generators.base import AbstractGenerator
-from styleaug.generators.color import COLOR_GENERATORS
 from styleaug.generators.cyclegan import CycleGAN
 from styleaug.generators.patchswap import PatchSwap
 from styleaug.generators.pix2pix import Pix2Pix
@@ -27,6 +26,7 @@ from styleaug.generators.shared import (
     together,
 )
 from styleaug.generators.vaegan import VAEGAN
+from styleaug.weights import COLOR_GENERATORS
 
 each_generator = pytest.mark.parametrize("name", GENERATORS)
 MARGINAL = 2 / 255

@@ -28,7 +28,7 @@ from styleaug.evaluation.domains import (
 )
 from styleaug.evaluation.pairs import read_square
 from styleaug.evaluation.shift import evaluate_shift
-from styleaug.training.data import list_images
+from styleaug.io.lists import list_images
 
 # Classifier
 

@@ -16,12 +16,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from styleaug import StyleAugment
 from styleaug.bank import Provenance, StyleBank
 from styleaug.errors import ConfigError
-from styleaug.generators import opticaldensity
+from styleaug.generators import stain_separation as opticaldensity
 from styleaug.generators.colorspace import hed_to_rgb, hsv_to_rgb, rgb_to_hed, rgb_to_hsv
-from styleaug.generators.opticaldensity import WHITE, least_axis, read_stains, repaint
 from styleaug.generators.shared import Place, paint, survey
-from styleaug.generators.stain import STAIN_GENERATORS, HedJitter, RandStainNA, TwoDyes
+from styleaug.generators.stain import HedJitter, RandStainNA, TwoDyes
+from styleaug.generators.stain_separation import WHITE, least_axis, read_stains, repaint
 from styleaug.transforms.core import Stylizer
+from styleaug.weights import STAIN_GENERATORS
 
 every_generator = pytest.mark.parametrize("name", STAIN_GENERATORS)
 both_methods = pytest.mark.parametrize("name", ["macenko", "vahadane"])

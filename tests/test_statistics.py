@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from styleaug.errors import ConfigError
-from styleaug.evaluation.statistics import difference, holm, sign_flip_p, spread, t_cdf, t_quantile
+from styleaug.robustness.statistics import difference, holm, sign_flip_p, spread, t_cdf, t_quantile
 
 BASE = dict(enumerate([0.40, 0.45, 0.38, 0.47]))
 

@@ -16,10 +16,11 @@ from specimens import generator, photos
 from test_privacy import save_photos, write_dicom
 
 from styleaug import BankError, ConfigError, FileError, StyleAugment, StyleBank, fit_style
-from styleaug.formats.scan import Scan
-from styleaug.training import style_images, unfinished
-from styleaug.training.studies import balance_warnings, read_study
-from styleaug.training.unfinished import Unfinished, read_codes
+from styleaug.fitting import unfinished
+from styleaug.fitting.studies import balance_warnings, read_study
+from styleaug.fitting.unfinished import Unfinished, read_codes
+from styleaug.io import pixels as style_images
+from styleaug.io.scan import Scan
 
 RGB = generator("reinhard-rgb")
 
@@ -393,7 +394,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from styleaug.training import style_images, unfinished
-from styleaug.cli import main
+from styleaug.cli.main import main
 unfinished.SECONDS, unfinished.WRITING, original = 0.0, 0, style_images.open_image
 def slowly(path, **options):
     time.sleep(0.2)
@@ -439,7 +440,7 @@ def test_fit_style_by_groups(tree, command, tmp_path):
 
 
 def test_names_of_files_are_safe():
-    from styleaug.cli_training import file_names
+    from styleaug.cli.training import file_names
 
     labels = ["../../etc", "a/b", "A_b", "St. Mary's", "...", "", "x"]
     assert list(file_names(dict.fromkeys(labels))) == [

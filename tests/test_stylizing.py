@@ -13,7 +13,7 @@ from specimens import generator, photo, pil
 
 import styleaug
 from styleaug import ConfigError, FileError, ImageError, stylize
-from styleaug.stylizing import Reduced, stylize_file
+from styleaug.offline.stylizing import Reduced, stylize_file
 
 STYLE = 1 - photo(40, 50, seed=7)
 

@@ -15,10 +15,10 @@ from PIL import Image
 from specimens import bank_of, pil, tiny_adain
 
 from styleaug import FileError, apply_folder
-from styleaug.contact_sheet import open_rgb
-from styleaug.files import MAX_PIXELS, Scan, open_image, save_image
-from styleaug.formats import tiff
-from styleaug.formats.tiff import TiledReader, write_tiled
+from styleaug.io import tiff
+from styleaug.io.files import MAX_PIXELS, Scan, open_image, save_image
+from styleaug.io.tiff import TiledReader, write_tiled
+from styleaug.sheets import open_rgb
 from styleaug.training.data import read_image
 
 tifffile = pytest.importorskip("tifffile")

@@ -10,11 +10,12 @@ import tifffile
 import torch
 from specimens import GENERATORS, Spy, bank_of, generator, photo
 
-from styleaug import ConfigError, FileError, ImageError, apply_folder, slides, tiles
-from styleaug.formats.tiff import MOST_PIXELS, TiledReader
+from styleaug import ConfigError, FileError, ImageError, apply_folder
 from styleaug.generators.base import AbstractGenerator
-from styleaug.slides import stylise_slide
-from styleaug.tiles import ArrayReader, stylise_tiles
+from styleaug.io.tiff import MOST_PIXELS, TiledReader
+from styleaug.offline import slides, tiles
+from styleaug.offline.slides import stylise_slide
+from styleaug.offline.tiles import ArrayReader, stylise_tiles
 from styleaug.transforms.core import Stylizer
 from styleaug.weights import load_generator
 

@@ -14,8 +14,9 @@ from strategies import seeds, shares
 from workshop import colours, ramp, red, tiny, unbalanced, write, written
 
 from styleaug import FileError, ImageError
+from styleaug.io.lists import list_images
 from styleaug.training import data as module
-from styleaug.training.data import Crop, TrainingData, is_held_out, list_images, read_image, square
+from styleaug.training.data import Crop, TrainingData, is_held_out, read_image, square
 
 CONFIG = tiny("cut")
 

@@ -7,13 +7,12 @@ from specimens import Spy, bank, bank_of, generator, photo, photos
 from torch import Tensor
 from torchvision import tv_tensors
 
-import styleaug.video
-from styleaug.blending import sharpen
+import styleaug.video.transform
+from benchmarks.video import frame_difference, warping_error
 from styleaug.errors import ConfigError, ImageError
-from styleaug.flow import frame_difference, warping_error
 from styleaug.generators.shared import pooled
-from styleaug.generators.steady import Past, steady
-from styleaug.video import StyleVideo
+from styleaug.video.steady import Past, steady
+from styleaug.video.transform import StyleVideo, sharpen
 
 
 def pan(frames: int = 5, height: int = 48, width: int = 64, *, step: int = 2) -> Tensor:
@@ -77,7 +76,7 @@ def test_a_clip_in_a_batch_is_styled_as_alone():
     params = augment.make_params(clips)
     both = augment.apply(clips, params)
     for row in range(2):
-        own = styleaug.video.only(params, row)
+        own = styleaug.video.transform.only(params, row)
         assert torch.equal(augment.apply(clips[row], own), both[row])
 
 

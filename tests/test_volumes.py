@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from specimens import Spy, bank_of, tiny_adain
 
 from styleaug import FileError, apply_folder
-from styleaug.files import Scan, open_image, save_image
+from styleaug.io.files import Scan, open_image, save_image
 
 nibabel = pytest.importorskip("nibabel")
 SimpleITK = pytest.importorskip("SimpleITK")
@@ -269,7 +269,7 @@ def test_what_follows_the_voxels_is_read_in_parts_and_not_for_ever(tmp_path, mon
     monkeypatch.setattr(gzip.GzipFile, "read", lambda self, size=-1: read.append(size) or before(self, size))
     assert open_image(tmp_path / "b.nii.gz").frames.shape == (4, 4, 4)
     assert all(0 <= size <= 2**20 for size in read)
-    monkeypatch.setattr("styleaug.formats.packed.SLACK", 2**20)
+    monkeypatch.setattr("styleaug.io.packed.SLACK", 2**20)
     refused(tmp_path / "b.nii.gz", "unpacks to over 1,048,576 bytes more than its header says")
 
 

@@ -13,8 +13,7 @@ from safetensors.torch import load, save
 from specimens import photos, tiny_adain
 
 from styleaug import BankError, WeightsError, bank_names, card, generator_names, load_bank, load_generator
-from styleaug.generators.color import COLOR_GENERATORS
-from styleaug.weights import cards, file_hash, pretrained_folder, save_generator
+from styleaug.weights import COLOR_GENERATORS, cards, file_hash, pretrained_folder, save_generator
 
 SIZES = {"widths": [4, 4, 8], "blocks": 1, "hidden": 8}
 

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from specimens import photos
 from torch import Tensor, nn
 
+from styleaug.perceptual import VGG19
 from styleaug.training.config import TrainConfig, preset
 from styleaug.training.data import TrainingData
 from styleaug.training.loop import Outcome, train
 from styleaug.training.recipes import make_recipe
-from styleaug.training.vgg import VGG19
 
 RECIPES = ["adain", "photo", "patchswap", "patchgan", "cyclegan", "cut", "vaegan"]
 

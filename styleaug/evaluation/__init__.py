@@ -1,5 +1,5 @@
-"""Measures of quality, shift, robustness and label safety; `styleaug evaluate` runs them."""
+"""`styleaug evaluate`: quality, shift and labels."""
 
-from styleaug.parts import importer
+from styleaug import importer
 
 __getattr__ = importer(__name__)

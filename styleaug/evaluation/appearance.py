@@ -18,7 +18,7 @@ from styleaug.generators.adain import AdaIN
 from styleaug.generators.colorspace import rgb_to_lab
 from styleaug.generators.layers import channel_stats, normalise, whiten
 from styleaug.images import luminance
-from styleaug.training.scores import Features, load_features
+from styleaug.perceptual import Features, load_features
 from styleaug.weights import load_generator
 
 __all__ = [

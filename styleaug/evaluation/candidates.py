@@ -10,10 +10,10 @@ from torch import Tensor
 
 from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError
-from styleaug.files import image_files
+from styleaug.fitting.fit import fit_style
 from styleaug.generators.base import AbstractGenerator
+from styleaug.io.files import image_files
 from styleaug.samplers import Sampler
-from styleaug.training.fit import fit_style
 from styleaug.transforms.core import Stylizer
 from styleaug.weights import find_styles, load_generator
 

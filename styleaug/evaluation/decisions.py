@@ -11,9 +11,11 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from styleaug.errors import ConfigError
-from styleaug.evaluation.arm_steps import color_jitter, grey
-from styleaug.evaluation.class_folders import split_home
-from styleaug.evaluation.classifiers import (
+from styleaug.evaluation.domains import wilson
+from styleaug.robustness.arms import color_jitter, grey
+from styleaug.robustness.class_folders import split_home
+from styleaug.robustness.classifier_training import Recipe, answers, fit, recall_mean
+from styleaug.robustness.classifiers import (
     SQUEEZENET,
     Classifier,
     Normalise,
@@ -22,8 +24,6 @@ from styleaug.evaluation.classifiers import (
     load,
     make_classifier,
 )
-from styleaug.evaluation.domains import wilson
-from styleaug.evaluation.fitting import Recipe, answers, fit, recall_mean
 
 __all__ = ["Flips", "Rate", "count_flips", "decide", "imagenet_classifier", "mild_jitter", "train_classifier"]
 

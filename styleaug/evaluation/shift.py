@@ -11,10 +11,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from styleaug.atomic import atomic
 from styleaug.bank import StyleBank
-from styleaug.contact_sheet import contact_sheet
-from styleaug.errors import ConfigError, FileError
+from styleaug.errors import ConfigError, FileError, printable
 from styleaug.evaluation.advice import STYLE, Advice, Evidence, Option, advise
 from styleaug.evaluation.appearance import (
     MEASURES,
@@ -28,12 +26,13 @@ from styleaug.evaluation.candidates import Candidate, find_candidates
 from styleaug.evaluation.domains import Gap, Parted, gap_between, gap_closed, standardise, tell_apart
 from styleaug.evaluation.pairs import Squares, read_squares
 from styleaug.evaluation.quality import find_device
-from styleaug.files import save_image
-from styleaug.foreign import printable
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import from_float, to_float
+from styleaug.io.atomic import atomic
+from styleaug.io.files import save_image
+from styleaug.perceptual import frechet_distance, kernel_distance, load_features
+from styleaug.sheets import contact_sheet
 from styleaug.training.losses import edge_correlation
-from styleaug.training.scores import frechet_distance, kernel_distance, load_features
 
 __all__ = ["GENERATORS", "Shift", "evaluate_shift"]
 

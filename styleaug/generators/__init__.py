@@ -1,5 +1,5 @@
 """Generators map `(images, codes, strength)` to stylised images of the same shape."""
 
-from styleaug.parts import importer
+from styleaug import importer
 
 __getattr__ = importer(__name__)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -28,7 +27,7 @@ from styleaug.generators.fourier import FourierAmplitude
 from styleaug.generators.layers import adain, channel_stats, is_exporting
 from styleaug.generators.shared import pooled, sharing
 
-__all__ = ["COLOR_GENERATORS", "ChannelStats", "FourierAmplitude", "HistogramMatching"]
+__all__ = ["ChannelStats", "FourierAmplitude", "HistogramMatching"]
 
 MAX_GAIN = 5.0
 """How many times contrast may grow. Flat images hold little but noise, which would grow with it."""
@@ -54,7 +53,6 @@ SPACES = {
     # A grey added to all three channels moves Y and leaves Cb and Cr as they are.
     "luminance": Space(1, luma, lambda images, old, new: images + (new - old)),
 }
-
 RANGES: dict[str, list[tuple[float, float]]] = {
     "rgb": [(0, 1)] * 3,
     "lab": [(0, 100), (-110, 110), (-110, 110)],
@@ -342,17 +340,3 @@ def running_min(values: Float[Tensor, "B C N"]) -> Float[Tensor, "B C N"]:
         values = torch.minimum(values, F.pad(values, (reach, 0), value=math.inf)[:, :, :length])
         reach *= 2
     return values
-
-
-COLOR_GENERATORS: dict[str, Callable[[], AbstractGenerator]] = {
-    "reinhard-rgb": partial(ChannelStats, "rgb"),
-    "reinhard-lab": partial(ChannelStats, "lab"),
-    "reinhard-ycbcr": partial(ChannelStats, "ycbcr"),
-    "reinhard-hsv": partial(ChannelStats, "hsv"),
-    "reinhard-hed": partial(ChannelStats, "hed"),
-    "reinhard-luminance": partial(ChannelStats, "luminance"),
-    "histogram": HistogramMatching,
-    "histogram-luminance": partial(HistogramMatching, "luminance"),
-    "fourier": FourierAmplitude,
-}
-"""Constructor of each generator of this file, by name."""

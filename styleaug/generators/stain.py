@@ -4,8 +4,6 @@ For haematoxylin and eosin, for Romanowsky stains of blood (azure and eosin), an
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
 from itertools import chain
 
 import torch
@@ -18,7 +16,8 @@ from styleaug.generators.base import AbstractGenerator, widen
 from styleaug.generators.color import MAX_GAIN, ChannelStats
 from styleaug.generators.colorspace import DENSITY_TO_HED, HED_FLOOR, HED_TO_DENSITY, rgb_to_hed
 from styleaug.generators.layers import channel_stats
-from styleaug.generators.opticaldensity import (
+from styleaug.generators.shared import sharing
+from styleaug.generators.stain_separation import (
     MOST,
     USUAL,
     WHITE,
@@ -28,9 +27,8 @@ from styleaug.generators.opticaldensity import (
     unit,
     unmixing,
 )
-from styleaug.generators.shared import sharing
 
-__all__ = ["STAIN_GENERATORS", "HedJitter", "RandStainNA", "TwoDyes"]
+__all__ = ["HedJitter", "RandStainNA", "TwoDyes"]
 
 
 class TwoDyes(AbstractGenerator):
@@ -248,13 +246,3 @@ class RandStainNA(AbstractGenerator):
             if len(rows):
                 painted[rows] = space(images[rows], part[rows], strength[rows])
         return painted
-
-
-STAIN_GENERATORS: dict[str, Callable[[], AbstractGenerator]] = {
-    "macenko": partial(TwoDyes, "macenko"),
-    "vahadane": partial(TwoDyes, "vahadane"),
-    "hed-jitter": partial(HedJitter, LIGHT),
-    "hed-jitter-strong": partial(HedJitter, STRONG),
-    "randstainna": RandStainNA,
-}
-"""Constructor of each generator of this file, by name."""

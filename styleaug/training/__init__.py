@@ -1,5 +1,5 @@
 """Training generators and fitting banks; nothing here is needed to use them."""
 
-from styleaug.parts import importer
+from styleaug import importer
 
 __getattr__ = importer(__name__)

@@ -15,8 +15,7 @@ from styleaug.errors import ConfigError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.training.config import AdversarialConfig, TrainConfig
 from styleaug.training.data import TrainingData
-from styleaug.training.diffaugment import diff_augment
-from styleaug.training.discriminators import PatchDiscriminator
+from styleaug.training.discriminators import PatchDiscriminator, diff_augment
 from styleaug.training.losses import discriminator_loss, edge_loss, fool_loss, r1_penalty
 from styleaug.weights import load_generator
 

@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from styleaug.atomic import atomic
-from styleaug.digest import Damaged, check_digest, to_bytes
 from styleaug.errors import ConfigError, FileError, WeightsError
-from styleaug.paths import check_regular, in_utf8
+from styleaug.io.atomic import atomic
+from styleaug.io.paths import check_regular, in_utf8
+from styleaug.io.tensors import Damaged, check_digest, to_bytes
 from styleaug.training.base import AbstractRecipe
 from styleaug.training.config import MAY_CHANGE, TrainConfig
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
 from styleaug.errors import ConfigError
-from styleaug.paths import check_regular
+from styleaug.io.paths import check_regular
 
 __all__ = [
     "PRESETS",

@@ -1,6 +1,5 @@
 """The two sides of a training run: lists of images, the crops of each step, those held out."""
 
-import csv
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
@@ -13,15 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from styleaug.errors import FileError, ImageError, reason_of
-from styleaug.files import is_blank, list_image_files, open_image, stem_of
-from styleaug.foreign import name_bytes
-from styleaug.formats.scan import as_picture
+from styleaug.errors import FileError, ImageError, name_bytes, reason_of
 from styleaug.images import check_range, resized, to_pixels
-from styleaug.paths import check_path, check_regular
+from styleaug.io.files import is_blank, open_image
+from styleaug.io.lists import ImageList, list_images
+from styleaug.io.scan import as_picture
 from styleaug.training.config import TrainConfig
 
-__all__ = ["Crop", "ImageList", "TrainingData", "is_held_out", "list_images", "read_image", "square"]
+__all__ = ["Crop", "TrainingData", "is_held_out", "read_image", "square"]
 
 CACHE_BYTES = 4 * 2**30
 """Images of a side kept in memory once read; more are read again when they are drawn."""
@@ -29,83 +27,10 @@ MOST_JUDGED = 128
 """Held-out images of a side that the scores use."""
 LEAST_HELD_OUT = 2
 """Scores need as many."""
-LISTS = {".csv": ",", ".tsv": "\t"}
 MOST_ASPECT = 32
 """Long side over short side; a narrower image would fill the memory at the size of a crop."""
 CLASS_GAP = 0.1
 """Share of images by which the classes of two sides may differ without a warning."""
-
-
-@dataclass(frozen=True)
-class ImageList:
-    """Paths of images, the class of each, the key by which it finds its pair; what `Listing` leaves out."""
-
-    paths: tuple[Path, ...]
-    classes: tuple[str, ...]
-    keys: tuple[str, ...]
-    skipped: tuple[tuple[Path, str], ...] = ()
-    left_out: str = ""
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def at(self, rows: list[int]) -> "ImageList":
-        """Keep some rows, in that order."""
-        return replace(
-            self,
-            paths=tuple(self.paths[row] for row in rows),
-            classes=tuple(self.classes[row] for row in rows),
-            keys=tuple(self.keys[row] for row in rows),
-        )
-
-
-def list_images(source: str | Path) -> ImageList:
-    """List the images of a folder, or those that a CSV or TSV file names.
-
-    In a folder, the first folder below it is an image's class, and its path without suffix its key. A
-    list has a header with the column `path` (relative to the list), and may have `class` and `key`.
-
-    Raises:
-        FileError: nothing there, or a list that cannot be used.
-    """
-    source = check_path(source)
-    if source.suffix.lower() in LISTS and not source.is_dir():
-        return read_list(source)
-    found = list_image_files(source)
-    inside = [path.relative_to(source) for path in found.files]
-    classes = tuple(path.parts[0] if len(path.parts) > 1 else "" for path in inside)
-    keys = tuple(str(path.with_name(stem_of(path))) for path in inside)
-    return ImageList(tuple(found.files), classes, keys, tuple(found.skipped), found.left_out())
-
-
-def read_list(path: Path) -> ImageList:
-    """Read a CSV or TSV list of images."""
-    check_regular(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, delimiter=LISTS[path.suffix.lower()])
-            rows, header = list(table), table.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FileError(f"cannot read the list {path}: {error}. It must be text in UTF-8.") from None
-    if "path" not in header:
-        raise FileError(f"{path} must have a header with the column 'path', got {str(header)[:80]}.")
-    if not rows or not all(row["path"] for row in rows):
-        raise FileError(f"{path} must name an image in the column 'path' of each row.")
-    paths = tuple(path.parent / row["path"] for row in rows)
-    missing = [entry for entry in paths if not is_there(entry)]
-    if missing:
-        first = str(missing[0])[:200]
-        raise FileError(f"{path} names {len(missing)} files that are not there; the first: {first!r}")
-    keys = tuple(row.get("key") or stem_of(Path(row["path"])) for row in rows)
-    return ImageList(paths, tuple(row.get("class") or "" for row in rows), keys)
-
-
-def is_there(path: Path) -> bool:
-    """Tell whether a file exists, whatever its name is made of."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long, or with a NUL
-        return False
 
 
 def match_pairs(source: ImageList, target: ImageList) -> tuple[ImageList, ImageList]:

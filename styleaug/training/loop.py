@@ -14,19 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from styleaug.atomic import remove_parts
 from styleaug.errors import TrainError
+from styleaug.fitting.fit import fit_style
 from styleaug.generators.base import AbstractGenerator
+from styleaug.io.atomic import remove_parts
+from styleaug.perceptual import load_features
 from styleaug.training.base import AbstractRecipe
 from styleaug.training.best import Best
 from styleaug.training.checkpoints import Checkpoints, gather_state, restore_state
-from styleaug.training.checks import check_images, check_inputs
 from styleaug.training.data import TrainingData
 from styleaug.training.fabric import make_fabric, share_of
-from styleaug.training.fit import fit_style
 from styleaug.training.monitor import Monitor
+from styleaug.training.preflight import check_images, check_inputs
 from styleaug.training.report import NOT_VALUES, ROWS
-from styleaug.training.scores import Judge, alarms, load_features
+from styleaug.training.scores import Judge, alarms
 from styleaug.weights import load_generator
 
 __all__ = ["Outcome", "train"]

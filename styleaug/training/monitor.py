@@ -15,9 +15,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from styleaug.atomic import atomic
 from styleaug.errors import FileError
-from styleaug.files import save_image
+from styleaug.io.atomic import atomic
+from styleaug.io.files import save_image
 from styleaug.training.report import NOT_VALUES, flat, printable, render
 
 __all__ = ["Monitor"]

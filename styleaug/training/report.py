@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from styleaug.errors import FileError
-from styleaug.files import open_image
+from styleaug.io.files import open_image
 
 __all__ = ["NOT_VALUES", "ROWS", "printable", "render"]
 

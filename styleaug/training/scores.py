@@ -1,23 +1,18 @@
 """What makes one checkpoint better than another: scores on held-out images, and alarms."""
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
-from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from styleaug.errors import ConfigError, WeightsError
-from styleaug.generators.adain import AdaIN
-from styleaug.generators.layers import channel_stats
+from styleaug.errors import ConfigError
+from styleaug.perceptual import check_rows, frechet_distance, kernel_distance
 from styleaug.training.losses import edge_correlation
-from styleaug.training.vgg import load_vgg19, read_weights
-from styleaug.weights import load_generator
 
-__all__ = ["Features", "Judge", "alarms", "frechet_distance", "kernel_distance", "load_features"]
+__all__ = ["Judge", "alarms"]
 
 STRUCTURE_WEIGHT = 0.5
 """Of lost structure in the score: a translator that keeps no edge pays for half the way to the targets."""
@@ -27,187 +22,12 @@ NEAR = 0.01
 """Sources nearer than this to the targets are as good as in their domain; distances are then absolute."""
 LEAST_COLOUR = 0.02
 """Colours nearer than this count as equal."""
-LEAST_SIDE = 64
-"""Smaller images are enlarged to this short side before a network sees them."""
-CHUNK = 16
-"""Images encoded at once."""
-
 LONG = 30
 """Entries of the history over which the discriminator has to win before it is an alarm."""
 WINS = 0.05
 """A discriminator's loss that is as good as zero, for the least-squares, hinge and logistic losses."""
 COLLAPSED = 0.2
 """Diversity below which outputs look alike."""
-
-
-def kernel_distance(one: Float[Tensor, "N S"], other: Float[Tensor, "M S"]) -> float:
-    """Compute the unbiased squared MMD with the cubic polynomial kernel (KID, Binkowski 2018, eq. 4).
-
-    Zero on average between samples of one distribution, so that it can be a little below.
-
-    Raises:
-        ConfigError: fewer than two rows.
-    """
-    check_rows(one, other)
-    x, y = one.double(), other.double()
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1) ** 3
-
-    def without_diagonal(square: Tensor) -> Tensor:
-        return (square.sum() - square.trace()) / (len(square) * (len(square) - 1))
-
-    within = without_diagonal(kernel(x, x)) + without_diagonal(kernel(y, y))
-    return float(within - 2 * kernel(x, y).mean())
-
-
-def frechet_distance(one: Float[Tensor, "N S"], other: Float[Tensor, "M S"]) -> float:
-    """Compute the squared Fréchet distance of two Gaussians fitted to the rows (FID, Heusel 2017, eq. 6).
-
-    Biased upwards where rows are few beside S; compare only samples of one size.
-
-    Raises:
-        ConfigError: fewer than two rows.
-    """
-    check_rows(one, other)
-    x, y = one.double(), other.double()
-    root = matrix_root(covariance(x))
-    # The trace of (A B)^1/2 is that of (A^1/2 B A^1/2)^1/2, which is symmetric.
-    product = root @ covariance(y) @ root
-    cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp_min(0).sqrt().sum()
-    spread = x.var(dim=0).sum() + y.var(dim=0).sum() - 2 * cross
-    return float((x.mean(dim=0) - y.mean(dim=0)).square().sum() + spread)
-
-
-def covariance(rows: Float[Tensor, "N S"]) -> Float[Tensor, "S S"]:
-    """Compute the unbiased covariance of the columns."""
-    centred = rows - rows.mean(dim=0)
-    return centred.T @ centred / (len(rows) - 1)
-
-
-def matrix_root(matrix: Float[Tensor, "S S"]) -> Float[Tensor, "S S"]:
-    """Compute the symmetric square root of a covariance."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-
-
-def check_rows(one: Tensor, other: Tensor) -> None:
-    """Refuse samples that have no spread."""
-    if min(len(one), len(other)) < 2:
-        raise ConfigError(
-            f"scores need at least 2 images on each side, got {len(one)} and {len(other)}. Give more images."
-        )
-
-
-class Features(nn.Module):
-    """Describe images by a frozen network: `(B, 3, H, W)` in [0, 1] to `(B, S)` float32.
-
-    `.to(device)` moves the network; images are moved to it, and the features stay there.
-
-    Args:
-        name: as `load_features` takes it.
-        network: frozen here.
-        read: calls the network on images whose short side is at least 64 pixels.
-    """
-
-    def __init__(self, name: str, network: nn.Module, read: Callable[[nn.Module, Tensor], Tensor]):
-        super().__init__()
-        self.name, self.network, self.read = name, network.eval().requires_grad_(False), read
-
-    @torch.no_grad()
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
-        """Encode the images, a few at a time."""
-        device = next(self.network.parameters()).device
-        chunks = [enlarge(chunk.detach().to(device).float()) for chunk in images.split(CHUNK)]
-        return torch.cat([self.read(self.network, chunk).float() for chunk in chunks])
-
-
-def enlarge(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
-    """Enlarge images whose short side is below 64 pixels."""
-    height, width = images.shape[-2:]
-    scale = LEAST_SIDE / min(height, width)
-    if scale <= 1:
-        return images
-    size = (max(LEAST_SIDE, round(height * scale)), max(LEAST_SIDE, round(width * scale)))
-    return F.interpolate(images, size=size, mode="bilinear")
-
-
-def load_features(name: str, networks: Path | None) -> Features:
-    """Load the network that describes images for a `Judge`.
-
-    Args:
-        name: `"adain"` for the codes of the shipped AdaIN generator, which needs no other file;
-            `"vgg19"` for the channel statistics of relu4_1; `"squeezenet"` for the pooled features of
-            SqueezeNet 1.1.
-        networks: folder of `vgg19_normalised_relu4_1.safetensors` or
-            `squeezenet1_1_imagenet.safetensors`; None downloads torchvision's weights.
-
-    Raises:
-        ConfigError: an unknown name.
-        WeightsError: a file that is missing, damaged, or another network.
-    """
-    if name == "adain":
-        # Generators that are asked for by name are shared, and this one may be moved.
-        return Features(name, deepcopy(load_generator("adain")), read_adain)
-    if name == "vgg19":
-        return Features(name, load_vgg19(networks), read_vgg19)
-    if name == "squeezenet":
-        return Features(name, SqueezeNet.load(networks), read_squeezenet)
-    raise ConfigError(f"features must be adain, vgg19 or squeezenet, got {name!r}.")
-
-
-def read_adain(network: nn.Module, images: Tensor) -> Tensor:
-    """Read the codes."""
-    return cast(AdaIN, network).encode_style(images)
-
-
-def read_vgg19(network: nn.Module, images: Tensor) -> Tensor:
-    """Read means and deviations of relu4_1."""
-    return channel_stats(network(images)[-1])
-
-
-def read_squeezenet(network: nn.Module, images: Tensor) -> Tensor:
-    """Read the means of the last features."""
-    return network(images).mean(dim=(2, 3))
-
-
-class SqueezeNet(nn.Module):
-    """SqueezeNet 1.1 up to its last features (Iandola et al. 2016), for RGB images in [0, 1]."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        from torchvision.models import squeezenet1_1
-
-        super().__init__()
-        self.features = squeezenet1_1().features
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 512 H2 W2"]:
-        """Compute the last features."""
-        return self.features((images - self.mean) / self.std)
-
-    @classmethod
-    def load(cls, folder: Path | None) -> "SqueezeNet":
-        """Load the weights from `folder`, or torchvision's through a download."""
-        if folder is None:
-            from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
-
-            network = cls((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-            network.features = squeezenet1_1(weights=SqueezeNet1_1_Weights.IMAGENET1K_V1).features
-            return network
-        path = Path(folder) / "squeezenet1_1_imagenet.safetensors"
-        saved = read_weights(path)
-        # The Caffe weights want RGB 0..255 minus the means.
-        network = cls((123 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3)
-        try:
-            state = {key: saved[f"features.{key}"] for key in network.features.state_dict()}
-            network.features.load_state_dict(state)
-        except (KeyError, RuntimeError) as error:
-            raise WeightsError(f"{path} is not a SqueezeNet 1.1: {error}") from None
-        return network
 
 
 class Judge:

@@ -1,5 +1,5 @@
 """Transforms draw parameters, then apply them; one file for each library that hosts them."""
 
-from styleaug.parts import importer
+from styleaug import importer
 
 __getattr__ = importer(__name__)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
 from styleaug import samplers
-from styleaug.ambient import as_usual
 from styleaug.bank import StyleBank
 from styleaug.checks import check_count, check_share, check_switch
 from styleaug.errors import BankError, ConfigError, DeviceError, ImageError
+from styleaug.generators.ambient import as_usual
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import MOST_CHANNELS, Restore, ValueRange, check_range, to_pixels
 from styleaug.transforms.form import check_form

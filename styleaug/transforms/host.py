@@ -11,8 +11,7 @@ from types import FrameType
 import torch
 from torch.utils.data import get_worker_info
 
-from styleaug.errors import ConfigError, DeviceError, ImageError
-from styleaug.foreign import name_bytes
+from styleaug.errors import ConfigError, DeviceError, ImageError, name_bytes
 from styleaug.transforms.core import Stylizer
 
 __all__ = [

@@ -6,10 +6,10 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from styleaug.ambient import as_usual
 from styleaug.bank import StyleBank
 from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError, missing_extra
+from styleaug.generators.ambient import as_usual
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.host import advised
 from styleaug.transforms.params import P, StyleOptions, StyleParams

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from styleaug.ambient import as_usual
 from styleaug.bank import StyleBank
 from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError, missing_extra
+from styleaug.generators.ambient import as_usual
 from styleaug.images import MOST_CHANNELS
 from styleaug.transforms.core import Stylizer
 from styleaug.transforms.host import (

@@ -1,0 +1,5 @@
+"""The `styleaug` command: parse, make one library call, print."""
+
+from styleaug import importer
+
+__getattr__ = importer(__name__)

@@ -1,0 +1,447 @@
+"""The `styleaug` command: parse, make one library call, print."""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from styleaug.cli.console import NEW_FILE, finish, going_on, labels_named, output, progress, say, show_warning
+from styleaug.cli.evaluation import evaluate
+from styleaug.cli.options import NUMBERS, Command, shell_words
+from styleaug.cli.training import fit_style, train
+from styleaug.errors import FileError, StyleAugError, printable
+
+__all__ = ["main", "video"]
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command(cls=Command)
+@click.argument("source", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="File or new folder to write.")
+@click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
+@click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
+@click.option(
+    "--strength", type=NUMBERS, default="1", show_default=True,
+    help="From 0 to 1, the whole style; two, such as 0.5,1: drawn between them.",
+)  # fmt: skip
+@click.option(
+    "--sampler", type=click.Choice(["uniform", "mix", "slerp", "gaussian"]), default="uniform",
+    show_default=True, help="Draw one style, a mixture of some, one between two, or a new one like them.",
+)  # fmt: skip
+@click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of style.")
+@click.option(
+    "--flow", type=click.Choice(["dis", "farneback", "raft", "none"]), default="dis", show_default=True,
+    help="Optical flow along which frames are blended; none: faster, and it flickers.",
+)  # fmt: skip
+@click.option(
+    "--blend", type=click.FloatRange(0, 1, max_open=True), default=0.7, show_default=True,
+    help="Share of the frame before.",
+)  # fmt: skip
+@click.option(
+    "--smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.7, show_default=True,
+    help="Share of the past in a frame's statistics.",
+)  # fmt: skip
+@click.option("--mask", type=PATH, help="Film or folder of frames: bright is where the style is.")
+@click.option(
+    "--where", type=click.Choice(["inside", "outside", "both"]),
+    help="Of the mask; both: a style for each.  [default: inside]",
+)  # fmt: skip
+@click.option("--fps", type=click.FloatRange(0.01, 1000), help="Frames a second.  [default: the source's]")
+def video(
+    source: Path,
+    out: Path,
+    bank: str | None,
+    generator: str | None,
+    strength: tuple[float, float],
+    sampler: Any,
+    keep_luminance: bool,
+    seed: int,
+    flow: Any,
+    blend: float,
+    smoothing: float,
+    mask: Path | None,
+    where: Any,
+    fps: float | None,
+) -> None:
+    """Write the film SOURCE in one style, without flicker.
+
+    SOURCE is a video file, an animated picture or a folder of frames; so is OUT: .mp4, .mov, .mkv, .avi,
+    .webm, .gif, .apng, .png, .webp, or a folder. Times, sound and transparency are kept. SOURCE is never
+    written to.
+    """
+    from styleaug.video.film import style_film
+
+    with progress("stylising") as report:
+        film = style_film(
+            source,
+            out,
+            bank=bank,
+            generator=generator,
+            strength=strength,
+            sampler=sampler,
+            keep_luminance=keep_luminance,
+            smoothing=smoothing,
+            flow=None if flow == "none" else flow,
+            blend=blend,
+            mask=mask,
+            where=where,
+            fps=fps,
+            seed=seed,
+            report=report,
+        )
+    for note in film.notes:
+        say(note)
+    say(f"{out}: {film.frames} frames written")
+
+
+INPUT = click.Path(path_type=Path)
+OUTPUT = click.Path(path_type=Path)
+STRENGTH = click.FloatRange(0, 1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="styleaug", prog_name="styleaug")
+def cli() -> None:
+    """Neural style transfer as data augmentation.
+
+    A bank is a small file of style statistics, fitted from a folder of images; it holds no pixels. In a
+    training pipeline: StyleAugment("bank.safetensors").
+    """
+
+
+@cli.command()
+@click.option(
+    "-o", "--out", type=NEW_FILE, default=Path("styleaug-demo.png"), show_default=True,
+    help="Picture to write: what the classifiers saw.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the digits and the classifiers.")
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
+def demo(out: Path, seed: int, as_json: bool) -> None:
+    """Fit a bank, train with and without it, test under a shift: half a minute on two cores."""
+    from styleaug.demo import run_demo
+
+    with progress("demo") as report:
+        result = run_demo(out, seed=seed, report=report)
+    output(*(json.dumps(result.to_dict()) if as_json else result.table()).split("\n"))
+    say(f"What the classifiers saw: {out}")
+
+
+@cli.command()
+@click.argument("content", type=INPUT)
+@click.option("--style", type=INPUT, required=True, help="The image whose style it gets.")
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="The image to write.")
+@click.option(
+    "--strength", type=STRENGTH, default=1.0, show_default=True, help="From 0 to 1, the whole style."
+)
+@click.option("--generator", default="adain", show_default=True, help="Name, weights or a run folder.")
+@click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
+@click.option(
+    "--size", type=click.IntRange(16), default=512, show_default=True,
+    help="Paint an image of more than SIZE x SIZE pixels reduced: a smaller SIZE gives larger strokes.",
+)  # fmt: skip
+def stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
+    """Write the image CONTENT in the style of another image.
+
+    OUT has the size, bit depth and transparency of CONTENT, which is never written to. For many images fit a
+    bank to the styles (styleaug fit-style), and use that (styleaug apply).
+    """
+    from styleaug.offline.stylizing import stylize_file
+
+    for path in (content, style):
+        if path.is_dir():
+            raise FileError(
+                f"{path} is a folder. For many images: styleaug fit-style STYLES -o bank.safetensors, "
+                "styleaug apply CONTENTS --bank bank.safetensors -o OUT."
+            )
+    say(f"{stylize_file(content, style, out, **options)} written")
+
+
+@cli.command(cls=Command)
+@click.argument("source", type=INPUT)
+@click.option("-o", "--out", type=OUTPUT, required=True, help="Folder for the copies, outside SOURCE.")
+@click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
+@click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
+@click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="For each image.")
+@click.option(
+    "--strength", type=NUMBERS, default="1", show_default=True,
+    help="From 0 to 1, the whole style; two, such as 0.5,1: drawn between them for each copy.",
+)  # fmt: skip
+@click.option(
+    "--sampler", type=click.Choice(["uniform", "mix", "slerp", "gaussian"]), default="uniform",
+    show_default=True, help="Draw one style, a mixture of some, one between two, or a new one like them.",
+)  # fmt: skip
+@click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
+@click.option(
+    "--preserve", type=STRENGTH,
+    help="How much structure stays at least: 0 any, 1 all; 0.9 where findings matter.  [default: 0]",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the styles and strengths.")
+@click.option(
+    "--workers", type=click.IntRange(0), default=0, show_default=True,
+    help="Processes; of Ray, 0 takes all cores.",
+)  # fmt: skip
+@click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read or written.")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="Where the work is done.",
+)  # fmt: skip
+@click.option("--address", help="Of a Ray cluster: auto, ray://HOST:PORT.  [default: start one here]")
+@click.option(
+    "--format", type=click.Choice(["images", "parquet", "webdataset"]),
+    help="What to read, where SOURCE holds several.",
+)  # fmt: skip
+@click.option(
+    "--column", default="image", show_default=True,
+    help="Of Parquet's images; of a tar file's, the extension.",
+)  # fmt: skip
+@click.option(
+    "--window",
+    help="What is black and white, where there are over 8 bits: CENTRE/WIDTH as in 40/400, auto, dicom.",
+)
+def apply(
+    source: Path,
+    out: Path,
+    bank: str | None,
+    generator: str | None,
+    copies: int,
+    strength: tuple[float, float],
+    sampler: Any,
+    keep_luminance: bool,
+    preserve: float | None,
+    seed: int,
+    workers: int,
+    strict: bool,
+    engine: Any,
+    address: str | None,
+    format: Any,
+    column: str,
+    window: str | None,
+) -> None:
+    """Write stylised copies of the images in SOURCE, with the same tree and file types.
+
+    SOURCE is a folder of images, of Parquet files or of WebDataset's tar files, or one such shard. Labels
+    and all else in shards are passed on. OUT/manifest.jsonl says which style and strength each copy got.
+    Called again, it goes on where it stopped, and does again what changed. SOURCE is never written to.
+
+    Many machines: `--engine ray`, on a cluster with one file system, or `torchrun ... -m styleaug apply`.
+    """
+    from styleaug.offline.folder import apply_folder
+
+    with going_on(), progress("stylising") as report:
+        applied = apply_folder(
+            source,
+            out,
+            bank=bank,
+            generator=generator,
+            copies=copies,
+            strength=strength,
+            sampler=sampler,
+            keep_luminance=keep_luminance,
+            preserve=preserve,
+            seed=seed,
+            workers=workers,
+            report=report,
+            engine=engine,
+            address=address,
+            format=format,
+            column=column,
+            window=window,
+        )
+    earlier = f", {applied.skipped} were there" if applied.skipped else ""
+    say(f"{out}: {applied.written} images written{earlier}")
+    if applied.left_out:
+        say(applied.left_out)
+    # Of several processes one that has nothing to do must not end the others.
+    nothing = not (applied.written or applied.skipped) and os.environ.get("WORLD_SIZE", "1") == "1"
+    finish(applied.failed, strict or nothing)
+
+
+@cli.command()
+@click.argument("images", type=INPUT, nargs=-1)
+@click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
+@click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
+@click.option(
+    "-o", "--out", type=NEW_FILE, default=Path("preview.png"), show_default=True, help="Picture to write."
+)
+@click.option(
+    "--target", type=INPUT, help="Folder or image that the styles shall look like, shown beside them."
+)
+@click.option("--styles", type=click.IntRange(1, 100), default=6, show_default=True, help="Columns.")
+@click.option(
+    "--strength", type=STRENGTH, default=1.0, show_default=True, help="From 0 to 1, the whole style."
+)
+@click.option("--splice", type=click.Choice(["halves", "fields"]), help="Join two styles in each image.")
+@click.option("--size", type=click.IntRange(16, 1024), default=192, show_default=True, help="Of a tile.")
+@click.option("--most", type=click.IntRange(1, 100), default=8, show_default=True, help="Rows.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of styles.")
+def preview(
+    images: tuple[Path, ...],
+    bank: str | None,
+    generator: str | None,
+    out: Path,
+    target: Path | None,
+    styles: int,
+    strength: float,
+    splice: Any,
+    size: int,
+    most: int,
+    seed: int,
+) -> None:
+    """Draw a contact sheet of IMAGES (files or folders) in styles of a bank, or by a generator alone.
+
+    Without IMAGES it shows the sample photos.
+    """
+    from styleaug.sheets import preview
+
+    path = preview(
+        images,
+        out,
+        bank=bank,
+        generator=generator,
+        target=target,
+        styles=styles,
+        strength=strength,
+        splice=splice,
+        size=size,
+        most=most,
+        seed=seed,
+    )
+    say(f"{path} written")
+
+
+@cli.command()
+@click.argument("generator")
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="The .onnx file to write.")
+@click.option("--bank", help="Bank to put in the file, by name or path: styles are then given by their row.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True,
+    help="float16: half as large, for GPUs. int8: up to a quarter less time on CPUs, less exact.",
+)  # fmt: skip
+@click.option(
+    "--part", type=click.Choice(["generator", "encoder"]), default="generator", show_default=True,
+    help="The encoder reads the codes of style images.",
+)  # fmt: skip
+@click.option("--size", type=click.IntRange(1), nargs=2, metavar="H W", help="Fix it.  [default: any]")
+@click.option("--opset", type=click.IntRange(18), default=18, show_default=True, help="Of ONNX.")
+@click.option("--samples", type=INPUT, help="Folder of images to compare on.  [default: sample photos]")
+def export(
+    generator: str,
+    out: Path,
+    bank: str | None,
+    precision: Any,
+    part: Any,
+    size: tuple[int, int] | None,
+    opset: int,
+    samples: Path | None,
+) -> None:
+    """Write GENERATOR (a name, weights or a run folder) as one ONNX file, for any ONNX runtime.
+
+    Inputs are images (B, 3, H, W) in [0, 1], codes (B, S) and strength (B), of any batch and size; with
+    --bank, style (B), rows of the bank, in place of codes. The file is compared with torch first.
+    """
+    from styleaug.export import export_onnx
+
+    with progress("exporting") as report:
+        exported = export_onnx(
+            generator,
+            out,
+            bank=bank,
+            precision=precision,
+            part=part,
+            size=size,
+            opset=opset,
+            samples=samples,
+            report=report,
+        )
+    say(*str(exported).split("\n"))
+
+
+@cli.group()
+def bank() -> None:
+    """Show, merge and sample banks."""
+
+
+@bank.command()
+@click.argument("banks", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+def show(banks: tuple[str, ...], as_json: bool) -> None:
+    """Show what is in BANKS (names or paths)."""
+    from styleaug.weights import load_bank
+
+    for name in banks:
+        facts = load_bank(name).describe()
+        if as_json:
+            output(json.dumps({"bank": name, **facts}))
+        else:
+            output(name, *(f"  {key:12} {value}" for key, value in facts.items()))
+
+
+@bank.command()
+@click.argument("banks", nargs=-1, required=True)
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="The bank to write.")
+def merge(banks: tuple[str, ...], out: Path) -> None:
+    """Join BANKS of one generator."""
+    from styleaug.weights import load_bank
+
+    first, *others = [load_bank(name) for name in banks]
+    say(f"{first.merge(*others).save(out)}: {sum(map(len, [first, *others]))} styles")
+
+
+@bank.command()
+@click.argument("bank")
+@click.option("-n", "--count", type=click.IntRange(1), required=True, help="Styles to keep.")
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="The bank to write.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice.")
+def sample(bank: str, count: int, out: Path, seed: int) -> None:
+    """Keep COUNT styles of BANK, picked at random."""
+    from styleaug.weights import load_bank
+
+    say(f"{load_bank(bank).sample(count, seed=seed).save(out)}: {count} styles")
+
+
+@cli.command("list")
+def list_() -> None:
+    """List the generators and banks that are known by name, with a line about each."""
+    from styleaug.cli.catalogue import GENERATORS
+    from styleaug.weights import bank_names, card, generator_names
+
+    lines = [f"  {name:20} {GENERATORS[name]}" for name in generator_names()]
+    output("generators, and what they change", *lines)
+    facts = {name: card(name) for name in bank_names()}
+    lines = [
+        f"  {name:20} {one['styles']} styles for {one['generator']}: {one['data']}"
+        for name, one in facts.items()
+    ]
+    output("banks, and what their styles come from", *lines)
+
+
+cli.add_command(evaluate)
+cli.add_command(fit_style)
+cli.add_command(train)
+cli.add_command(video)
+
+
+def main() -> None:
+    """Run the command; our errors are a message and exit code 1."""
+    warnings.showwarning = show_warning
+    try:
+        with labels_named():
+            code = cli.main(prog_name="styleaug", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        # It may quote a file's name, such as one of many by *.
+        error.message = printable(error.message)  # pyright: ignore[reportAttributeAccessIssue]
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        say("Aborted!")
+        sys.exit(1)
+    except StyleAugError as error:
+        say(f"Error: {shell_words(str(error), cli)}")
+        sys.exit(1)

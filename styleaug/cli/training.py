@@ -1,0 +1,399 @@
+"""`styleaug fit-style` and `styleaug train`: options come from the training configurations."""
+
+import json
+import logging
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+from click.core import ParameterSource
+
+from styleaug.cli.console import NEW_FILE, finish, going_on, output, progress, say, training_progress
+from styleaug.cli.options import NamedOption, shell_words
+from styleaug.errors import ConfigError
+from styleaug.io.atomic import check_target
+
+__all__ = ["fit_style", "train"]
+
+INPUT = click.Path(path_type=Path)
+OUTPUT = click.Path(path_type=Path)
+MINUTES = click.FloatRange(0)
+
+OWN = ("resume", "config", "preset_name", "networks", "minutes", "dry_run")
+"""Options of `train` that are not part of the configuration."""
+
+RECIPES = {
+    "adain": "Texture, stroke and colour of any style, by a perceptual loss.",
+    "photo": "Local colour, light and tone of any style; no edge moves.",
+    "patchswap": "Patches of a style's features; fine-tuned from adain.",
+    "patchgan": "Pairs of images of the same name, as pix2pix does it.",
+    "cyclegan": "There and back between two folders, without pairs.",
+    "cut": "One way between two folders, without pairs, at half the cost.",
+    "vaegan": "One way with many outputs, with or without pairs.",
+}
+TRAINED_BY = {"pix2pix": "patchgan"}
+"""Recipes that are not called like their generator."""
+
+FLAGS = {"devices": "workers"}
+"""Options that are not called like their field: one name for one idea in all commands."""
+OLD = {"devices": ("--devices",), "learning_rate": ("--lr",)}
+
+TRAINING_ONLY = ("config", "networks", "resume", "minutes")
+FITTING_ONLY = (
+    "max_styles", "patches", "choose", "min_images", "epsilon", "delta", "group_by", "class_by", "labels",
+    "split", "window", "report", "reference", "licence", "strict",
+)  # fmt: skip
+"""Options of `fit-style` that go with training, and without."""
+
+
+@click.command("fit-style")
+@click.argument("images", type=INPUT, nargs=-1, required=True, metavar="[SOURCE] TARGET...")
+@click.option(
+    "-o", "--out", type=OUTPUT, required=True, help="The bank to write (.safetensors), or a run folder."
+)
+@click.option("--generator", default="reinhard-rgb", show_default=True, help="Name, or path to weights.")
+@click.option(
+    "--max-styles", type=click.IntRange(1), default=256, show_default=True, help="Size of the bank."
+)
+@click.option(
+    "--patches", type=click.IntRange(1), default=1, show_default=True,
+    help="Styles read from each image: 1 reads it whole, N reads N random crops.",
+)  # fmt: skip
+@click.option(
+    "--choose", type=click.Choice(["random", "diverse"]), default="random", show_default=True,
+    help="Of more styles: any, as often as the folder has them, or those that cover the folder best.",
+)  # fmt: skip
+@click.option(
+    "--min-images", type=click.IntRange(1), default=5, show_default=True,
+    help="Different patients (DICOM) or files that each style stems from. 1: a style is one image's.",
+)  # fmt: skip
+@click.option(
+    "--epsilon", type=float, help="Differential privacy: 1 is strong, 10 weak; needs a thousand patients."
+)
+@click.option("--delta", type=float, help="Of differential privacy.  [default: 1e-5]")
+@click.option(
+    "--group-by", metavar="KEY",
+    help="Groups: folder, site, scanner, modality, body-part, another DICOM tag, or a column of the list.",
+)  # fmt: skip
+@click.option(
+    "--class-by", metavar="KEY", help="Classes, to warn where groups differ in them: folder or a column."
+)
+@click.option("--labels", is_flag=True, help="Write the groups' names into the bank; else g1, g2, ...")
+@click.option("--split", is_flag=True, help="Write a bank for each group into the folder OUT.")
+@click.option("--window", help="Of DICOM and volumes: CENTRE/WIDTH such as 40/400, auto or dicom.")
+@click.option("--report", type=NEW_FILE, help="Draw the styles on a reference image: .html or .png.")
+@click.option(
+    "--reference",
+    type=INPUT,
+    help="That image, such as one of the same kind that may be shown.  [default: one of ours]",
+)
+@click.option(
+    "--method", type=click.Choice(RECIPES), help="Train this generator from SOURCE to TARGET first."
+)
+@click.option(
+    "--finetune", type=click.IntRange(1), metavar="STEPS",
+    help="Train --generator further on SOURCE in the styles of TARGET for STEPS steps first.",
+)  # fmt: skip
+@click.option("--config", type=INPUT, help="Of the training: options in a .json or .toml file.")
+@click.option("--networks", type=INPUT, help="Of the training: folder of loss networks.")
+@click.option("--resume", is_flag=True, help="Go on with the training that OUT holds.")
+@click.option("--minutes", type=MINUTES, default=float("inf"), help="Stop the training after this long.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images and crops.")
+@click.option("--licence", default="", help="Of the images, written into the bank.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
+@click.pass_context
+def fit_style(
+    context: click.Context,
+    images: tuple[Path, ...],
+    out: Path,
+    generator: str,
+    max_styles: int,
+    patches: int,
+    choose: Any,
+    min_images: int,
+    epsilon: float | None,
+    delta: float | None,
+    group_by: str | None,
+    class_by: str | None,
+    labels: bool,
+    split: bool,
+    window: str | None,
+    report: Path | None,
+    reference: Path | None,
+    method: str | None,
+    finetune: int | None,
+    config: Path | None,
+    networks: Path | None,
+    resume: bool,
+    minutes: float,
+    seed: int,
+    licence: str,
+    strict: bool,
+) -> None:
+    """Read the styles of images into a bank of a few kilobytes.
+
+    TARGET is a folder, a CSV or TSV list with the column `path`, or image files. No labels are needed. Fewer
+    than five images, such as one painting, need --min-images 1. The bank holds statistics, no pixels and no
+    file names, and each style is the mean of several images'. A fit that was interrupted goes on when it is
+    called again. With --method or --finetune a generator is trained first, on SOURCE and TARGET, and OUT is
+    a run folder that StyleAugment takes like a bank; see `styleaug train`.
+    """
+    given = [name for name in context.params if is_given(context, name)]
+    misplaced = [name for name in (FITTING_ONLY if method or finetune else TRAINING_ONLY) if name in given]
+    if misplaced:
+        kind = "without" if method or finetune else "with"
+        raise click.UsageError(
+            f"--{misplaced[0].replace('_', '-')} goes {kind} training (--method or --finetune)."
+        )
+    if method and (finetune or "generator" in given):
+        raise click.UsageError("--method starts anew: leave out --finetune and --generator.")
+    if method or finetune:
+        if len(images) != 2:
+            raise click.UsageError("training needs two folders: SOURCE TARGET.")
+        options: dict[str, Any] = {"seed": seed} if "seed" in given else {}
+        base: dict[str, Any] = {}
+        name = method or ""
+        if finetune:
+            name, base = origin(generator)
+            options |= {"init": generator, "steps": finetune}
+        run_training(
+            name, *images, out, options, base=base, config=config, networks=networks, resume=resume,
+            minutes=minutes,
+        )  # fmt: skip
+        return
+    if len(images) > 1 and not all(path.is_file() for path in images):
+        raise click.UsageError(
+            "give one folder, or image files. Two folders are for --method and --finetune; banks of several "
+            "folders are joined by: styleaug bank merge."
+        )
+    if split and group_by is None:
+        raise click.UsageError("--split goes with --group-by.")
+    if not split:
+        check_target(out)
+    if reference and not report:
+        raise click.UsageError("--reference goes with --report.")
+    from styleaug.fitting.fit import fit_style
+    from styleaug.io.scan import parse_window
+    from styleaug.sheets import check_report, write_report
+
+    if report:
+        check_report(report, reference, images)
+    with going_on(), progress("reading styles") as advance:
+        fit = fit_style(
+            images[0] if len(images) == 1 else images,
+            generator=generator,
+            max_styles=max_styles,
+            patches=patches,
+            choose=choose,
+            min_images=min_images,
+            epsilon=epsilon,
+            delta=delta,
+            group_by=group_by,
+            class_by=class_by,
+            labels=labels,
+            window=parse_window(window),
+            keep=out.with_name(f".{out.name}.codes"),
+            seed=seed,
+            licence=licence,
+            report=advance,
+        )
+    if fit.left_out:
+        say(fit.left_out)
+    for text in fit.warnings:
+        say(f"warning: {shell_words(text, context.find_root().command)}")
+    for label, group in fit.groups.items():
+        told = f"{group.styles} styles of {group.images} images, {group.origins} patients or files"
+        say(f"{label} is {group.name}: {told}")
+    if not (strict and fit.failed):
+        banks = {out: fit.bank}
+        if split:
+            banks = {out / f"{name}.safetensors": one for name, one in file_names(fit.split()).items()}
+        for path, one in banks.items():
+            one.save(path)
+            say(f"{path}: {one}, {path.stat().st_size / 1024:.1f} kB")
+        if report:
+            say(f"{write_report(report, fit.bank, generator, reference=reference)} written")
+            if not reference:
+                say("it shows the styles on a picture of ours; --reference takes an image of your own kind")
+    finish(fit.failed, strict)
+
+
+def file_names(banks: dict[str, Any]) -> dict[str, Any]:
+    """Make labels the names of files: without signs that mean something in a path, all different."""
+    named: dict[str, Any] = {}
+    for number, (label, bank) in enumerate(banks.items(), start=1):
+        name = re.sub(r"[^\w.-]+", "_", label).strip("._")
+        taken = {other.lower() for other in named}  # as some file systems hold them for equal
+        named[name if name and name.lower() not in taken else f"{name}-{number}".strip("-")] = bank
+    return named
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Tell an option on the command line from a default."""
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def origin(generator: str) -> tuple[str, dict[str, Any]]:
+    """Tell which recipe trains a generator further, and with which options: its run's, at a lower rate.
+
+    Raises:
+        ConfigError: there is nothing to train.
+    """
+    from styleaug.training.config import preset, read_config
+    from styleaug.weights import generator_names, load_generator
+
+    name = load_generator(generator).name
+    recipe, options = TRAINED_BY.get(name, name), {}
+    file = Path(generator) / "config.json"
+    if generator not in generator_names() and file.is_file():
+        options = read_config(file)
+        recipe = options.get("recipe", recipe)
+    if recipe not in RECIPES:
+        raise ConfigError(f"generator {name!r} has no weights to train; choose another, such as adain.")
+    rate = preset(recipe).with_options(options).learning_rate
+    return recipe, options | {"learning_rate": min(rate, 5e-4)}
+
+
+@click.group()
+def train() -> None:
+    """Train a generator from SOURCE to TARGET: two folders, or CSV/TSV lists with a column `path`.
+
+    OUT becomes a run folder with log, samples, report.html and checkpoints, and in the end with the
+    generator of the best held-out score: StyleAugment(generator="OUT").
+    """
+
+
+class TrainCommand(click.Command):
+    """Takes its options from a configuration, once they are asked for."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Add one option for each field of the configuration."""
+        from dataclasses import fields
+
+        from styleaug.training.config import preset
+
+        known, defaults = super().get_params(ctx), preset(self.name or "")
+        made = [option_for(item, getattr(defaults, item.name)) for item in fields(defaults)]
+        return known[:-1] + [option for option in made if option.name != "recipe"] + known[-1:]
+
+
+def option_for(item: Any, default: Any) -> click.Option:
+    """Make the option for a field; left out, it is None, and the preset or file decides."""
+    flag = FLAGS.get(item.name, item.name.replace("_", "-"))
+    kind, text = item.type, item.metadata.get("help")
+    shown = default
+    if kind is bool:
+        flags, kind, shown = f"--{flag}/--no-{flag}", None, flag if default else f"no-{flag}"
+    else:
+        flags = f"--{flag}"
+    text = f"{text}  [default: {shown}]" if shown != "" else text
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        return click.Option(
+            [flags], type=click.Choice([str(choice) for choice in choices]), help=text,
+            callback=lambda c, p, v: v if v is None else type(choices[0])(v),
+        )  # fmt: skip
+    return NamedOption([flags, item.name], old=OLD.get(item.name, ()), type=kind, default=None, help=text)
+
+
+def train_command(name: str, text: str) -> None:
+    """Add `styleaug train NAME`."""
+
+    @train.command(name, cls=TrainCommand, help=f"{text}\n\nSOURCE and TARGET are folders or CSV/TSV lists.")
+    @click.argument("source", type=INPUT)
+    @click.argument("target", type=INPUT)
+    @click.option("-o", "--out", type=OUTPUT, required=True, help="Run folder.")
+    @click.option("--resume", is_flag=True, help="Go on with the run in OUT; --steps N prolongs it.")
+    @click.option("--config", type=INPUT, help="Options in a .json or .toml file; those given here win.")
+    @click.option("--preset", "preset_name", default="small", show_default=True, help="small or paper.")
+    @click.option("--networks", type=INPUT, help="Folder of loss networks; else torchvision's downloads.")
+    @click.option("--minutes", type=MINUTES, default=float("inf"), help="Stop after this long.")
+    @click.option("--dry-run", is_flag=True, help="Check the inputs, print the options as JSON, and stop.")
+    def command(source: Path, target: Path, out: Path, **options: Any) -> None:
+        told = {name: options.pop(name) for name in OWN}
+        given = {key: value for key, value in options.items() if value is not None}
+        run_training(name, source, target, out, given, **told)
+
+
+def run_training(
+    name: str,
+    source: Path,
+    target: Path,
+    out: Path,
+    options: dict[str, Any],
+    *,
+    base: dict[str, Any] | None = None,
+    config: Path | None = None,
+    preset_name: str = "small",
+    networks: Path | None = None,
+    resume: bool = False,
+    minutes: float = float("inf"),
+    dry_run: bool = False,
+) -> None:
+    """Resolve the configuration, train, and say how it ended.
+
+    Of preset, `base`, the resumed run's options, the file and `options`, what comes later wins.
+    """
+    from styleaug.training.config import preset
+
+    wanted = preset(name, preset_name).with_options(base or {})
+    if resume and (out / "config.json").exists():
+        wanted = with_file(wanted, out / "config.json")
+    if config is not None:
+        wanted = with_file(wanted, config)
+    wanted = wanted.with_options(options)
+    from styleaug.training.data import TrainingData
+    from styleaug.training.loop import train
+    from styleaug.training.preflight import check_run
+    from styleaug.training.recipes import make_recipe
+
+    recipe = make_recipe(wanted)
+    data = TrainingData(source, target, wanted, paired=recipe.paired)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets on every start
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        for line in data.left_out:
+            say(line)
+        if data.warning and recipe.needs_target:
+            say(f"warning: {data.warning}")
+    if dry_run:
+        check_run(recipe, data, out, networks=networks, resume=resume)
+        output(json.dumps(wanted.to_dict(), sort_keys=True))
+        return
+    with training_progress(wanted.batch) as report:
+        outcome = train(recipe, data, out, networks=networks, resume=resume, minutes=minutes, report=report)
+    if outcome.why:  # one of several processes talks
+        for reason in data.failed.values():
+            say(f"skipped: {reason}")
+    if outcome.finished and outcome.why:
+        say(f"{out}: {outcome.why}", f"look at {out / 'report.html'}")
+        say(f"use it as StyleAugment(generator={str(out)!r})")
+    elif outcome.why:
+        words = [word for word in sys.argv[1:] if word != "--resume"]
+        say(f"stopped at step {outcome.step}: {outcome.why}. Go on with:")
+        say(shlex.join(["styleaug", *words, "--resume"]))
+
+
+def with_file(wanted: Any, file: Path) -> Any:
+    """Change options as a file says.
+
+    Raises:
+        ConfigError: naming the file, which cannot be read, holds what is no option, or is another recipe's.
+    """
+    from styleaug.training.config import read_config
+
+    options = read_config(file)
+    recipe = options.get("recipe", wanted.recipe)
+    if recipe != wanted.recipe:
+        raise ConfigError(f"{file} holds options of the recipe {recipe!r}, not of {wanted.recipe!r}.")
+    try:
+        return wanted.with_options(options)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+for recipe, text in RECIPES.items():
+    train_command(recipe, text)

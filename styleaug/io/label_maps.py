@@ -1,0 +1,75 @@
+"""Label maps among images: most file types do not say what they are, so their values are looked at."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from styleaug.errors import LabelWarning
+from styleaug.io.scan import Scan
+
+__all__ = ["count_labels", "warn_of_labels"]
+
+FEW = 32
+"""Values of a label map, and of next to no image."""
+
+SEVERAL = 256
+"""Values that an image may have, too; a label map's are those of its neighbours as well."""
+
+ALIKE = 0.8
+"""Share of the pixels beside the background whose neighbour has the same value, in a label map."""
+
+LEAST = 4096
+"""Pixels; smaller images have few values by themselves."""
+
+SAMPLE = 2**20
+
+
+def count_labels(picture: Any) -> int:
+    """Return how many values an image has if they seem to be labels, else 0.
+
+    Args:
+        picture: what `open_image` gave. Of colour nothing is known.
+    """
+    if isinstance(picture, Image.Image):
+        values = np.asarray(picture)[None] if picture.mode in ("L", "I;16") else np.zeros(0)
+    else:
+        values = picture.frames if isinstance(picture, Scan) else np.asarray(picture)[None]
+    if values.ndim != 3 or values.size < LEAST:
+        return 0
+    if len(np.unique(values.ravel()[:: values.size // LEAST])) > SEVERAL:
+        return 0
+    middle = len(values) // 2  # slices at the ends are often empty
+    thick = max(1, SAMPLE // values[0].size)
+    part = values[max(0, middle - thick // 2) :][:thick]
+    if part.dtype == np.uint8:  # faster than to sort them
+        counts = np.bincount(part.ravel())
+        found = counts.nonzero()[0]
+        counts = counts[found]
+    else:
+        found, counts = np.unique(part, return_counts=True)
+    if not 2 <= len(found) <= SEVERAL or (found.dtype.kind == "f" and (found != found.round()).any()):
+        return 0
+    if len(found) <= FEW:
+        return len(found)
+    inside = part[..., 1:] != found[counts.argmax()]
+    alike = (part[..., 1:] == part[..., :-1])[inside]
+    return len(found) if alike.mean() > ALIKE else 0
+
+
+def warn_of_labels(picture: Any, path: Path) -> None:
+    """Warn of an image that is about to be styled and seems to be a label map.
+
+    Args:
+        picture: what `open_image` gave.
+        path: for the message.
+    """
+    if count := count_labels(picture):
+        warnings.warn(
+            f"{path} has {count} values only, like a label map, and is styled as an image. "
+            "If it holds labels, leave it out: put masks into a folder of their own.",
+            LabelWarning,
+            stacklevel=3,
+        )

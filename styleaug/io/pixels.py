@@ -1,0 +1,199 @@
+"""Images as styles are read from them: as colour, reduced, whole or in crops; of volumes some slices."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from PIL import Image
+from torch import Tensor
+
+from styleaug.errors import ConfigError, FileError, ImageError
+from styleaug.images import PIL_MODES, check_range, filled, resized, to_float, to_pixels, to_unit
+from styleaug.io.files import as_sixteen_bit, is_blank, open_image
+from styleaug.io.lists import LISTS, list_images
+from styleaug.io.paths import check_path
+from styleaug.io.profiles import to_rgb
+from styleaug.io.scan import Scan, Window
+
+__all__ = ["images_in", "opaque", "open_style", "shrink", "usable", "views"]
+
+MIN_SIDE = 8
+"""An image with fewer pixels on a side has no style to speak of."""
+FRAMES = 8
+"""The most slices of a volume that are read."""
+MARGIN = 0.1
+"""Of a volume's slices at either end, which hold little but air."""
+
+
+def images_in(source: Any) -> list[Any]:
+    """List the images of a source, each a path or an image in memory that `open_style` reads.
+
+    Args:
+        source: the path of a file, of a folder or of a list in CSV or TSV; a PIL image; an array `(H, W)`,
+            `(H, W, C)` or `(N, H, W, C)`; a tensor `(C, H, W)` or `(N, C, H, W)`; or any number of these,
+            in a list or another iterable.
+
+    Raises:
+        FileError: a folder without images.
+        ConfigError: anything else.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = check_path(source)
+        several = path.is_dir() or path.suffix.lower() in LISTS
+        return list(list_images(path).paths) if several else [path]
+    if isinstance(source, Tensor | np.ndarray):
+        return list(source) if source.ndim == 4 else [source]
+    if isinstance(source, Image.Image):
+        return [source]
+    if isinstance(source, Iterable) and not isinstance(source, bytes | bytearray | dict):
+        found = []
+        for item in source:
+            if not isinstance(item, str | os.PathLike | Tensor | np.ndarray | Image.Image):
+                raise no_image(item)
+            found += images_in(item)
+        return found
+    raise no_image(source)
+
+
+def no_image(value: Any) -> ConfigError:
+    """Name what was given in place of an image."""
+    pairs = (
+        " Leave out the labels: [image for image, _ in dataset]." if isinstance(value, tuple | list) else ""
+    )
+    return ConfigError(
+        "images are paths, PIL images, arrays (H, W, C) or tensors (C, H, W), or lists of these; got "
+        f"{type(value).__name__}.{pairs}"
+    )
+
+
+def open_style(source: Any, code_size: int, window: Window | None = None) -> Float[Tensor, "T 3 H W"]:
+    """Read an image, or slices of a volume, as colour, not much larger than their code needs.
+
+    Args:
+        source: a path, or an image in memory: see `images_in`.
+        code_size: short side in pixels that its code is read at.
+        window: see `open_image`.
+
+    Raises:
+        FileError, ImageError: it cannot be read, or has no style; naming the file.
+    """
+    path = source if isinstance(source, str | os.PathLike) else None
+    name = "the style image" if path is None else path
+    side = 2 * code_size  # crops may be half as wide
+    image = (
+        usable(source)
+        if path is None
+        else open_image(Path(path), short_side=side, window=window, to_style=True)
+    )
+    if is_blank(image):
+        raise ImageError(f"{name} is transparent all over, so it has no style; leave it out.")
+    image = opaque(image)[0] if path is None else image
+    try:
+        pixels = scan_pixels(image) if isinstance(image, Scan) else checked(image)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    height, width = pixels.shape[-2:]
+    if pixels.shape[1] not in (1, 3):
+        raise ImageError(f"{name} has {pixels.shape[1]} channels; a style is read from 1 or 3.")
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(f"{name} has {width} x {height} pixels; a style needs {MIN_SIDE} on each side.")
+    return shrink(pixels, side).expand(-1, 3, -1, -1)
+
+
+def usable(image: Any) -> Any:
+    """Turn a PIL image of any mode into L, LA, RGB, RGBA, I;16 or F; return other images as they are.
+
+    Raises:
+        FileError: a mode that cannot be converted, or integers that do not fit into 16 bits.
+    """
+    if not isinstance(image, Image.Image):
+        return image
+    if image.mode == "I" or (image.mode.startswith("I;16") and image.mode != "I;16"):
+        return as_sixteen_bit(image, "the image")
+    if image.mode in PIL_MODES and "transparency" not in image.info:
+        return image
+    mode = "L" if image.mode == "1" else "RGB"
+    try:
+        if image.has_transparency_data:
+            return image.convert("RGBA")
+        return image.convert("L") if mode == "L" else to_rgb(image)
+    except ValueError as error:
+        raise FileError(f"an image of mode {image.mode!r} cannot be converted to {mode}: {error}.") from None
+
+
+def opaque(image: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Take the last of 2 or 4 channels off an array or tensor, and give what puts it back: transparency.
+
+    What it hides is filled from what is seen; see `styleaug.images`.
+    """
+    axis = {Tensor: -3, np.ndarray: -1}.get(type(image), 0)
+    if not axis or image.ndim < 3 or image.shape[axis] not in (2, 4):
+        return image, lambda styled: styled
+    values = channels_last(image)
+    frames = values.reshape(-1, *values.shape[-3:])
+    seen, backs = zip(*(filled(frame[..., :-1], frame[..., -1]) for frame in frames), strict=True)
+
+    def restored(array: np.ndarray) -> Any:
+        whole = array.reshape(*values.shape[:-3], *array.shape[1:])
+        if axis == -1:
+            return whole
+        return torch.from_numpy(whole).movedim(-1, -3).to(image.device, image.dtype)
+
+    def put_back(styled: Any) -> Any:
+        parts = channels_last(styled).reshape(len(frames), *frames.shape[1:3], -1)
+        shown = np.stack([back(part) for back, part in zip(backs, parts, strict=True)])
+        return restored(np.concatenate([shown, frames[..., -1:]], axis=-1))
+
+    return restored(np.stack(seen)), put_back
+
+
+def channels_last(image: Any) -> np.ndarray:
+    """View an array, or a tensor of any device, as an array `(..., H, W, C)`."""
+    if isinstance(image, np.ndarray):
+        return image
+    there = image.detach().cpu().movedim(-3, -1)
+    return (there.float() if there.dtype == torch.bfloat16 else there).numpy()
+
+
+def checked(image: Any) -> Tensor:
+    """Give the pixels of an image that has none outside its range; integers as they are."""
+    pixels, _ = to_pixels(image)
+    check_range(pixels)
+    return to_float(pixels) if pixels.dtype.is_floating_point else pixels
+
+
+def scan_pixels(scan: Scan) -> Float[Tensor, "T C H W"]:
+    """Give at most `FRAMES` slices from the middle of a scan, black to white as 0 to 1."""
+    count = len(scan.frames)
+    first = int(MARGIN * count) if scan.volume else 0
+    places = np.linspace(first, count - 1 - first, min(FRAMES, count - 2 * first)).round().astype(int)
+    frames = torch.from_numpy(np.ascontiguousarray(scan.frames[places], dtype=np.float32))
+    frames = frames[:, None] if frames.ndim == 3 else frames.permute(0, 3, 1, 2)
+    return to_unit(frames, *scan.span)[0]
+
+
+def shrink(pixels: Shaped[Tensor, "B C H W"], short_side: int) -> Float[Tensor, "B C H2 W2"]:
+    """Return pixels in [0, 1] with the short side reduced to `short_side`; smaller ones keep their size."""
+    height, width = pixels.shape[-2:]
+    scale = short_side / min(height, width)
+    if scale >= 1:
+        return pixels if pixels.dtype == torch.float32 else to_float(pixels)
+    return resized(pixels, (max(short_side, round(height * scale)), max(short_side, round(width * scale))))
+
+
+def views(image: Float[Tensor, "T 3 H W"], patches: int, rng: torch.Generator) -> Iterator[Tensor]:
+    """Give the whole image, or `patches` random crops of it."""
+    if patches == 1:
+        yield image
+        return
+    height, width = image.shape[-2:]
+    for _ in range(patches):
+        share = 0.5 + 0.5 * torch.rand((), generator=rng).item()
+        rows, columns = max(MIN_SIDE, int(height * share)), max(MIN_SIDE, int(width * share))
+        top = int(torch.randint(height - rows + 1, (), generator=rng))
+        left = int(torch.randint(width - columns + 1, (), generator=rng))
+        yield image[..., top : top + rows, left : left + columns]

@@ -1,0 +1,125 @@
+"""One safetensors file of ours: metadata under one key, tensors, and a digest of both.
+
+The digest tells a file that was damaged on its way from one that was written so. It is no signature: who
+changes a file on purpose can compute it again.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from styleaug.errors import printable
+
+__all__ = [
+    "DIGEST",
+    "Damaged",
+    "cards",
+    "check_digest",
+    "file_hash",
+    "is_shipped",
+    "pretrained_folder",
+    "to_bytes",
+]
+
+
+def pretrained_folder() -> Path:
+    """Find the shipped weights: inside an installed wheel, or beside the package in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "pretrained"
+    return inside if inside.is_dir() else package.parent / "pretrained"
+
+
+@cache
+def cards() -> dict[str, dict[str, Any]]:
+    """Read the cards of everything shipped: `{"generators": {...}, "banks": {...}}`."""
+    return json.loads((pretrained_folder() / "cards.json").read_text())
+
+
+def file_hash(path: Path) -> str:
+    """Compute a file's sha256, as the cards state it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_shipped(path: Path) -> bool:
+    """Tell whether a file has the very bytes of one that its card describes, wherever it lies."""
+    size = path.stat().st_size
+    listed = [card for kind in cards().values() for card in kind.values() if card["bytes"] == size]
+    return bool(listed) and file_hash(path) in {card["sha256"] for card in listed}
+
+
+DIGEST = "digest"
+LENGTH = 8
+"""Bytes that say how long the header is."""
+
+
+class Damaged(ValueError):
+    """Content that is not what was written; each reader makes its own error of it."""
+
+
+def to_bytes(key: str, meta: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
+    """Return a file's content: equal metadata and tensors give equal bytes.
+
+    Args:
+        key: the metadata's only one, as safetensors writes several in random order.
+        meta: what JSON can hold.
+        tensors: by name.
+    """
+    content = save(tensors)
+    start = LENGTH + int.from_bytes(content[:LENGTH], "little")
+    digest = begin(json.loads(content[LENGTH:start]), meta)
+    digest.update(memoryview(content)[start:])
+    return save(tensors, {key: json.dumps(meta | {DIGEST: digest.hexdigest()}, sort_keys=True)})
+
+
+def check_digest(path: Path, meta: Any, known: Collection[str], *, renew: str) -> None:
+    """Check that a file holds what was written; warn once if it is too old to say.
+
+    Args:
+        path: a safetensors file that can be read.
+        meta: its metadata.
+        known: keys of the metadata that were written before there was a digest.
+        renew: what the user does to get a file with a digest.
+
+    Raises:
+        Damaged: it holds something else.
+    """
+    if not isinstance(meta, dict):
+        return
+    if DIGEST not in meta:
+        if odd := sorted(meta.keys() - set(known)):
+            raise Damaged(f"is damaged: its metadata has {odd[0]!r:.80}, which no version wrote.")
+        if not is_shipped(path):
+            warn_once(str(path), renew)
+        return
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(LENGTH), "little")))
+        digest = begin(header, meta)
+        while block := file.read(2**20):
+            digest.update(block)
+    if digest.hexdigest() != meta[DIGEST]:
+        raise Damaged("is damaged: its content is not what was written. Copy it again, or make it again.")
+
+
+def begin(header: dict[str, Any], meta: dict[str, Any]) -> Any:
+    """Start a digest with all that is not the tensors' own bytes: names, types, shapes, metadata."""
+    layout = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    facts = {name: value for name, value in meta.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps([layout, facts], sort_keys=True).encode())
+
+
+@cache
+def warn_once(path: str, renew: str) -> None:
+    """Warn of a file without a digest, once a process."""
+    warnings.warn(
+        f"{printable(path)} carries no digest, so damage to it cannot be noticed: an older version wrote "
+        f"it. Write it again: {printable(renew)}",
+        stacklevel=2,
+    )

@@ -1,0 +1,414 @@
+"""TIFF beyond PIL: parts of images that do not fit in memory, pyramids, stacks, 16-bit colour."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from styleaug.errors import FileError
+from styleaug.io.atomic import atomic
+from styleaug.io.limits import trusted
+from styleaug.io.scan import missing, quiet, unreadable
+
+__all__ = ["TiledReader", "write_tiled"]
+
+CACHE_BYTES = 2**28
+"""How much a reader keeps of what it has decoded: a row of tiles needs the same strips again."""
+
+LARGEST_SEGMENT = 2**29
+"""Bytes of one tile or strip; a file in one compressed piece cannot be read in parts."""
+
+MOST_UNLIKE = 2000
+"""Pages of a file in which not all are alike."""
+
+MOST_PIXELS = 2**34
+"""Larger images are refused with their size: 131,072 x 131,072, more than the largest slides have."""
+
+JPEG = (6, 7, 34892, 33007)
+KEPT = {5: "lzw", 8: "zlib", 32946: "zlib", 32773: "packbits", 50000: "zstd"}
+"""Compressions without loss that are written again as they were found."""
+
+ORIENTATION = 274
+ORDER: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
+BLACK_IS_ZERO, RGB, PALETTE, YCBCR, WHITE_IS_ZERO = 1, 2, 3, 6, 0
+
+
+def tifffile_for(path: Path) -> Any:
+    """Import tifffile, or say which extra brings it.
+
+    Raises:
+        ConfigError: it is missing.
+    """
+    try:
+        import tifffile
+    except ImportError:
+        raise missing(path, "tifffile") from None
+    return tifffile
+
+
+class TiledReader:
+    """Read parts of one image of a TIFF; only the tiles or strips that hold them are decoded.
+
+    Use it as a context manager. Palettes are read as 8-bit colour, and images whose zero is white
+    turned round.
+
+    Args:
+        path: a TIFF, tiled or in strips, of one image, with or without reduced ones (a pyramid).
+
+    Attributes:
+        shape: `(H, W, C)`.
+        dtype: of the pixels.
+        alpha: the last channel is transparency, and no colour.
+        levels: `(H, W)` of the image and of its reduced copies, the largest first.
+
+    Raises:
+        FileError: missing, damaged, truncated, a stack of images, or pixels that are no light.
+        ConfigError: tifffile is missing.
+
+    Example:
+        >>> with TiledReader("slide.tif") as slide:  # doctest: +SKIP
+        ...     corner = slide.read(0, 0, 512, 512)
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        tifffile = tifffile_for(self.path)
+        self.cache: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
+        self.cached = 0
+        try:
+            with quiet("tifffile"):
+                self.file = tifffile.TiffFile(self.path)
+                try:
+                    self.planes = planes_of(self.file, self.path)
+                except Exception:
+                    self.file.close()
+                    raise
+        except FileNotFoundError:
+            raise FileError(f"there is no file {self.path}.") from None
+        except FileError:
+            raise
+        except Exception as error:  # damaged tags make tifffile raise anything
+            raise unreadable(self.path, error) from None
+        first = self.planes[0]
+        self.page = first.pages[0]
+        self.dtype = first.dtype
+        self.shape: tuple[int, int, int] = (first.height, first.width, first.channels)
+        self.alpha = first.alpha
+        self.levels = [(plane.height, plane.width) for plane in self.planes]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and drop what was kept."""
+        self.file.close()
+        self.cache.clear()
+
+    def read(self, top: int, left: int, height: int, width: int, *, level: int = 0) -> np.ndarray:
+        """Read a part, `(height, width, C)`.
+
+        Args:
+            top: first row.
+            left: first column.
+            height: rows; the part must lie inside the image.
+            width: columns.
+            level: of the pyramid; 0 is the whole size.
+
+        Raises:
+            FileError: this part is damaged.
+        """
+        plane = self.planes[level]
+        if not (0 <= top < top + height <= plane.height and 0 <= left < left + width <= plane.width):
+            raise ValueError(f"({top}, {left}, {height}, {width}) is not inside {self.levels[level]}.")
+        try:
+            with quiet("tifffile"):
+                return plane.seen(self.assemble(level, (top, left, height, width)))
+        except FileError:
+            raise
+        except Exception as error:  # decoders raise anything
+            raise unreadable(self.path, error) from None
+
+    def assemble(self, level: int, part: tuple[int, int, int, int]) -> np.ndarray:
+        """Copy a part together from the segments that hold it, as they are stored."""
+        plane = self.planes[level]
+        top, left, height, width = part
+        if plane.flat:
+            found = plane.mapped()[top : top + height, left : left + width]
+            return np.array(found, plane.stored)  # not a map, which would keep the file open
+        out = np.zeros((height, width, plane.samples), plane.stored)
+        for row in range(top // plane.tall, -(-(top + height) // plane.tall)):
+            for column in range(left // plane.wide, -(-(left + width) // plane.wide)):
+                y, x = row * plane.tall, column * plane.wide
+                for number, channels in plane.layers(row, column):
+                    segment = self.segment(level, *number)
+                    if segment is None:  # left out of the file: nothing but zeros
+                        continue
+                    bottom = min(y + segment.shape[0], top + height, plane.height)
+                    right = min(x + segment.shape[1], left + width, plane.width)
+                    y0, x0 = max(y, top), max(x, left)
+                    found = segment[y0 - y : bottom - y, x0 - x : right - x]
+                    out[y0 - top : bottom - top, x0 - left : right - left, channels] = found
+        return out
+
+    def segment(self, level: int, page: int, index: int) -> np.ndarray | None:
+        """Decode a tile or strip, `(h, w, samples)`, or give it again."""
+        key = (level, page, index)
+        if key in self.cache:
+            self.cache.move_to_end(key)
+            return self.cache[key]
+        segment = self.planes[level].decode(page, index)
+        if segment is None:
+            return None
+        self.cache[key] = segment
+        self.cached += segment.nbytes
+        while self.cached > CACHE_BYTES and len(self.cache) > 1:
+            _, old = self.cache.popitem(last=False)
+            self.cached -= old.nbytes
+        return segment
+
+    def thumbnail(self, short_side: int) -> np.ndarray:
+        """Give the whole image reduced, `(h, w, C)`, its short side at least `short_side`.
+
+        It is the smallest level of the pyramid that suffices, reduced by a whole number of pixels;
+        no more than a band of it is in memory.
+        """
+        fitting = [index for index, size in enumerate(self.levels) if min(size) >= short_side]
+        level = fitting[-1] if fitting else 0
+        height, width = self.levels[level]
+        step = max(1, min(height, width) // short_side)
+        if step == 1:
+            return self.read(0, 0, height, width, level=level)
+        columns = width // step * step
+        band = step * max(1, self.planes[level].tall // step)
+        rows = []
+        for top in range(0, height // step * step, band):
+            tall = min(band, height // step * step - top)
+            part = self.read(top, 0, tall, columns, level=level)
+            blocks = part.reshape(tall // step, step, columns // step, step, -1)
+            means = blocks.mean(axis=(1, 3), dtype=np.float32)
+            rows.append((means.round() if self.dtype.kind in "iu" else means).astype(self.dtype))
+        return np.concatenate(rows)
+
+
+class Plane:
+    """One size of an image: how its segments lie in the file, and how they become pixels."""
+
+    def __init__(self, pages: list[Any], path: Path):
+        self.pages, self.path = pages, path
+        page = pages[0]
+        separate, depth, self.height, self.width, contiguous = page.shaped
+        if depth != 1 or page.dtype is None or 0 in page.shaped:
+            raise FileError(f"{path} has pixels of shape {page.shape} that are no image; save it again.")
+        if self.height * self.width > MOST_PIXELS:
+            raise FileError(f"{path} has {self.width} x {self.height} pixels, more than {MOST_PIXELS:,}.")
+        if page.compression != 1 and page.dtype.itemsize * math.prod(self.tile(page)) > LARGEST_SEGMENT:
+            raise FileError(
+                f"{path} is compressed in one piece of {self.width} x {self.height} pixels, so no part of it "
+                "can be read alone; save it in tiles."
+            )
+        self.stored = np.dtype(page.dtype).newbyteorder("=")
+        self.samples = len(pages) * separate * contiguous
+        self.separate = separate
+        self.tall, self.wide = self.tile(page)[:2]
+        self.flat = bool(page.is_memmappable) and len(pages) == 1 and separate == 1
+        kind = int(page.photometric)
+        if kind not in (BLACK_IS_ZERO, RGB, PALETTE, WHITE_IS_ZERO) and not (
+            kind == YCBCR and page.compression in JPEG
+        ):
+            raise FileError(f"{path} has {page.photometric!r} pixels; save it as grey or RGB.")
+        self.inverted = kind == WHITE_IS_ZERO and self.stored.kind == "u"
+        # Palettes hold 16 bits of colour for 8 of index; the upper half is what is shown.
+        self.palette = (page.colormap.T >> 8).astype(np.uint8) if kind == PALETTE else None
+        self.channels = 3 if self.palette is not None else self.samples
+        self.dtype = np.dtype(np.uint8) if self.palette is not None else self.stored
+        extra = [int(value) for value in page.extrasamples]
+        self.alpha = len(extra) == 1 and self.samples in (2, 4) and (extra[0] in (1, 2) or self.samples == 4)
+        self.check_whole()
+
+    @staticmethod
+    def tile(page: Any) -> tuple[int, int, int]:
+        """Give rows, columns and samples of a segment."""
+        samples = page.shaped[4]
+        if page.is_tiled:
+            return page.tilelength, page.tilewidth, samples
+        return min(page.rowsperstrip, page.imagelength), page.imagewidth, samples
+
+    def check_whole(self) -> None:
+        """Refuse a file that ends before its pixels do."""
+        wanted = self.separate * -(-self.height // self.tall) * -(-self.width // self.wide)
+        for page in self.pages:
+            ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
+            end, size = max(ends, default=0), page.parent.filehandle.size
+            if len(page.dataoffsets) < wanted or len(page.databytecounts) < wanted or end > size:
+                raise FileError(f"{self.path} is truncated: pixels are missing. Copy or save it again.")
+
+    def layers(self, row: int, column: int) -> Iterator[tuple[tuple[int, int], slice]]:
+        """Yield the page and index of the segments at a place, and the channels each holds."""
+        rows, columns = -(-self.height // self.tall), -(-self.width // self.wide)
+        width = self.samples // (len(self.pages) * self.separate)
+        for page in range(len(self.pages)):
+            for layer in range(self.separate):
+                start = (page * self.separate + layer) * width
+                yield (page, (layer * rows + row) * columns + column), slice(start, start + width)
+
+    def decode(self, number: int, index: int) -> np.ndarray | None:
+        """Read and decode a segment, `(h, w, samples)`."""
+        page = self.pages[number]
+        offset, count = page.dataoffsets[index], page.databytecounts[index]
+        if not count:
+            return None
+        handle = page.parent.filehandle
+        with handle.lock:
+            handle.seek(offset)
+            data = handle.read(count)
+        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+        found, _, _ = page.decode(data, index, **(tables if page.compression in JPEG else {}))
+        return None if found is None else found[0].astype(self.stored, copy=False)
+
+    def mapped(self) -> np.ndarray:
+        """View pixels that lie in the file as they are; the map ends with the view."""
+        page = self.pages[0]
+        stored, shape = (
+            self.stored.newbyteorder(page.parent.byteorder),
+            (self.height, self.width, self.samples),
+        )
+        return np.memmap(self.path, stored, mode="r", offset=page.dataoffsets[0], shape=shape)
+
+    def seen(self, values: np.ndarray) -> np.ndarray:
+        """Turn stored values into light."""
+        if self.palette is not None:
+            return self.palette[values[..., 0]]
+        if self.inverted:
+            return np.iinfo(self.stored).max - values
+        return values
+
+
+def planes_of(file: Any, path: Path) -> list[Plane]:
+    """Find the first image of a file and its reduced copies, the largest first.
+
+    Raises:
+        FileError: the first series is a stack.
+    """
+    check_end(file, path)
+    series = file.series[0]
+    if series.axes.replace("I", "Q") not in ("YX", "YXS", "SYX", "CYX", "CYXS"):
+        raise FileError(
+            f"{path} holds a stack of shape {series.shape} ({series.axes}), larger than memory; split it."
+        )
+    planes = [Plane([page.aspage() for page in level.pages], path) for level in series.levels]
+    if len(planes) == 1:
+        # As libvips writes them: pages of their own that are marked as reduced.
+        reduced = [page.aspage() for page in file.pages[1:] if page.aspage().is_reduced]
+        planes += [Plane([page], path) for page in reduced if is_copy(page, planes[0])]
+    return sorted(planes, key=lambda plane: -plane.height)
+
+
+def check_end(file: Any, path: Path) -> None:
+    """Refuse a file whose list of pages goes on after its end: tifffile reads those that are there.
+
+    So are thousands of pages that are unlike, as no image has: to parse them takes a millisecond each.
+    """
+    form, handle = file.tiff, file.filehandle
+    if len(file.pages) > trusted(MOST_UNLIKE) and not file.is_uniform:
+        raise FileError(f"{path} holds {len(file.pages):,} pages that are not alike; split it.")
+    start = file.pages[len(file.pages) - 1].offset
+    handle.seek(start)
+    count = int.from_bytes(handle.read(form.tagnosize), ORDER[form.byteorder])
+    handle.seek(start + form.tagnosize + count * form.tagsize)
+    following = int.from_bytes(handle.read(form.offsetsize), ORDER[form.byteorder])
+    if following > handle.size:
+        raise FileError(f"{path} is truncated: pages are missing. Copy or save it again.")
+
+
+def is_copy(page: Any, whole: Plane) -> bool:
+    """Tell whether a page shows the same as the whole image: its form and channels agree."""
+    fits = abs(page.imagelength * whole.width / (page.imagewidth * whole.height) - 1) < 0.05
+    return fits and page.samplesperpixel == whole.samples and page.dtype == whole.stored
+
+
+def write_tiled(
+    path: str | Path,
+    shape: tuple[int, int, int],
+    dtype: np.dtype,
+    tiles: Iterator[np.ndarray],
+    *,
+    tile: int = 512,
+    like: TiledReader | None = None,
+    levels: Sequence[tuple[tuple[int, int], Iterator[np.ndarray]]] = (),
+) -> None:
+    """Write an image tile by tile, atomically; it is never whole in memory.
+
+    Args:
+        path: the TIFF to write; BigTIFF if it may pass 4 GB.
+        shape: `(H, W, C)`.
+        dtype: of the pixels.
+        tiles: `(h, w, C)`, row by row; those at the right and lower border may be cut short.
+        tile: side in pixels, a multiple of 16.
+        like: an open reader, whose resolution, colour profile and compression are kept. JPEG stays
+            JPEG at quality 95; otherwise there is no loss.
+        levels: of a pyramid, `(H, W)` and the tiles of each reduced copy, which are asked for when the image
+            itself is written. They become pages of their own, which OpenSlide and libvips read.
+
+    Raises:
+        FileError: it cannot be written.
+        ConfigError: tifffile is missing.
+    """
+    path = Path(path)
+    tifffile = tifffile_for(path)
+    height, width, channels = shape
+    colour = 3 if channels in (3, 4) else 1
+    large = 1.4 * math.prod(shape) * np.dtype(dtype).itemsize > 2**32 - 2**25
+    alpha = channels > colour and (like.alpha if like else channels in (2, 4))
+    turned = orientation_of(like) if like else 1
+    with atomic(path) as part, quiet("tifffile"):
+        try:
+            with tifffile.TiffWriter(part, bigtiff=large, ome=False) as writer:
+                for number, (size, blocks) in enumerate([((height, width), tiles), *levels]):
+                    writer.write(
+                        (np.ascontiguousarray(block) for block in blocks),
+                        shape=(*size, channels) if channels > 1 else size,
+                        dtype=np.dtype(dtype),
+                        tile=(tile, tile),
+                        subfiletype=min(number, 1),
+                        photometric="rgb" if colour == 3 else "minisblack",
+                        planarconfig="contig" if channels > 1 else None,
+                        extrasamples=["unassalpha"] if alpha else None,
+                        metadata=None,
+                        maxworkers=1,
+                        extratags=[(ORIENTATION, 3, 1, turned, True)] if turned > 1 else (),
+                        **kept_of(like and like.page, np.dtype(dtype), channels),
+                    )
+        except OSError:  # ours, or of the disk, which `atomic` tells of
+            raise
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise FileError(f"cannot write {path}: {error}.") from None
+
+
+def orientation_of(reader: TiledReader) -> int:
+    """Tell how the image is to be turned when it is shown; 1 if it is not."""
+    value = reader.page.tags.valueof(ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
+
+
+def kept_of(page: Any, dtype: np.dtype, channels: int) -> dict[str, Any]:
+    """Give the tags and the compression of a page for another one of its kind; None is compressed."""
+    if page is None:
+        return {"compression": "zlib", "predictor": True}
+    kept: dict[str, Any] = {}
+    if page.compression in JPEG and dtype == np.uint8 and channels in (1, 3):
+        kept |= {"compression": "jpeg", "compressionargs": {"level": 95}, "subsampling": (1, 1)}
+    elif page.compression == 1:
+        kept |= {"compression": None}
+    else:
+        name = KEPT.get(int(page.compression), "zlib")
+        kept |= {"compression": name, "predictor": name != "packbits"}
+    if 282 in page.tags and 283 in page.tags:
+        kept |= {"resolution": page.resolution, "resolutionunit": int(page.resolutionunit)}
+    profile = page.iccprofile
+    return kept | ({"iccprofile": profile} if profile else {})

@@ -1,0 +1,306 @@
+"""The manifest of a run: its settings, then a line for each file that is finished."""
+
+import json
+import os
+import re
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from styleaug.errors import ConfigError, FileError
+from styleaug.io.atomic import atomic, check_target
+from styleaug.io.locks import holder_of, open_locked
+from styleaug.io.stamps import is_unchanged
+from styleaug.offline.copies import Line, Unit
+
+__all__ = ["Applied", "Manifest"]
+
+NAME = re.compile(r"manifest(-\d+-of-(\d+))?\.jsonl")
+
+
+class Known(NamedTuple):
+    """What is kept of a line."""
+
+    source: Any
+    """Its stamp; None in a line of an earlier version, which had none."""
+    output: Any
+    """Its stamp."""
+    time: int
+    """When the manifest was last written to."""
+    line: Line | None
+    """All of it, of a shard; there may be millions of images."""
+
+
+@dataclass
+class Applied:
+    """What a run over a folder did."""
+
+    written: int = 0
+    """Images."""
+
+    skipped: int = 0
+    """Images done by an earlier run."""
+
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    """Files that could not be read or written, or that hold images which could not, and why."""
+
+    left_out: str = ""
+    """A line on the files in the folder that are no images, or ""."""
+
+    def count(self, line: Line, root: Path) -> int:
+        """Note which images of a line's shard failed; give the number of those that did not."""
+        source = root / line["source"]
+        self.failed += [
+            (source, f"{source}: {lost['key']}: {lost['reason']}") for lost in line.get("failed", ())
+        ]
+        return len(line["images"]) if "images" in line else 1
+
+
+class Manifest:
+    """Names each output once, whatever was killed in between.
+
+    Several processes have a file each, lest they write into each other's lines; what is finished
+    stands in any of them. Each process holds a lock on its own file while it runs.
+
+    Args:
+        out: the folder; made if it is missing, and removed again by a run that ends before its first output.
+        settings: of the run.
+        rank: which of `world` processes this is.
+        world: how many there are.
+
+    Raises:
+        FileError: the folder cannot be written to, or another run writes to it now.
+        ConfigError: it holds a run with other settings.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any], rank: int = 0, world: int = 1):
+        self.out, self.settings, self.rank, self.world = out, settings, rank, world
+        self.path = self.path_of(rank)
+        self.done: dict[str, Known] = {}
+        self.twice: dict[str, list[Known]] = {}
+        if out.exists() and not out.is_dir():
+            raise FileError(f"{out} is no folder; name a folder for the copies.")
+        self.made = [folder for folder in (out, *out.parents) if not folder.exists()]
+        self.fresh, self.file = not self.path.exists(), None
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            check_target(self.path)
+            self.file = open_locked(self.path)
+            RUNNING.add(self)
+            for path in self.files():
+                self.check_alone(path)
+                time = path.stat().st_mtime_ns
+                for line in self.read(path):
+                    self.note(line, time)
+            self.start()
+        except BaseException as error:
+            self.end(failed=True)
+            if not isinstance(error, OSError) or isinstance(error, FileError):
+                raise
+            raise FileError(f"cannot write to {self.path}: {error.strerror}.") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        self.end(failed=kind is not None)
+
+    def end(self, *, failed: bool) -> None:
+        """Let go of the lock; of a run that failed before its first output leave nothing."""
+        if failed and self.fresh and self.file:
+            self.path.unlink(missing_ok=True)
+        if self.file:
+            with suppress(OSError):
+                os.fsync(self.file.fileno())
+            self.file.close()
+        if failed and self.fresh:
+            for folder in self.made:
+                with suppress(OSError):  # there is something in it
+                    folder.rmdir()
+
+    def files(self) -> list[Path]:
+        """List the manifests of all processes that ever wrote to the folder."""
+        return sorted(path for path in self.out.iterdir() if NAME.fullmatch(path.name) and path.is_file())
+
+    def path_of(self, rank: int) -> Path:
+        """Name a process's manifest."""
+        return self.out / ("manifest.jsonl" if self.world == 1 else f"manifest-{rank}-of-{self.world}.jsonl")
+
+    def check_alone(self, path: Path) -> None:
+        """Refuse to run beside another run; the processes of one run are told by their number."""
+        found = NAME.fullmatch(path.name)
+        if found and int(found[2] or 1) != self.world and (other := holder_of(path)):
+            raise FileError(f"{other} is writing to {self.out}; wait for it, or use another output folder.")
+
+    def start(self) -> None:
+        """Write the settings, or end the line that a kill tore."""
+        assert self.file
+        text = self.path.read_bytes()
+        if b"\n" not in text:
+            os.ftruncate(self.file.fileno(), 0)
+            self.file.write(json.dumps({"settings": self.settings}))
+        elif not text.endswith(b"\n"):
+            self.file.write("")
+
+    def read(self, path: Path) -> Iterator[Line]:
+        """Yield what a manifest names, if it is of a run with these settings."""
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first = file.readline()
+            if not first.endswith("\n"):
+                return  # it is being written, or was when the machine failed
+            found = next(parsed([first]), {}).get("settings")
+            if not isinstance(found, dict):
+                raise ConfigError(
+                    f"the first line of {path}, with the settings, is damaged. Delete the file to make all "
+                    "copies again, or use another output folder."
+                )
+            if found != self.settings:
+                raise ConfigError(
+                    f"{path.parent} holds copies made with other settings: {found}, now {self.settings}. "
+                    "Use these settings, or another output folder."
+                )
+            yield from filter(is_sound, parsed(file))
+
+    def note(self, line: Line, time: int) -> None:
+        """Keep what is needed of a line."""
+        stamps = line.get("source_stamp"), line.get("output_stamp")
+        known = Known(*stamps, time, line if "images" in line else None)
+        if line["output"] in self.done:
+            self.twice.setdefault(line["output"], []).append(known)
+        else:
+            self.done[line["output"]] = known
+
+    def of_others(self, units: list[Unit]) -> Iterator[Path]:
+        """Yield what the other processes write."""
+        for rank in range(self.world):
+            if rank != self.rank:
+                yield self.path_of(rank)
+                yield from (self.out / name for unit in units[rank :: self.world] for name in unit.wanted)
+
+    def compare(
+        self, units: list[Unit], root: Path, outputs: Callable[[str], list[str]]
+    ) -> tuple[list[Unit], Applied]:
+        """Tell what is left to do of some units, and what an earlier run has done of them.
+
+        Args:
+            units: of this process.
+            root: the folder that names of sources are below.
+            outputs: names what is made of a source.
+        """
+        todo, result = [], Applied()
+        again: set[str] = set()
+        for unit in units:
+            made = [(source, name) for source in unit.names for name in outputs(source)]
+            known = {name: self.finished(root / source, name) for source, name in made}
+            there = [name for name in unit.wanted if known.get(name) is not MISSING]
+            # The slices of a volume share their statistics: with one of them, all are others.
+            if unit.series and any(self.is_of_another(root / name, outputs(name)) for name in unit.names):
+                there = []
+            for name in there:
+                line = getattr(known[name], "line", None)
+                result.skipped += result.count(line, root) if line else 1
+            if len(there) < len(unit.wanted):
+                todo.append(replace(unit, wanted=unit.wanted.difference(there)))
+                again |= {name for name in todo[-1].wanted if name in self.done}
+        if again:
+            self.forget(again)
+        return todo, result
+
+    def finished(self, source: Path, name: str) -> Known | object:
+        """Return what is known of an output that is there and as it was made of its source, or `MISSING`."""
+        if not os.path.isfile(self.out / name):  # Path.is_file raises where the name is too long
+            return MISSING
+        for known in self.known_of(name):
+            if known.source is None or (
+                is_unchanged(source, known.source)
+                and is_unchanged(self.out / name, known.output, since=known.time)
+            ):
+                return known
+        return MISSING
+
+    def known_of(self, name: str) -> list[Known]:
+        """List what is known of an output; there is more than one line where two processes made it."""
+        return [self.done[name], *self.twice.get(name, ())] if name in self.done else []
+
+    def is_of_another(self, source: Path, names: list[str]) -> bool:
+        """Tell whether outputs were made of a file that has another content by now."""
+        stamps = [known.source for name in names for known in self.known_of(name)]
+        return any(each is not None and not is_unchanged(source, each) for each in stamps)
+
+    def forget(self, names: set[str]) -> None:
+        """Take the lines on outputs that are made again out of all manifests that no other process holds."""
+        for path in self.files():
+            with path.open(encoding="utf-8", errors="replace") as file:
+                head, *rows = [row for row in map(str.strip, file) if row] or [""]
+            kept = [row for row in rows if not any(line["output"] in names for line in sound([row]))]
+            if len(kept) == len(rows):
+                continue
+            # Another process of this run may be at work: then there will be two lines.
+            with suppress(BlockingIOError):
+                held = self.file if path == self.path else open_locked(path, wait=0)
+                assert held
+                with atomic(path) as part:
+                    new = open_locked(part)
+                    for row in (head, *kept):
+                        new.write(row)
+                held.close()
+                if path == self.path:
+                    self.file = new
+                else:
+                    new.close()
+
+    def add(self, line: Line, root: Path, result: Applied) -> None:
+        """Note a line in the manifest and in the result."""
+        if "error" in line:
+            result.failed.append((root / line["source"], line["error"]))
+            return
+        result.written += result.count(line, root)
+        assert self.file
+        self.file.write(json.dumps(line))
+        self.fresh = False
+
+
+MISSING = object()
+RUNNING: weakref.WeakSet[Manifest] = weakref.WeakSet()
+
+
+def let_go() -> None:
+    """Close the manifests in a process that was forked: a lock ends with the process that made it."""
+    for manifest in RUNNING:
+        if manifest.file:
+            manifest.file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=let_go)
+
+
+def parsed(rows: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Read lines of JSON objects, without those that a kill tore."""
+    for row in rows:
+        try:
+            value = json.loads(row)
+        except (ValueError, RecursionError):
+            continue  # its copy is made again
+        if isinstance(value, dict):
+            yield value
+
+
+def sound(rows: Iterable[str]) -> Iterator[Line]:
+    """Read the lines on outputs, without those that are damaged."""
+    return filter(is_sound, parsed(rows))
+
+
+def is_sound(line: Line) -> bool:
+    """Check that a line has what will be read of it, in its types."""
+    if not isinstance(line.get("source"), str) or not isinstance(line.get("output"), str):
+        return False
+    lost = line.get("failed", [])
+    texts = isinstance(lost, list) and all(
+        isinstance(one, dict) and isinstance(one.get("key"), str) and isinstance(one.get("reason"), str)
+        for one in lost
+    )
+    return texts and isinstance(line.get("images", []), list)

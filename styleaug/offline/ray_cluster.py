@@ -1,0 +1,220 @@
+"""Run units of work on a Ray cluster, through Ray Data: what a worker that dies had in hand, others do."""
+
+import logging
+import math
+import os
+import pickle
+import socket
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from styleaug.errors import ConfigError, StyleAugError, missing_extra
+
+if TYPE_CHECKING:  # what needs no torch starts faster
+    from styleaug.offline.copies import Copier, Line, Unit
+
+__all__ = ["run"]
+
+ACTORS_PER_GPU = 4
+"""One actor decodes and encodes on one core, which leaves a GPU idle most of the time."""
+
+MAX_BLOCKS = 10_000
+TRIES = 4
+"""Of one unit: enough where machines come and go, and an end for an image that kills its worker."""
+
+LOCAL_CLUSTER = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Else, under `uv run`, every worker is started by `uv run` in a packed copy of the working folder.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+LOCAL_OPTIONS = {"include_dashboard": False, "object_store_memory": 2**28}
+"""Images do not go through the object store, only names and lines of the manifest."""
+
+
+def run(
+    units: Sequence["Unit"], copier: "Copier", *, workers: int = 0, address: str | None = None
+) -> Generator[tuple[list["Line"], StyleAugError | None]]:
+    """Do units on a cluster; yield what `Copier.attempt` gives for each, as it arrives.
+
+    Args:
+        units: each is done by one actor at a time, and again if that dies.
+        copier: sent to the actors with its bank and generator.
+        workers: actors; 0 takes one for each core, or `ACTORS_PER_GPU` where there are GPUs.
+        address: of a cluster; None takes the one that this process is connected to, that of
+            `RAY_ADDRESS`, or starts one here and ends it with the run. If this process is killed with
+            SIGKILL, two agents of Ray outlive that cluster for a minute: they wait 60 s, a time that Ray
+            lets nobody set, for a server that is gone. They hold no images, and hinder no other run.
+
+    Raises:
+        ConfigError: Ray is missing, or there is no cluster at `address`.
+        StyleAugError: the actors cannot start, or a unit killed several.
+    """
+    if not units:
+        return
+    with connected(address) as ray, quiet():
+        actors, gpus = share(ray.cluster_resources(), workers, len(units))
+        tries = ray.remote(Tries).options(num_cpus=0).remote(TRIES)
+        copier = replace(copier, device="cuda" if gpus else "cpu")
+        dataset = ray.data.from_items(
+            [{"unit": pickle.dumps(unit)} for unit in units], override_num_blocks=min(len(units), MAX_BLOCKS)
+        ).map_batches(
+            Actor,
+            fn_constructor_kwargs={"copier": copier, "tries": tries},
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            batch_size=1,
+            num_cpus=1,
+            num_gpus=gpus,
+        )
+        dataset.context.enable_progress_bars = False
+        dataset.context.print_on_execution_start = False
+        try:
+            for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+                yield from map(pickle.loads, batch["result"])
+        except (ray.exceptions.RayError, ray.data.exceptions.SystemException) as error:
+            raise unwrapped(error) from None
+
+
+class Tries:
+    """Counts how often each unit was begun: Ray gives one that killed its worker to the next, for ever."""
+
+    def __init__(self, most: int):
+        self.most, self.counts = most, Counter[bytes]()
+
+    def begin(self, unit: bytes) -> bool:
+        """Tell whether a unit may be tried once more."""
+        self.counts[unit] += 1
+        return self.counts[unit] <= self.most
+
+
+class Actor:
+    """Does units, with the model loaded once."""
+
+    def __init__(self, copier: "Copier", tries: Any):
+        self.copier, self.tries = copier, tries
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Do the units in a batch."""
+        return {"result": [pickle.dumps(self.attempt(unit)) for unit in batch["unit"]]}
+
+    def attempt(self, pickled: bytes) -> tuple[list["Line"], StyleAugError | None]:
+        """Do a unit, unless it has killed several workers."""
+        import ray
+
+        unit: Unit = pickle.loads(pickled)
+        may_begin: Any = ray.get(self.tries.begin.remote(pickled))
+        if may_begin:
+            return self.copier.attempt(unit)
+        reason = "several workers died of it or of its neighbours; remove it, or give them more memory."
+        return [
+            {"source": name, "error": f"{self.copier.source / name}: {reason}"} for name in unit.names
+        ], None
+
+
+def share(resources: Mapping[str, float], workers: int, units: int) -> tuple[int, float]:
+    """Tell how many actors there shall be, and which part of a GPU each gets."""
+    cores, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
+    most = min(cores, ACTORS_PER_GPU * gpus) if gpus else cores
+    actors = min(workers or most, units)
+    return actors, 1 / math.ceil(actors / gpus) if gpus else 0
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[ModuleType]:
+    """Give Ray, connected to a cluster; leave a connection that was there before as it was."""
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    own = {name: os.environ.get(name) for name in LOCAL_CLUSTER} if address == "local" else {}
+    try:
+        # Ray reads them when it is imported, when it connects, and when it starts workers.
+        os.environ.update({name: LOCAL_CLUSTER[name] for name, value in own.items() if value is None})
+        ray = import_ray()
+        if ray.is_initialized():
+            yield ray
+            return
+        check_listening(address)
+        try:
+            with without_stderr():
+                options = LOCAL_OPTIONS if own else {}
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"there is no Ray cluster at {address!r}: {error}") from None
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+    finally:
+        for name, value in own.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
+def check_listening(address: str) -> None:
+    """Refuse a host and port where nobody listens; Ray itself would wait there for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(f"there is no Ray cluster at {address!r}: {error.strerror or error}.") from None
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Drop what libraries in C write to stderr, such as that they shall write less."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def import_ray() -> ModuleType:
+    """Import Ray and Ray Data.
+
+    Raises:
+        ConfigError: one is not installed.
+    """
+    try:
+        import ray
+        import ray.data
+        import ray.exceptions
+    except ImportError as error:
+        raise missing_extra("engine 'ray'", "Ray Data", "ray") from error
+    return ray
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Ray's own news from the terminal, where the progress bar is."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.data")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def unwrapped(error: BaseException) -> StyleAugError:
+    """Find our error in what Ray makes of it, or say in a line what went wrong."""
+    cause: BaseException | None = error
+    said = type(error).__name__
+    while cause is not None:
+        if isinstance(cause, StyleAugError) and not hasattr(cause, "cause"):
+            return cause
+        said = (str(cause).strip().splitlines() or [said])[-1].strip()
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return StyleAugError(
+        f"Ray gave up: {said} (Run the same command again to go on. All machines of the cluster need "
+        "styleaug and the paths of the images.)"
+    )

@@ -1,0 +1,214 @@
+"""One image in the style of another, without a bank: in memory or from file to file."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from styleaug.bank import Provenance, StyleBank
+from styleaug.checks import check_count, check_share
+from styleaug.errors import ConfigError, FileError, ImageError
+from styleaug.generators.base import AbstractGenerator
+from styleaug.io.files import Scan, open_image, save_image, suffix_of
+from styleaug.io.pixels import images_in, opaque, open_style, shrink, usable
+from styleaug.offline.copies import scan_pixels
+from styleaug.transforms.core import Stylizer
+from styleaug.transforms.params import StyleParams
+from styleaug.weights import bank_names, load_generator
+
+__all__ = ["stylize", "stylize_file"]
+
+SIZE = 512
+"""Side of a square with as many pixels as a network sees of an image at most; its strokes have one size."""
+
+OPAQUE = (".jpg", ".jpeg", ".bmp")
+"""Files without transparency."""
+
+
+def stylize(
+    content: Any,
+    style: Any,
+    *,
+    strength: float = 1.0,
+    generator: str | Path | AbstractGenerator = "adain",
+    keep_luminance: bool = False,
+    size: int = SIZE,
+) -> Any:
+    """Return `content` in the style of another image. Nothing is random.
+
+    Args:
+        content: the path of an image, a PIL image of any mode, an array `(H, W)`, `(H, W, C)` or
+            `(N, H, W, C)`, or a tensor `(C, H, W)` or `(N, C, H, W)`; integers, or floats in [0, 1]. Of 2 or
+            4 channels the last is transparency and stays as it is. A list gives a list.
+        style: the same kinds of image, of any size. Several, as a list or a batch, are one for each content.
+        strength: in [0, 1]; 1 is the whole style.
+        generator: a name, a path to weights, a run folder, or a generator. `"adain"` changes texture, strokes
+            and colour; `"photo"` light and colour; `"reinhard-lab"` the colours as a whole.
+        keep_luminance: keep each pixel's brightness, take over the colour only.
+        size: a network that paints strokes sees an image of more than `size` x `size` pixels reduced to as
+            many, and what it changes is enlarged: so strokes can be seen in large photos.
+
+    Returns:
+        What `content` is, of its size and dtype. For a path a PIL image, upright; or an array, if the file
+        holds one, or values that PIL cannot.
+
+    Raises:
+        FileError, ImageError: a content or style that cannot be read.
+        ConfigError: a number out of its range, styles that are not one for each content, or a generator
+            without codes.
+
+    Example:
+        >>> styled = stylize(Image.open("photo.jpg"), "painting.jpg", strength=0.8)  # doctest: +SKIP
+    """
+    painter = Painter(generator, strength, keep_luminance, size)
+    codes = painter.read(style)
+    if not isinstance(content, list | tuple):
+        return painter.paint(content, codes)
+    if len(codes) not in (1, len(content)):
+        raise unequal(len(codes), len(content))
+    return [
+        painter.paint(image, code[None])
+        for image, code in zip(content, codes.expand(len(content), -1), strict=True)
+    ]
+
+
+def stylize_file(content: str | Path, style: Any, out: str | Path, **options: Any) -> Path:
+    """Write an image file in the style of another one, with its size, bits and metadata; see `stylize`.
+
+    Args:
+        content: the file; never written to.
+        style: see `stylize`.
+        out: the file to write; its suffix is its type.
+        options: of `stylize`.
+
+    Raises:
+        FileError: a file that cannot be read or written, or `out` is one of those that are read.
+    """
+    out = Path(out)
+    for read in (content, style):
+        if isinstance(read, str | os.PathLike) and same_file(Path(read), out):
+            raise FileError(f"{out} is read; write to another file.")
+    picture = open_image(Path(content))
+    kept = suffix_of(Path(content))
+    if isinstance(picture, Scan) and suffix_of(out) != kept:
+        raise FileError(f"{content} keeps its type, so that no value is lost; write it to a file {kept}.")
+    if isinstance(picture, Image.Image) and picture.mode in ("LA", "RGBA") and suffix_of(out) in OPAQUE:
+        raise FileError(f"{content} has transparency, which {suffix_of(out)} cannot hold; write a .png file.")
+    save_image(stylize(picture, style, **options), out)
+    return out
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Tell whether two paths are of one file, whatever links lead there."""
+    try:
+        return one.resolve() == other.resolve() or one.samefile(other)
+    except OSError:
+        return False
+
+
+class Painter:
+    """A generator, and how `stylize` runs it."""
+
+    def __init__(self, generator: Any, strength: float, keep_luminance: bool, size: int):
+        self.network = generator if isinstance(generator, AbstractGenerator) else load_generator(generator)
+        if not self.network.code_length:
+            raise ConfigError(
+                f"{self.network.name!r} has one style and takes no other. Use it without a style image: "
+                f"StyleAugment(generator={generator!r}, p=1)(image)."
+            )
+        self.strength = check_share("strength", strength)
+        self.keep_luminance = keep_luminance
+        self.size = check_count("size", size)
+
+    def read(self, style: Any) -> Float[Tensor, "N S"]:
+        """Read the codes of the style images."""
+        side, codes = self.network.code_size, []
+        for image in images_in(style):
+            if isinstance(image, Path) and str(image) in bank_names() and not image.exists():
+                raise ConfigError(
+                    f"{str(image)!r} is a bank, whose styles StyleAugment draws; give a style image's path."
+                )
+            with torch.inference_mode():
+                codes.append(self.network.encode_style(shrink(open_style(image, side), side)).mean(dim=0))
+        if not codes:
+            raise ConfigError("there is no style image: the list is empty.")
+        return torch.stack(codes)
+
+    def paint(self, content: Any, codes: Float[Tensor, "N S"]) -> Any:
+        """Stylise one image, or a batch; of several styles one for each."""
+        if isinstance(content, str | os.PathLike):
+            painted = self.paint(open_image(Path(content)), codes)
+            return painted.frames.squeeze() if isinstance(painted, Scan) else painted
+        if isinstance(content, Scan):
+            frames, restore = scan_pixels(content)
+            return restore(self.run(self.network, frames, codes))
+        if isinstance(content, Tensor) and content.ndim > 4:
+            raise ImageError(
+                f"give an image or a batch, got {tuple(content.shape)}; StyleVideo styles clips."
+            )
+        colours, put_back = opaque(usable(content))
+        strokes = self.network.margin != 0  # else each pixel goes by itself, and all of them can be seen
+        painted = self.run(Reduced(self.network, self.size) if strokes else self.network, colours, codes)
+        return put_back(painted)
+
+    def run(self, generator: AbstractGenerator, images: Any, codes: Float[Tensor, "N S"]) -> Any:
+        """Stylise images in any form with all rows picked."""
+        bank = StyleBank(codes, Provenance(generator.name, generator.fingerprint, len(codes)))
+        stylizer = Stylizer(bank, generator=generator, keep_luminance=self.keep_luminance)
+        rows = stylizer.rows_of(images)
+        if len(codes) not in (1, rows):
+            raise unequal(len(codes), rows)
+        drawn = StyleParams(
+            rows=torch.arange(rows),
+            strength=torch.full((rows,), self.strength),
+            codes=bank.codes.expand(rows, -1),
+            sources=torch.arange(len(codes)).expand(rows)[:, None],
+            shares=torch.ones(rows, 1),
+            fields=None,
+        )
+        return stylizer.apply(images, drawn)
+
+
+class Reduced(AbstractGenerator):
+    """A network that sees large images reduced; what it changes is enlarged and added to them."""
+
+    def __init__(self, network: AbstractGenerator, size: int):
+        super().__init__()
+        self.network, self.size = network, size
+        for name in ("name", "code_length", "code_size", "takes_bfloat16", "least_side"):
+            setattr(self, name, getattr(network, name))
+
+    @property
+    def fingerprint(self) -> str:
+        """Give the network's: its codes are read."""
+        return self.network.fingerprint
+
+    def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
+        """Read codes as the network does."""
+        return self.network.encode_style(images)
+
+    def forward(
+        self, images: Float[Tensor, "B 3 H W"], codes: Float[Tensor, "B S"], strength: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Stylise the reduced images, and add the change to the whole ones."""
+        sides = images.shape[-2:]
+        scale = max(self.size / math.sqrt(math.prod(sides)), self.least_side / min(sides))
+        if scale >= 1:
+            return self.network(images, codes, strength)
+        reduced = [max(1, round(side * scale)) for side in sides]
+        small = F.interpolate(images, reduced, mode="bilinear", antialias=True).clamp(0, 1)
+        change = self.network(small, codes, strength) - small
+        return F.interpolate(change, sides, mode="bicubic").add_(images).clamp_(0, 1)
+
+
+def unequal(styles: int, images: int) -> ConfigError:
+    """Say that there is not one style for each image."""
+    return ConfigError(
+        f"give one style for all, or one for each image; got {styles} styles for {images} images."
+    )

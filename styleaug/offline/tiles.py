@@ -1,0 +1,388 @@
+"""Slides and other images beyond memory: styled tile by tile, with the statistics of the whole image.
+
+`Stylizer` takes any image that is in memory, and needs many times its size: for 6000 x 6000 pixels 2 GB with
+`reinhard-rgb`, 6 GB with `photo`. `stylise_tiles` with an `ArrayReader` does the same in some hundred MB.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from math import sqrt
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from styleaug.errors import ConfigError, ImageError
+from styleaug.generators.base import AbstractGenerator
+from styleaug.generators.shared import Forward, Place, Shared, area, paint, run, weighted
+from styleaug.images import Uncovered, as_unit
+from styleaug.io.tiff import MOST_PIXELS
+from styleaug.transforms.core import Stylizer
+from styleaug.transforms.painting import Brush
+from styleaug.transforms.params import StyleParams
+
+__all__ = ["ArrayReader", "Reader", "stylise_tiles"]
+
+TILE = 1024
+"""Side of a tile in pixels."""
+
+SURVEY_PIXELS = 2**24
+"""How many pixels the statistics are read from; an image of no more is seen whole."""
+
+SURVEY_SIDE = 64
+"""Side of the smallest view that they are read from: many small views stand for an image better than few."""
+
+CHUNK_PIXELS = 2**20
+"""How many of them a generator is given at a time."""
+
+WHOLE_SIDE = 512
+"""Short side of the reduced copy, for generators that look at the whole image."""
+
+
+class Reader(Protocol):
+    """An image of which any part can be read: `TiledReader`, or `ArrayReader` where it is in memory."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Give `(H, W, C)`."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Give the type of the pixels."""
+        ...
+
+    @property
+    def alpha(self) -> bool:
+        """Tell whether the last channel is transparency."""
+        ...
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Give a part, `(height, width, C)`."""
+        ...
+
+    def thumbnail(self, short_side: int) -> np.ndarray:
+        """Give the image reduced, `(h, w, C)`, its short side at least `short_side`, if it was."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    """Read parts of an array, which may be a memory map.
+
+    Args:
+        pixels: `(H, W, C)`.
+        alpha: the last channel is transparency.
+    """
+
+    pixels: np.ndarray
+    alpha: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Give `(H, W, C)`."""
+        height, width, channels = self.pixels.shape
+        return height, width, channels
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Give the type of the pixels."""
+        return self.pixels.dtype
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """View a part, `(height, width, C)`."""
+        return self.pixels[top : top + height, left : left + width]
+
+    def thumbnail(self, short_side: int) -> np.ndarray:
+        """Average squares of pixels, a row of squares at a time."""
+        step = max(1, min(self.pixels.shape[:2]) // short_side)
+        high, wide = (size // step for size in self.pixels.shape[:2])
+        whole = self.pixels[: high * step, : wide * step].reshape(high, step, wide, step, -1)
+        return np.stack([row.mean(axis=(0, 2)) for row in whole]).round().astype(self.dtype)
+
+
+def stylise_tiles(
+    stylizer: Stylizer,
+    reader: Reader,
+    params: StyleParams,
+    *,
+    tile: int = TILE,
+    survey: int = SURVEY_PIXELS,
+    value_range: tuple[float, float] | None = None,
+    device: str | torch.device = "cpu",
+    background: bool = True,
+) -> Iterator[np.ndarray]:
+    """Stylise one image of any size, and yield it tile by tile, row by row.
+
+    The statistics that a generator takes of its content are read once for all tiles, so that no tile
+    differs from its neighbours, and each tile sees as many pixels around it as the generator needs. So
+    the result is that of the whole image, up to the statistics. Those are read from up to `survey`
+    pixels: from all of an image that has no more, else from small views spread evenly over it, the same
+    ones in every call. Background, such as the glass of a slide, counts as it does where an image is
+    styled whole, unless `background` says otherwise.
+
+    Args:
+        stylizer: one that does not splice, and takes no styles from the batch.
+        reader: of uint8 or uint16, grey or colour. Transparency stays as it is, and what it hides counts
+            for nothing.
+        params: drawn for one image.
+        tile: side in pixels, a multiple of 16. Tiles at the right and lower border are cut short.
+        survey: pixels that the statistics are read from. They are kept in memory, at 3 bytes each for
+            colour of 8 bits, and seen once for every normalisation of a network, some fifteen times.
+        value_range: which values are black and white; None takes the stylizer's.
+        device: where to stylise.
+        background: False leaves what is nearly white alone, in the statistics as well, if the generator
+            can; see `on_tissue` of a generator.
+
+    Returns:
+        `(h, w, C)` each, of the reader's type.
+
+    Raises:
+        ImageError: other pixels, or more than `MOST_PIXELS`.
+        ConfigError: a generator that must see an image whole; another stylizer or tile than above.
+
+    Example:
+        >>> with TiledReader("slide.tif") as slide:  # doctest: +SKIP
+        ...     tiles = stylise_tiles(stylizer, slide, stylizer.draw(1), tile=512)
+        ...     write_tiled("styled.tif", slide.shape, slide.dtype, tiles, tile=512, like=slide)
+    """
+    check_reader(reader)
+    device = torch.device(device)
+    generator = stylizer.generator_on(device)
+    if not background and generator.tissue is not None:
+        generator = generator.on_tissue()
+    value_range = value_range or known_range(stylizer)
+    check_style(generator, params, tile)
+    if stylizer.guard.floor is not None or stylizer.guard.protect is not None:
+        raise ConfigError("preserve and protect need an image whole; leave them out for an image in tiles.")
+    cores = tiles_of(reader.shape, tile)
+    if len(params["rows"]) == 0:
+        return (np.array(reader.read(*core)) for core in cores)
+    assert params["codes"] is not None
+    brush = Brush(generator, generator, value_range, stylizer.keep_luminance)
+    uncovered = Uncovered(reader) if reader.alpha else None
+    style = params["codes"].float().to(device), params["strength"].float().to(device)
+    painted = Painting(brush, uncovered or reader, *style).tiles(cores, survey)
+    return uncovered.covered(painted, cores) if uncovered else painted
+
+
+def check_reader(reader: Reader) -> None:
+    """Refuse what cannot be stylised before any of it is read."""
+    height, width, channels = reader.shape
+    if height * width > MOST_PIXELS:
+        raise ImageError(f"an image of {width} x {height} pixels is over {MOST_PIXELS:,}; cut it into parts.")
+    if reader.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"an image in tiles must be uint8 or uint16, got {reader.dtype}; convert it.")
+    if channels - reader.alpha not in (1, 3):
+        raise ImageError(f"an image in tiles must be grey or RGB, got {channels} channels; convert it.")
+
+
+def known_range(stylizer: Stylizer) -> tuple[float, float] | None:
+    """Give the range of a stylizer, if it does not depend on the image."""
+    if stylizer.value_range == "auto":
+        raise ConfigError('an image in tiles needs a known range; give value_range=(low, high), not "auto".')
+    return stylizer.value_range
+
+
+def check_style(generator: AbstractGenerator, params: StyleParams, tile: int) -> None:
+    """Refuse what cannot be done tile by tile."""
+    if generator.margin is None:
+        raise ConfigError(
+            f"{generator.name!r} must see an image whole, and this one is too large for that. "
+            "Use a generator of colours, photo or adain, or cut the image into parts."
+        )
+    step = max(16, generator.multiple)
+    if tile < step or tile % step:
+        raise ConfigError(f"the tiles of {generator.name!r} must be multiples of {step}, got {tile}.")
+    if params["codes"] is None or len(params["rows"]) > 1:
+        raise ConfigError("an image in tiles takes one style; leave out splice and channels, name a bank.")
+
+
+Box = tuple[int, int, int, int]
+"""Top, left, height, width."""
+
+Chunk = tuple[np.ndarray, list[Place]]
+"""Views `(V, H, W, C)` and where they lie."""
+
+
+def tiles_of(shape: tuple[int, int, int], tile: int) -> list[Box]:
+    """Cut an image into tiles, row by row."""
+    height, width, _ = shape
+    return [
+        (top, left, min(tile, height - top), min(tile, width - left))
+        for top in range(0, height, tile)
+        for left in range(0, width, tile)
+    ]
+
+
+def views_of(height: int, width: int, margin: int, step: int, most: int) -> tuple[int, int, list[Place]]:
+    """Choose where the statistics of a large image are read: height and width of the views, and their places.
+
+    One view in each cell of a grid, somewhere in it: a regular pattern in the image, such as that of
+    a scanner's fields, does not fall in with theirs.
+
+    Args:
+        height: rows of the image.
+        width: columns of the image.
+        margin: pixels of a view that do not count, on each side.
+        step: of which places and sizes are multiples.
+        most: pixels in all views, less than the image has.
+    """
+    side = ceil_to(max(SURVEY_SIDE, 2 * margin), step) + 2 * margin
+    high, wide = min(side, height), min(side, width)
+    count = max(1, most // (high * wide))
+    rows = max(1, min(height // high, round(sqrt(count * height / width))))
+    columns = max(1, min(width // wide, count // rows))
+    rng = random.Random(0)
+    places = []
+    for row in range(rows):
+        # A row's views start at the same line, so strips are decoded once for all of them.
+        top = place_in(row, rows, height, high, step, rng)
+        for column in range(columns):
+            left = place_in(column, columns, width, wide, step, rng)
+            (first, last), (begin, end) = inside(top, height, high, margin), inside(left, width, wide, margin)
+            places.append(Place(top, left, height, width, (first, begin, last, end)))
+    return high, wide, places
+
+
+def ceil_to(value: int, step: int) -> int:
+    """Round up to a multiple."""
+    return -(-value // step) * step
+
+
+def place_in(index: int, cells: int, length: int, view: int, step: int, rng: random.Random) -> int:
+    """Choose where a view starts in its cell."""
+    room = length / cells - view
+    return min(int(index * length / cells + rng.random() * max(0, room)), length - view) // step * step
+
+
+def inside(start: int, length: int, view: int, margin: int) -> tuple[int, int]:
+    """Take the margin off a view, but at the image's own border."""
+    end = start + view
+    return (start + margin if start else 0), (end - margin if end < length else length)
+
+
+@dataclass(frozen=True)
+class Painting:
+    """One image in one style, painted tile by tile."""
+
+    brush: Brush
+    reader: Reader
+    code: Float[Tensor, "1 S"]
+    strength: Float[Tensor, " 1"]
+
+    def tiles(self, boxes: list[Box], most: int) -> Iterator[np.ndarray]:
+        """Read the statistics, then paint tile after tile."""
+        with torch.inference_mode(), torch.autocast(self.code.device.type, enabled=False):
+            shared = self.survey(most)
+        for box in boxes:
+            # Not around the yield, which would leave the modes on in the caller.
+            with torch.inference_mode(), torch.autocast(self.code.device.type, enabled=False):
+                tile = self.paint(box, shared)
+            yield tile
+
+    def survey(self, most: int) -> Shared:
+        """Read the statistics of the whole image, one after the other, as each depends on those before."""
+        generator, (height, width, _) = self.brush.generator, self.reader.shape
+        chunks = list(self.all_of_it() if height * width <= most else self.some_of_it(most))
+        whole = cache(lambda: self.seen(self.reader.thumbnail(min(height, width, WHOLE_SIDE))[None]))
+        shared = Shared(generator.name, tiled=True)
+        total = sum(area(place.core) for _, places in chunks for place in places if place.core)
+        while True:
+            found, areas = [], []
+            for views, places in chunks:
+                size, known = views.shape[1:3], bool(shared.values)
+                forward = Step(shared, known, 1, size, places, whole=whole, total=total)
+                try:
+                    run(generator, self.seen(views), self.code, self.strength, forward)
+                except Found as stopped:
+                    found.append(stopped.values)
+                    areas.append(forward.area if forward.counted is None else forward.counted)
+                else:
+                    return shared
+            pooled = (weighted(torch.cat(values), areas) for values in zip(*found, strict=True))
+            shared.values.append(tuple(pooled))
+
+    def all_of_it(self) -> Iterator[Chunk]:
+        """Cut the image into views, with their margins."""
+        height, width, _ = self.reader.shape
+        for top, left, high, wide in tiles_of(self.reader.shape, TILE):
+            first, begin, tall, broad = self.around((top, left, high, wide))
+            core = top, left, top + high, left + wide
+            part = np.array(self.reader.read(first, begin, tall, broad))
+            yield part[None], [Place(first, begin, height, width, core)]
+
+    def some_of_it(self, most: int) -> Iterator[Chunk]:
+        """Read views that are spread over the image."""
+        generator, (height, width, _) = self.brush.generator, self.reader.shape
+        high, wide, places = views_of(height, width, generator.margin or 0, generator.multiple, most)
+        together = max(1, CHUNK_PIXELS // (high * wide))
+        for start in range(0, len(places), together):
+            part = places[start : start + together]
+            yield np.stack([self.reader.read(place.top, place.left, high, wide) for place in part]), part
+
+    def around(self, box: Box) -> Box:
+        """Add the margin to a tile, as far as the image reaches."""
+        (top, left, high, wide), (height, width, _) = box, self.reader.shape
+        margin = self.brush.generator.margin or 0
+        first, begin = max(0, top - margin), max(0, left - margin)
+        last, end = min(height, top + high + margin), min(width, left + wide + margin)
+        return first, begin, last - first, end - begin
+
+    def paint(self, box: Box, shared: Shared) -> np.ndarray:
+        """Paint a tile with its surroundings, and cut them off."""
+        (top, left, high, wide), (height, width, _) = box, self.reader.shape
+        first, begin, tall, broad = self.around(box)
+        part = self.reader.read(first, begin, tall, broad)
+        painter = partial(
+            paint, self.brush.generator, shared=shared, places=[Place(first, begin, height, width)]
+        )
+        unit, back = as_unit(self.pixels(part[None]), self.brush.value_range)
+        styled = back(self.brush.paint(painter, unit, self.code, self.strength))
+        inner = slice(top - first, top - first + high), slice(left - begin, left - begin + wide)
+        colours = styled[0, :, *inner].permute(1, 2, 0).cpu().numpy()
+        return np.concatenate([colours, part[*inner, -1:]], axis=2) if self.reader.alpha else colours
+
+    def pixels(self, parts: Shaped[np.ndarray, "V H W C"]) -> Shaped[Tensor, "V C H W"]:
+        """Give grey or colours, without transparency, on the device."""
+        channels = parts.shape[3] - self.reader.alpha
+        values = np.ascontiguousarray(parts[..., :channels].transpose(0, 3, 1, 2))
+        return torch.from_numpy(values).to(self.code.device)
+
+    def seen(self, parts: Shaped[np.ndarray, "V H W C"]) -> Float[Tensor, "V 3 H W"]:
+        """Give parts as a generator sees them."""
+        unit, _ = as_unit(self.pixels(parts), self.brush.value_range)
+        return unit.expand(-1, 3, -1, -1)
+
+
+class Found(Exception):
+    """Carries a statistic out of a forward, of which the rest is not needed."""
+
+    def __init__(self, values: tuple[Tensor, ...]):
+        super().__init__()
+        self.values = values
+
+
+@dataclass
+class Step(Forward):
+    """A forward that goes by the statistics that are known, and ends at the next one."""
+
+    def recall(self, rows: int) -> tuple[Tensor, ...]:
+        """Give the next statistics, and remember where there are no more."""
+        values = super().recall(rows)
+        self.painting = self.used < len(self.shared.values)
+        return values
+
+    def record(self, rows: int, *values: Tensor) -> tuple[Tensor, ...]:
+        """End here."""
+        raise Found(values)
+
+    @property
+    def area(self) -> int:
+        """Count the pixels that the views stand for, with those by which the generator pads the image."""
+        height, width = map(self.padded, self.size)
+        return sum(map(area, self.boxes((height, width))))

@@ -1,0 +1,555 @@
+"""Arms of a comparison: what is done to colour and texture of training images, written as one line.
+
+Steps are joined by `+` and done in turn. Alternatives are joined by `/`: each image goes to one of them.
+
+    none                                  nothing
+    jitter+grey                           colour jitter, then some grey images
+    style:art,p=.5,strength=.5..1         styles of a bank, a generator, a file or a run folder
+    style:a.safetensors/style:b.safetensors+trivialaugment
+    competitor=fda:photos,sketches        references from two folders; called "competitor"
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from styleaug.errors import BankError, ConfigError, FileError, StyleAugError, missing_extra, name_bytes
+from styleaug.generators.colorspace import hsv_to_rgb, rgb_to_hsv
+from styleaug.images import from_float, luminance, to_float
+from styleaug.io.files import SUFFIXES, files_below, image_files
+from styleaug.training.data import read_image
+from styleaug.weights import bank_names, generator_names
+
+__all__ = [
+    "STEPS",
+    "Arm",
+    "MixStyle",
+    "References",
+    "blur",
+    "color_jitter",
+    "grey",
+    "one_by_one",
+    "parse_arm",
+    "pick",
+]
+
+Images = Float[Tensor, "B 3 H W"]
+Step = Callable[[Tensor], Tensor]
+BLUR_SIGMA = (0.005, 0.03)
+"""Of the side; 0.3 to 2 pixels of 64."""
+SCALES = (1.5, 2.0, 3.0, 4.0)
+"""By which `blur` shrinks an image before it enlarges it again."""
+MOST_REFERENCES = 512
+"""Reference images kept of a folder; of more, every n-th."""
+
+
+def pick(count: int, p: float) -> Shaped[Tensor, " K"]:
+    """Draw the rows of a batch that something is done to."""
+    return (torch.rand(count) < p).nonzero()[:, 0]
+
+
+def color_jitter(
+    images: Images,
+    *,
+    p: float = 1.0,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.4,
+    hue: float = 0.1,
+) -> Images:
+    """Change brightness, contrast, saturation and hue as torchvision's ColorJitter, in an order per image.
+
+    All images that have the same change at the same turn are computed at once.
+    """
+    rows = pick(len(images), p)
+    spread = torch.tensor([brightness, contrast, saturation, hue])
+    change = spread[:, None] * (2 * torch.rand(4, len(rows)) - 1)
+    order = torch.rand(len(rows), 4).argsort(dim=1)
+    if len(rows) == 0:
+        return images
+    rows, change = rows.to(images.device), change.to(images.device)
+    part = images[rows]
+    for turn in range(4):
+        for kind, change_by in enumerate((scaled, contrasted, saturated, turned)):
+            chosen = (order[:, turn] == kind).nonzero()[:, 0].to(images.device)
+            if len(chosen):
+                part[chosen] = change_by(part[chosen], change[kind, chosen][:, None, None, None])
+    return images.index_copy(0, rows, part)
+
+
+def scaled(images: Images, change: Float[Tensor, "B 1 1 1"]) -> Images:
+    """Change the brightness."""
+    return (images * (1 + change)).clamp(0, 1)
+
+
+def contrasted(images: Images, change: Float[Tensor, "B 1 1 1"]) -> Images:
+    """Move away from the mean grey of the image."""
+    mean = luminance(images).mean(dim=(1, 2, 3), keepdim=True)
+    return torch.lerp(mean, images, 1 + change).clamp(0, 1)
+
+
+def saturated(images: Images, change: Float[Tensor, "B 1 1 1"]) -> Images:
+    """Move away from each pixel's grey."""
+    return torch.lerp(luminance(images).expand_as(images), images, 1 + change).clamp(0, 1)
+
+
+def turned(images: Images, change: Float[Tensor, "B 1 1 1"]) -> Images:
+    """Turn the hue by a share of the circle."""
+    hue, saturation, value = rgb_to_hsv(images).unbind(1)
+    return hsv_to_rgb(torch.stack([(hue + change[:, 0]) % 1, saturation, value], dim=1))
+
+
+def grey(images: Images, *, p: float = 0.2) -> Images:
+    """Make some images grey."""
+    rows = pick(len(images), p).to(images.device)
+    return images.index_copy(0, rows, luminance(images[rows]).expand(-1, 3, -1, -1)) if len(rows) else images
+
+
+def blur(images: Images, *, p: float = 0.5, sigma: tuple[float, float] = BLUR_SIGMA) -> Images:
+    """Take fine detail away: half of the chosen images are smoothed, half shrunk and enlarged again.
+
+    Args:
+        images: the batch.
+        p: chance of each image.
+        sigma: range of the Gaussian's, as shares of the side.
+    """
+    rows = pick(len(images), p)
+    draws = torch.rand(len(rows))
+    factor = torch.randint(len(SCALES), (len(rows),))
+    smooth = torch.rand(len(rows)) < 0.5
+    result = images.clone()
+    if smooth.any():
+        chosen = rows[smooth].to(images.device)
+        widths = (sigma[0] + (sigma[1] - sigma[0]) * draws[smooth]) * images.shape[-1]
+        result[chosen] = gaussian(images[chosen], widths.to(images.device))
+    for index, scale in enumerate(SCALES):
+        chosen = rows[~smooth & (factor == index)].to(images.device)
+        if len(chosen):
+            size = [max(1, round(side / scale)) for side in images.shape[-2:]]
+            small = F.interpolate(images[chosen], size, mode="bilinear", antialias=True)
+            large = F.interpolate(small, images.shape[-2:], mode="bicubic", align_corners=False)
+            result[chosen] = large.clamp(0, 1)
+    return result
+
+
+def gaussian(images: Images, sigma: Float[Tensor, " B"]) -> Images:
+    """Smooth each image with a Gaussian of its own width in pixels, up to the borders."""
+    count, channels, height, width = images.shape
+    radius = min(int(3 * float(sigma.max())) + 1, height - 1, width - 1)
+    if radius < 1:
+        return images
+    offsets = torch.arange(-radius, radius + 1, device=images.device)
+    kernel = torch.exp(-(offsets.square()) / (2 * sigma[:, None].square()).clamp_min(1e-6))
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None]
+    flat = F.pad(images, 4 * [radius], mode="reflect").view(1, count * channels, *(
+        side + 2 * radius for side in (height, width)
+    ))  # fmt: skip
+    flat = F.conv2d(flat, kernel[:, :, None], groups=count * channels)
+    flat = F.conv2d(flat, kernel[:, :, :, None], groups=count * channels)
+    return flat.view(count, channels, height, width)
+
+
+def one_by_one(transform: Callable[[Tensor], Tensor]) -> Step:
+    """Give a transform that draws once per call each image by itself, as uint8.
+
+    On the CPU, wherever the batch is: a GPU would wait for hundreds of small kernels.
+    """
+
+    def step(images: Images) -> Images:
+        pixels = from_float(images, torch.uint8).cpu()
+        return to_float(torch.stack([transform(image) for image in pixels]).to(images.device))
+
+    return step
+
+
+class References:
+    """Albumentations' FDA or HistogramMatching, image by image, with reference images from folders.
+
+    Args:
+        kind: `"fda"` or `"histogram-matching"`.
+        folders: of reference images, with or without classes.
+        p: chance of each image.
+        span: FDA's `beta_limit`, or HistogramMatching's `blend_ratio`.
+        seed: of albumentations' own generators.
+
+    Raises:
+        ConfigError: albumentations is not installed.
+        FileError: no image in a folder.
+    """
+
+    def __init__(self, kind: str, folders: list[Path], *, p: float, span: tuple[float, float], seed: int):
+        try:
+            import albumentations
+        except ImportError:
+            raise missing_extra(f"the step {kind!r}", "albumentations", "albumentations") from None
+        made = (
+            albumentations.FDA(beta_limit=span, metadata_key="references", p=p)
+            if kind == "fda"
+            else albumentations.HistogramMatching(blend_ratio=span, metadata_key="references", p=p)
+        )
+        self.transform = albumentations.Compose([made], seed=seed)
+        self.paths = [path for folder in folders for path in image_files(folder)]
+        self.images: list[np.ndarray] = []
+
+    def __call__(self, images: Images) -> Images:
+        """Adapt a batch."""
+        if not self.images or self.images[0].shape[:2] != images.shape[-2:]:
+            self.images = self.read((images.shape[-2], images.shape[-1]))
+        pixels = from_float(images, torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
+        adapted = [self.transform(image=image, references=self.images)["image"] for image in pixels]
+        return to_float(torch.from_numpy(np.stack(adapted)).permute(0, 3, 1, 2)).to(images.device)
+
+    def read(self, size: tuple[int, int]) -> list[np.ndarray]:
+        """Read the references at the size that albumentations would bring each of them to."""
+        step = -(-len(self.paths) // MOST_REFERENCES)
+        found = []
+        for path in self.paths[::step]:
+            image = read_image(path, max(size)).float()[None]
+            if image.max() <= 1:  # more than 8 bits come as floats
+                image = image * 255
+            small = F.interpolate(image, size, mode="bilinear", antialias=True)[0]
+            found.append(small.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy())
+        if not found:
+            raise FileError(f"no reference image in {self.paths}.")
+        return found
+
+
+class MixStyle:
+    """Mix the channel statistics of features between images while training (Zhou et al. 2021).
+
+    It is a forward hook: register it behind early blocks.
+
+    Args:
+        p: chance that a batch is mixed.
+        alpha: of the Beta distribution of the shares.
+        seed: of its own generator.
+    """
+
+    def __init__(self, *, p: float, alpha: float, seed: int):
+        self.p, self.alpha = p, alpha
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+        """Mix the features `(B, C, H, W)` that a block gives."""
+        if not module.training or self.rng.random() >= self.p:
+            return None
+        count = len(output)
+        other = torch.from_numpy(self.rng.permutation(count)).to(output.device)
+        drawn = self.rng.beta(self.alpha, self.alpha, count).astype(np.float32)
+        share = torch.from_numpy(drawn).to(output.device).view(-1, 1, 1, 1)
+        features = output.float()
+        mean = features.mean(dim=(2, 3), keepdim=True).detach()
+        deviation = (features.var(dim=(2, 3), keepdim=True) + 1e-6).sqrt().detach()
+        normed = (features - mean) / deviation
+        mixed = normed * torch.lerp(deviation[other], deviation, share) + torch.lerp(mean[other], mean, share)
+        return mixed.to(output.dtype)
+
+
+def torchvision_policy(name: str) -> Step:
+    """Give one of torchvision's policies."""
+    kinds = {"trivialaugment": v2.TrivialAugmentWide, "randaugment": v2.RandAugment, "augmix": v2.AugMix}
+    return one_by_one(kinds[name]())
+
+
+NAMED = re.compile(r"([^=:,/]+)=(.*)", re.DOTALL)
+
+
+def share(text: str) -> float:
+    """Read a number in [0, 1]."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError("a number from 0 to 1")
+    return value
+
+
+def span(text: str) -> tuple[float, float]:
+    """Read `LOW..HIGH`, or one number for both."""
+    low, _, high = text.partition("..")
+    ends = share(low), share(high or low)
+    if ends[0] > ends[1]:
+        raise ValueError("LOW..HIGH from 0 to 1")
+    return ends
+
+
+def yes(text: str) -> bool:
+    """Read yes or no."""
+    if text not in ("yes", "no"):
+        raise ValueError("yes or no")
+    return text == "yes"
+
+
+STYLE_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "p": share,
+    "strength": span,
+    "generator": str,
+    "sampler": str,
+    "components": int,
+    "preserve": share,
+    "splice": str,
+    "parts": int,
+    "keep": yes,
+    "keep_luminance": yes,
+    "least_side": int,
+    "precision": str,
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of step: what may stand behind its name."""
+
+    make: Callable[..., Any]
+    options: dict[str, Callable[[str], Any]] = field(default_factory=dict)
+    target: str = ""
+    """What follows the colon; empty where nothing may."""
+
+
+def make_style(target: str, *, seed: int, **options: Any) -> Step:
+    """Make a `StyleAugment` of a bank, or of a generator that needs none of ours."""
+    from styleaug.transforms.torchvision import StyleAugment
+
+    alone = target in generator_names() and target not in bank_names()
+    if alone and "generator" not in options:
+        return StyleAugment(generator=target, **options)
+    try:
+        return StyleAugment(target, **options)
+    except BankError as error:
+        if "generator" in options or not Path(target).is_file():
+            raise
+        try:
+            return StyleAugment(generator=target, **options)  # weights, with a prior or styles of its own
+        except StyleAugError:
+            raise error from None
+
+
+def make_swap(target: str, *, seed: int, **options: Any) -> Step:
+    """Swap means and deviations of channels within the batch."""
+    from styleaug.transforms.torchvision import StyleAugment
+
+    return StyleAugment("batch", generator="reinhard-rgb", **options)
+
+
+def make_references(target: str, *, seed: int, kind: str, name: str, **options: Any) -> Step:
+    """Make a step that takes reference images from folders."""
+    usual = (0.0, 0.1) if kind == "fda" else (0.5, 1.0)
+    folders = [Path(folder) for folder in target.split(",")]
+    return References(kind, folders, p=options.get("p", 0.5), span=options.get(name, usual), seed=seed)
+
+
+def make_mixer(target: str, *, seed: int, p: float = 0.5, alpha: float = 0.1) -> MixStyle:
+    """Make the hook that mixes features."""
+    return MixStyle(p=p, alpha=alpha, seed=seed)
+
+
+def plain(step: Callable[..., Tensor]) -> Callable[..., Step]:
+    """Make a step of a function of the batch."""
+    return lambda target, *, seed, **options: partial(step, **options)
+
+
+def policy(name: str) -> Callable[..., Step]:
+    """Make one of torchvision's policies."""
+    return lambda target, *, seed: torchvision_policy(name)
+
+
+JITTERED = ("p", "brightness", "contrast", "saturation", "hue")
+STEPS: dict[str, Kind] = {
+    "none": Kind(lambda target, *, seed: None),
+    "jitter": Kind(plain(color_jitter), dict.fromkeys(JITTERED, share)),
+    "grey": Kind(plain(grey), {"p": share}),
+    "blur": Kind(plain(blur), {"p": share, "sigma": span}),
+    "trivialaugment": Kind(policy("trivialaugment")),
+    "randaugment": Kind(policy("randaugment")),
+    "augmix": Kind(policy("augmix")),
+    "channel-swap": Kind(make_swap, {"p": share, "strength": span}),
+    "mixstyle": Kind(make_mixer, {"p": share, "alpha": float}),
+    "fda": Kind(
+        partial(make_references, kind="fda", name="beta"), {"p": share, "beta": span}, "DIR[,DIR...]"
+    ),
+    "histogram-matching": Kind(
+        partial(make_references, kind="histogram-matching", name="blend"),
+        {"p": share, "blend": span},
+        "DIR[,DIR...]",
+    ),
+    "style": Kind(make_style, STYLE_OPTIONS, "BANK or GENERATOR"),
+}
+"""Every step by its name."""
+BORDER = re.compile(rf"([+/])(?=(?:{'|'.join(STEPS)})(?:[:,+/]|$))")
+"""Between steps; a `+` or `/` inside a path has no step's name behind it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One step as it was written: its kind, what stands behind the colon, its options."""
+
+    kind: str
+    target: str
+    options: dict[str, Any]
+
+    def make(self, seed: int) -> Any:
+        """Make the step; None does nothing."""
+        return STEPS[self.kind].make(self.target, seed=seed, **self.options)
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """An arm as it was written, read but not made."""
+
+    name: str
+    spec: str
+    steps: tuple[tuple[Part, ...], ...]
+
+    def digest(self) -> str:
+        """Hash the files that the arm reads, so that a bank fitted anew is another arm.
+
+        Weights and banks count with their content, images with name and size.
+        """
+        digest = hashlib.blake2b(digest_size=8)
+        for part in (part for step in self.steps for part in step):
+            for path in map(Path, [*part.target.split(","), part.options.get("generator", "")]):
+                files = [path] if path.is_file() else []
+                if path.is_dir() and path != Path():
+                    files = files_below(path, {".safetensors", *SUFFIXES})
+                for file in files:
+                    whole = file.suffix == ".safetensors"
+                    digest.update(
+                        file.read_bytes() if whole else name_bytes(f"{file.name} {file.stat().st_size}")
+                    )
+        return digest.hexdigest()
+
+
+def parse_arm(text: str) -> ArmSpec:
+    """Read an arm; see the module's docstring for the grammar.
+
+    Raises:
+        ConfigError: a step or option that there is not, or a value outside its range.
+    """
+    named = NAMED.fullmatch(text)
+    name, spec = (named[1].strip(), named[2]) if named else (text, text)
+    steps: list[list[Part]] = [[]]
+    for joint, written in split_steps(spec):
+        if joint == "+":
+            steps.append([])
+        steps[-1].append(parse_step(written, text))
+    for step in steps:
+        if len(step) > 1 and any(part.kind == "mixstyle" for part in step):
+            raise ConfigError(
+                f"arm {text!r}: mixstyle acts inside the classifier, so it is no alternative to other steps; "
+                "join it by +."
+            )
+    return ArmSpec(name, spec, tuple(map(tuple, steps)))
+
+
+def split_steps(spec: str) -> list[tuple[str, str]]:
+    """Cut a text where a step begins; give each with the `+` or `/` before it."""
+    pieces = BORDER.split(spec)
+    steps = [("", pieces[0])]
+    for joint, piece in zip(pieces[1::2], pieces[2::2], strict=True):
+        before, written = steps[-1]
+        name = written.rpartition(",")[2].rpartition(":")[2] + joint + piece.partition(",")[0]
+        if ":" in written and Path(name).exists():
+            steps[-1] = (before, f"{written}{joint}{piece}")  # a folder that is called like a step
+        else:
+            steps.append((joint, piece))
+    return steps
+
+
+def parse_step(written: str, arm: str) -> Part:
+    """Read one step: `KIND[:TARGET][,OPTION=VALUE...]`."""
+    head, *rest = written.strip().split(",")
+    kind, colon, target = head.partition(":")
+    if kind not in STEPS:
+        raise ConfigError(f"arm {arm!r}: there is no step {kind!r}; choose from {', '.join(STEPS)}.")
+    known = STEPS[kind]
+    while rest and "=" not in rest[0]:
+        target += "," + rest.pop(0)
+    if bool(target) != bool(known.target) or bool(colon) != bool(known.target):
+        wanted = f"{kind}:{known.target}" if known.target else f"{kind} alone"
+        raise ConfigError(f"arm {arm!r}: expected {wanted}, got {written!r}.")
+    options: dict[str, Any] = {}
+    for option in rest:
+        key, _, value = option.partition("=")
+        if key not in known.options:
+            allowed = f"it has {', '.join(known.options)}" if known.options else "it has none"
+            raise ConfigError(f"arm {arm!r}: {kind} has no option {key!r}; {allowed}.")
+        try:
+            options[key] = known.options[key](value)
+        except ValueError as error:
+            wanted = str(error) if " " in str(error) and ":" not in str(error) else "a number"
+            raise ConfigError(f"arm {arm!r}: {key}={value!r} of {kind} must be {wanted}.") from None
+    return Part(kind, target, options)
+
+
+class Arm:
+    """Change colour and texture of training images as a line says.
+
+    It draws from a state of its own: torch's global generator is afterwards where it was, so that two
+    arms meet the same order, geometry and dropout.
+
+    Args:
+        text: the line, such as `"style:art,p=.5+jitter"`.
+        seed: of all that the arm draws.
+
+    Shape:
+        `(B, 3, H, W)` in [0, 1] to the same.
+
+    Raises:
+        ConfigError: the line is no arm.
+        BankError, WeightsError, FileError: what it names is missing or damaged.
+
+    Example:
+        >>> arm = Arm("jitter+grey", seed=1)
+        >>> arm(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    def __init__(self, text: str | ArmSpec, *, seed: int = 0):
+        self.spec = text if isinstance(text, ArmSpec) else parse_arm(text)
+        self.mixers: list[MixStyle] = []
+        self.steps: list[list[Step | None]] = []
+        for number, parts in enumerate(self.spec.steps):
+            try:
+                made = [part.make(seed + 1000 * number + index) for index, part in enumerate(parts)]
+            except StyleAugError as error:
+                raise type(error)(f"arm {self.spec.name!r}: {error}") from None
+            self.mixers += [step for step in made if isinstance(step, MixStyle)]
+            self.steps.append([None if isinstance(step, MixStyle) else step for step in made])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.state = torch.get_rng_state()
+
+    @property
+    def name(self) -> str:
+        """What the arm is called in a table."""
+        return self.spec.name
+
+    def __call__(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+        """Change a batch."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.state)
+            for alternatives in self.steps:
+                images = one_of(alternatives, images)
+            self.state = torch.get_rng_state()
+        return images
+
+
+def one_of(alternatives: list[Step | None], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Give each image to one of the steps, with equal chance; None leaves it."""
+    if len(alternatives) == 1:
+        return images if alternatives[0] is None else alternatives[0](images)
+    owner = torch.randint(len(alternatives), (len(images),))
+    for index, step in enumerate(alternatives):
+        rows = (owner == index).nonzero()[:, 0].to(images.device)
+        if step is not None and len(rows):
+            images = images.index_copy(0, rows, step(images[rows]))
+    return images

@@ -1,0 +1,224 @@
+"""Folders with a folder per class, read into memory as squares; which of them to train on."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from styleaug.errors import ConfigError, FileError, ImageError, reason_of
+from styleaug.images import check_range, to_float, to_pixels
+from styleaug.io.files import open_image
+from styleaug.io.lists import list_images
+from styleaug.io.scan import as_picture
+
+__all__ = ["ClassFolders", "Fit", "class_names", "read_class_folders", "split_home"]
+
+Fit = Literal["crop", "squash"]
+LEAST_PER_CLASS = 2
+"""One to train on, one to test on."""
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """The images of one domain.
+
+    Args:
+        images: squares.
+        labels: index of each image's class among those of the training folder.
+        failed: files that could not be read, and why.
+        digest: of the names and sizes of the files, to know the set again.
+    """
+
+    images: UInt8[Tensor, "N 3 S S"]
+    labels: Int[Tensor, " N"]
+    failed: tuple[tuple[Path, str], ...]
+    digest: str
+
+
+def class_names(folder: Path, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+    """List the classes of a training folder: the folders in it that hold images, sorted.
+
+    Args:
+        folder: with a folder per class.
+        wanted: only these.
+
+    Raises:
+        FileError: no folder, no images, or fewer than two classes.
+        ConfigError: a wanted class that is not there.
+    """
+    found = sorted({name for name in list_images(folder).classes if name})
+    if unknown := sorted(set(wanted or ()) - set(found)):
+        raise ConfigError(f"{folder} has no class {', '.join(unknown)}; it has {', '.join(found) or 'none'}.")
+    names = [name for name in found if wanted is None or name in wanted]
+    if len(names) < 2:
+        raise FileError(
+            f"{folder} needs images in two or more folders, one for each class, got {len(names)} "
+            f"({', '.join(names) or 'images outside of folders only'})."
+        )
+    return tuple(names)
+
+
+def read_class_folders(
+    folder: str | Path,
+    classes: Sequence[str],
+    side: int,
+    *,
+    fit: Fit = "crop",
+    limit: int | None = None,
+    foreign: bool = False,
+    most_bytes: int = 4 * 2**30,
+    threads: int = 1,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> ClassFolders:
+    """Read the images of all classes, every format that `styleaug.io.files` knows.
+
+    Args:
+        folder: with a folder per class; any of `classes` may be missing.
+        classes: the labels are their places in this list.
+        side: of the squares, in pixels.
+        fit: `"crop"` brings the short side to `side` and cuts the middle out, `"squash"` distorts.
+        limit: of images per class, evenly spread over the sorted names; None reads all.
+        foreign: leave other classes out; False makes them an error.
+        most_bytes: of memory; more is an error.
+        threads: that decode.
+        report: called with the number of images read and the number in all.
+
+    Raises:
+        FileError: no folder, none of the classes, too many images, or none that can be read.
+        ConfigError: classes that are not in the list.
+    """
+    if fit not in get_args(Fit):
+        raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r}.")
+    listed = list_images(folder)
+    others = sorted(set(listed.classes) - set(classes))
+    if others and not foreign:
+        named = ", ".join(name or "images outside of folders" for name in others[:5])
+        raise ConfigError(
+            f"{folder} has classes that are not trained on: {named}. Rename them as {', '.join(classes)}, or "
+            "name the classes to use (--classes)."
+        )
+    rows = [row for label in classes for row in thinned(listed.classes, label, limit)]
+    if not rows:
+        raise FileError(f"{folder} has no image of {', '.join(classes)}; give a folder per class.")
+    needed = len(rows) * 3 * side * side
+    if needed > most_bytes:
+        raise FileError(
+            f"{folder}: {len(rows)} images of {side} x {side} take {needed / 2**30:.1f} GiB, more than "
+            f"{most_bytes / 2**30:.1f}; lower the side, limit the images, or allow more memory."
+        )
+    paths = [listed.paths[row] for row in rows]
+    images, failed = read_squares(paths, side, fit, threads, report)
+    kept = [index for index in range(len(paths)) if images[index] is not None]
+    if not kept:
+        raise FileError(f"none of the {len(paths)} images of {folder} can be read; first: {failed[0][1]}")
+    labels = torch.tensor([classes.index(listed.classes[rows[index]]) for index in kept])
+    names = tuple(str(paths[index].relative_to(folder)) for index in kept)
+    pixels = torch.stack([image for image in images if image is not None])
+    return ClassFolders(pixels, labels, (*listed.skipped, *failed), digest_of(names, paths, kept))
+
+
+def thinned(classes: Sequence[str], label: str, limit: int | None) -> list[int]:
+    """Give the rows of a class, or `limit` of them at equal distances."""
+    rows = [row for row, name in enumerate(classes) if name == label]
+    if limit is None or len(rows) <= limit:
+        return rows
+    return [rows[index * len(rows) // limit] for index in range(limit)]
+
+
+def digest_of(names: Sequence[str], paths: Sequence[Path], kept: Sequence[int]) -> str:
+    """Hash what the files are called and how large they are."""
+    sizes = [paths[index].stat().st_size for index in kept]
+    return hashlib.blake2b(repr((names, sizes)).encode(), digest_size=8).hexdigest()
+
+
+def read_squares(
+    paths: Sequence[Path], side: int, fit: Fit, threads: int, report: Callable[[int, int], None]
+) -> tuple[list[Tensor | None], list[tuple[Path, str]]]:
+    """Read files, several at once; None where one cannot be read, with the reason in the second list."""
+    images: list[Tensor | None] = []
+    failed: list[tuple[Path, str]] = []
+
+    def read(path: Path) -> Tensor | str:
+        try:
+            return read_square(path, side, fit)
+        except Exception as error:  # whatever is wrong with one image must not end a run
+            return reason_of(path, error)
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        for path, found in zip(paths, pool.map(read, paths), strict=True):
+            if isinstance(found, str):
+                failed.append((path, found))
+            images.append(found if isinstance(found, Tensor) else None)
+            report(len(images), len(paths))
+    return images, failed
+
+
+def read_square(path: Path, side: int, fit: Fit) -> UInt8[Tensor, "3 S S"]:
+    """Read one file as a colour square of 8 bits.
+
+    Raises:
+        FileError, ImageError: it cannot be read, naming the file.
+    """
+    try:
+        pixels, _ = to_pixels(as_picture(open_image(path, short_side=side)))
+        check_range(pixels)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+    images = to_float(pixels)
+    height, width = images.shape[-2:]
+    if fit == "crop":
+        short = min(height, width)
+        top, left = (height - short) // 2, (width - short) // 2
+        images = images[..., top : top + short, left : left + short]
+    if images.shape[-2:] != (side, side):
+        images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+    return (images.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1)[0].contiguous()
+
+
+def split_home(
+    labels: Int[Tensor, " N"],
+    seed: int,
+    *,
+    held_out: float = 0.2,
+    per_class: int | None = None,
+    balanced: bool = False,
+) -> tuple[Int[Tensor, " T"], Int[Tensor, " H"]]:
+    """Draw the rows to train on, class by class, and give the others as the home test.
+
+    Args:
+        labels: of all rows.
+        seed: of the draw.
+        held_out: least share of each class that is tested on; 0 trains on all.
+        per_class: train on so many of each class; of one that has fewer left, again and again.
+        balanced: repeat the rows of smaller classes up to the size of the largest.
+
+    Raises:
+        ConfigError: a class that is too small to hold any out.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    counts = Counter(labels.tolist())
+    train, test = [], []
+    for label in sorted(counts):
+        rows = (labels == label).nonzero().squeeze(1)
+        rows = rows[torch.randperm(len(rows), generator=rng)]
+        taken = len(rows) - math.ceil(held_out * len(rows) - 1e-9)
+        taken = taken if per_class is None else min(per_class, taken)
+        if taken < 1 or (held_out > 0 and taken == len(rows)):
+            raise ConfigError(
+                f"class {label} has {len(rows)} images, too few to hold {held_out:g} of them out; "
+                "add images, or name a home test."
+            )
+        train.append(rows[:taken])
+        test.append(rows[taken:])
+    most = per_class or (max(map(len, train)) if balanced else 0)
+    train = [rows.repeat(-(-most // len(rows)))[:most] if len(rows) < most else rows for rows in train]
+    return torch.cat(train), torch.cat(test)

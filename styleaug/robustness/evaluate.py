@@ -1,0 +1,352 @@
+"""Does an augmentation help? Train a classifier with each arm, test it at home, elsewhere and corrupted."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from styleaug.errors import ConfigError, FileError
+from styleaug.robustness.arms import Arm, ArmSpec
+from styleaug.robustness.classifier_training import answers, fit, recall_mean
+from styleaug.robustness.classifiers import Classifier, make_classifier, unfold_batch_norm
+from styleaug.robustness.corruptions import corrupt
+from styleaug.robustness.protocol import HOME, TRAIN, Protocol, Store, mapped
+from styleaug.robustness.report import Plan, Robustness
+from styleaug.robustness.runs import Key, Record, RunFile, Workers
+
+__all__ = ["evaluate_robustness", "plan_robustness"]
+
+Report = Callable[[str, int, int], None]
+"""Called with what is done, how much of it is done, and how much there is."""
+CORRUPTED_AT_ONCE = 256
+CALIBRATED_ON = 128
+"""Training images from which folded batch norms read their statistics."""
+TIMED_STEPS, WARM_STEPS = 4, 2
+TIMED_IMAGES = 8
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def evaluate_robustness(
+    train: str | Path,
+    tests: Mapping[str, str | Path] | Sequence[str | Path] = (),
+    *,
+    arms: Sequence[str],
+    out: str | Path | None = None,
+    redo: bool = False,
+    strict: bool = False,
+    report: Report = quiet,
+    said: Callable[[str], None] = lambda line: None,
+    **options: Any,
+) -> Robustness:
+    """Train a classifier with each arm and seed, and compare what they reach.
+
+    All arms of a seed share the split, the initial weights, the order of the batches, geometry and
+    dropout, so that they are compared pairwise. The last epoch counts; nothing is selected. Scores are the
+    recall averaged over the classes.
+
+    Args:
+        train: folder with a folder per class; a part is held out as the home test.
+        tests: folders of other domains, by name or alone; the one called `"home"` is the home test.
+        arms: see `styleaug.robustness.arms`.
+        out: result file, written after every run; runs that it has are not done again. None keeps nothing.
+        redo: do the runs of these arms and seeds again.
+        strict: stop at the first file that cannot be read, instead of leaving it out.
+        report: called with what is done, how much is done, and how much there is.
+        said: called with a line after each run.
+        options: see `Protocol`.
+
+    Raises:
+        ConfigError: an argument outside its range, or a file with runs of other settings.
+        FileError: a folder that cannot be used, or, if `strict`, a file.
+        StyleAugError: what an arm names is missing or damaged.
+
+    Example:
+        >>> evaluate_robustness("photos", {"sketch": "sketches"},
+        ...     arms=["none", "style:art"], out="result.json")  # doctest: +SKIP
+    """
+    protocol = Protocol.of(train, tests, arms=arms, **options)
+    with prepared(protocol, report, strict) as store:
+        runs = RunFile(None if out is None else Path(out), protocol.settings(store))
+        jobs = plan_jobs(protocol, store)
+        planned = {job.key: job.spec for job in jobs}
+        if redo:
+            runs.drop(planned)
+        runs.check(planned)
+        done = runs.finished()
+        missing = [job for job in jobs if job.key not in done]
+        began = time.monotonic()
+        with Workers(protocol.jobs) as each:
+            for task in corruption_tasks(protocol, store, missing):
+                each.add(write_corrupted, task)
+            for number, total in each.run():
+                report("corrupting", number, total)
+            for job in missing:
+                each.add(run_one, job)
+            for number, total in each.run(runs.add):
+                left = (time.monotonic() - began) / number * (total - number)
+                said(line_of(each.last, number, total, left))
+                report("training", number, total)
+        return Robustness.of(protocol, store, runs)
+
+
+def line_of(record: Record, number: int, total: int, left: float) -> str:
+    """Tell of a finished run."""
+    scores = "  ".join(f"{name} {score:.3f}" for name, score in record["scores"].items())
+    if record["corrupted"]:
+        scores += f"  corrupted {float(np.mean(list(record['corrupted'].values()))):.3f}"
+    ahead = f", about {left / 60:.0f} min left" if number < total else ""
+    run = f"{record['arm']}, seed {record['seed']}"
+    return f"[{number}/{total}] {run}: {scores} ({record['seconds']:.0f} s{ahead})"
+
+
+def plan_robustness(
+    train: str | Path,
+    tests: Mapping[str, str | Path] | Sequence[str | Path] = (),
+    *,
+    arms: Sequence[str],
+    out: str | Path | None = None,
+    redo: bool = False,
+    strict: bool = False,
+    report: Report = quiet,
+    **options: Any,
+) -> Plan:
+    """Say what `evaluate_robustness` would do with the same arguments, and how long, from a few steps.
+
+    Args:
+        train: as there.
+        tests: as there.
+        arms: as there.
+        out: as there; it is read, not written.
+        redo: as there.
+        strict: as there.
+        report: as there.
+        options: as there.
+
+    Raises:
+        StyleAugError: as there.
+    """
+    protocol = Protocol.of(train, tests, arms=arms, **options)
+    with prepared(protocol, report, strict) as store:
+        runs = RunFile(None if out is None else Path(out), protocol.settings(store))
+        jobs = plan_jobs(protocol, store)
+        if not redo:
+            runs.check({job.key: job.spec for job in jobs})
+        done = {} if redo else runs.finished()
+        missing = [job for job in jobs if job.key not in done]
+        seconds = {}
+        for job in {job.arm.name: job for job in missing}.values():
+            seconds[job.arm.name] = time_run(job)
+            report("timing", len(seconds), len(protocol.arms))
+        per_corruption = {}
+        for name in protocol.corruptions if missing else ():
+            per_corruption[name] = time_corruption(store, protocol, name)
+        return Plan.of(protocol, store, jobs, missing, seconds, per_corruption)
+
+
+@contextmanager
+def prepared(protocol: Protocol, report: Report, strict: bool) -> Iterator[Store]:
+    """Read all images into a folder that goes away again; arms are made once, to meet their errors early."""
+    for spec in protocol.arms:
+        Arm(spec)
+    with tempfile.TemporaryDirectory(prefix="styleaug-", ignore_cleanup_errors=True) as folder:
+        store = Store.fill(Path(folder), protocol, report=report)
+        if strict and store.failed:
+            raise FileError(f"{len(store.failed)} files cannot be read; the first: {store.failed[0][1]}")
+        yield store
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs for one run."""
+
+    arm: ArmSpec
+    spec: str
+    """What the arm does, and a hash of the files that it reads."""
+    seed: int
+    protocol: Protocol
+    store: Store
+
+    @property
+    def key(self) -> Key:
+        """Name the run."""
+        return self.arm.name, self.seed
+
+
+def plan_jobs(protocol: Protocol, store: Store) -> list[Job]:
+    """List all runs. One seed of all arms comes before the next, so a broken-off table is a fair one."""
+    specs = [(arm, f"{arm.spec} #{arm.digest()}") for arm in protocol.arms]
+    return [Job(arm, spec, seed, protocol, store) for seed in range(protocol.seeds) for arm, spec in specs]
+
+
+def run_one(job: Job) -> Record:
+    """Train one classifier with one arm, and test it everywhere."""
+    protocol, store = job.protocol, job.store
+    with settled(protocol.each_threads):
+        arm, net, train, test = made(job)
+        images, labels = store.images(TRAIN), store.labels(TRAIN)
+        started, worked = time.perf_counter(), time.process_time()
+        train_images = images[train]
+        with mixed(net, arm):
+            fit(net, train_images, labels[train], arm, protocol.recipe, seed=job.seed, device=protocol.device)
+        if protocol.device != "cpu":
+            torch.accelerator.synchronize()
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - worked
+        precision = protocol.recipe.precision
+        scores, corrupted = {}, {}
+        home, truth = (HOME, store.labels(HOME)) if HOME in store.domains else (TRAIN, labels[test])
+        pixels = store.images(home) if home == HOME else images[test]
+        scores[HOME] = recall_mean(answers(net, pixels, precision=precision), truth)
+        for name in store.domains:
+            if name not in (HOME, TRAIN):
+                given = answers(net, store.images(name), precision=precision)
+                scores[name] = recall_mean(given, store.labels(name))
+        for name in protocol.corruptions:
+            for severity in protocol.severities:
+                given = answers(net, mapped(corrupted_file(job, name, severity)), precision=precision)
+                corrupted[f"{name} {severity}"] = recall_mean(given, truth)
+    return {
+        "arm": job.arm.name,
+        "spec": job.spec,
+        "seed": job.seed,
+        "scores": {name: round(score, 5) for name, score in scores.items()},
+        "corrupted": {name: round(score, 5) for name, score in corrupted.items()},
+        "trained_on": len(train),
+        "tested_on": len(truth),
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu_seconds, 2),
+        "test_seconds": round(time.perf_counter() - started - seconds, 2),
+        "threads": protocol.each_threads,
+        "device": protocol.device,
+    }
+
+
+def made(job: Job) -> tuple[Arm, Classifier, torch.Tensor, torch.Tensor]:
+    """Make what a run needs from its seed: the arm, the classifier, rows to train on and to test on."""
+    protocol, store = job.protocol, job.store
+    train, test = protocol.split(store.labels(TRAIN), job.seed)
+    torch.manual_seed(job.seed)
+    net = make_classifier(
+        protocol.classifier, len(store.classes), weights=protocol.weights, pretrained=protocol.pretrained
+    )
+    if net.folded:
+        unfold_batch_norm(net, store.images(TRAIN)[train[:: -(-len(train) // CALIBRATED_ON)]].float() / 255)
+    net.to(protocol.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    arm = Arm(job.arm, seed=job.seed)
+    if arm.mixers and not net.early:
+        raise ConfigError(f"arm {arm.name!r}: where to mix features of {protocol.classifier} is not known.")
+    return arm, net, train, test
+
+
+@contextmanager
+def settled(threads: int) -> Iterator[None]:
+    """Compute with so many threads, and leave torch's global state as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def mixed(net: Classifier, arm: Arm) -> Iterator[None]:
+    """Mix features behind the early blocks, if the arm does."""
+    handles = [block.register_forward_hook(mixer) for mixer in arm.mixers for block in net.early]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def corrupted_file(job: Job, name: str, severity: int) -> Path:
+    """Tell where the corrupted home test lies; a home test of its own is the same for all seeds."""
+    split = HOME if HOME in job.store.domains else str(job.seed)
+    return job.store.folder / f"corrupted-{split}-{name}-{severity}.npy"
+
+
+@dataclass(frozen=True)
+class CorruptionTask:
+    """One corruption in all severities of one home test."""
+
+    job: Job
+    name: str
+
+
+def corruption_tasks(protocol: Protocol, store: Store, jobs: list[Job]) -> list[CorruptionTask]:
+    """List what to corrupt for these runs, if the disk may hold it."""
+    if not protocol.corruptions or not jobs:
+        return []
+    homes = {corrupted_file(job, "", 0): job for job in jobs}
+    held_out = [home_test(job) for job in homes.values()]
+    needed = sum(map(len, held_out)) * len(protocol.corruptions) * len(protocol.severities)
+    needed *= 3 * protocol.recipe.side**2
+    if needed > protocol.memory * 2**30:
+        raise FileError(
+            f"the corrupted home tests take {needed / 2**30:.1f} GiB on disk, more than "
+            f"{protocol.memory:.1f}; take fewer corruptions, limit the images, or allow more memory."
+        )
+    return [CorruptionTask(job, name) for job in homes.values() for name in protocol.corruptions]
+
+
+def home_test(job: Job) -> torch.Tensor:
+    """Give the rows of the home test in its domain."""
+    if HOME in job.store.domains:
+        return torch.arange(len(job.store.labels(HOME)))
+    return job.protocol.split(job.store.labels(TRAIN), job.seed)[1]
+
+
+def write_corrupted(task: CorruptionTask) -> None:
+    """Corrupt a home test once for all arms."""
+    job, store = task.job, task.job.store
+    images = store.images(HOME if HOME in store.domains else TRAIN)
+    rows = home_test(job)
+    with settled(job.protocol.each_threads):
+        for severity in job.protocol.severities:
+            parts = [
+                corrupt(images[part], task.name, severity, scale=job.protocol.scale, first=start)  # pyright: ignore
+                for start, part in zip(
+                    range(0, len(rows), CORRUPTED_AT_ONCE), rows.split(CORRUPTED_AT_ONCE), strict=True
+                )
+            ]
+            np.save(corrupted_file(job, task.name, severity), torch.cat(parts).numpy())
+
+
+def time_run(job: Job) -> tuple[float, float]:
+    """Measure a few steps of a run; estimate the seconds of its training and of its tests."""
+    protocol, store = job.protocol, job.store
+    with settled(protocol.each_threads):
+        arm, net, train, _ = made(job)
+        images, labels = store.images(TRAIN)[train], store.labels(TRAIN)[train]
+        clock = []
+        for steps in (WARM_STEPS, TIMED_STEPS):
+            started = time.perf_counter()
+            with mixed(net, arm):
+                fit(net, images, labels, arm, protocol.recipe, seed=0, device=protocol.device, steps=steps)
+            clock.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        answers(net, images[:64], precision=protocol.recipe.precision)
+        tested = (time.perf_counter() - started) / len(images[:64])
+    steps = protocol.recipe.epochs * (len(images) // protocol.recipe.batch)
+    corrupted = len(home_test(job)) * len(protocol.corruptions) * len(protocol.severities)
+    count = len(home_test(job)) + corrupted
+    count += sum(domain.images for name, domain in store.domains.items() if name not in (HOME, TRAIN))
+    return clock[1] / TIMED_STEPS * steps, tested * count
+
+
+def time_corruption(store: Store, protocol: Protocol, name: str) -> float:
+    """Measure the seconds that a corruption of middle severity takes of an image."""
+    images = store.images(TRAIN)[:TIMED_IMAGES]
+    started = time.perf_counter()
+    corrupt(images, name, protocol.severities[len(protocol.severities) // 2], scale=protocol.scale)  # pyright: ignore
+    return (time.perf_counter() - started) / len(images)

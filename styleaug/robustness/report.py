@@ -1,0 +1,335 @@
+"""What a robustness test found, as numbers and as a table; and what it is going to do."""
+
+import statistics as std
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from styleaug.errors import code, markdown, printable
+from styleaug.io.atomic import atomic
+from styleaug.robustness.protocol import HOME, TRAIN, Protocol, Store
+from styleaug.robustness.runs import Record, RunFile
+from styleaug.robustness.statistics import Difference, Spread, difference, holm, spread
+
+if TYPE_CHECKING:
+    from styleaug.robustness.report import ArmResult, Robustness
+
+__all__ = ["ArmResult", "Plan", "Robustness", "markdown_table", "plain_table"]
+
+OTHERS = "mean of others"
+CORRUPTED = "corrupted"
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What an arm reached."""
+
+    name: str
+    spec: str
+    seeds: tuple[int, ...]
+    scores: dict[str, Spread]
+    """By domain; with several other domains also `"mean of others"`, with corruptions `"corrupted"`."""
+    differences: dict[str, Difference]
+    """From the baseline in the same seeds, for the same keys."""
+    p_holm: dict[str, float]
+    """Of the paired t test, corrected for the number of arms."""
+    seconds: float
+    """Median of the training."""
+    slowdown: float | None
+    """Over the baseline's."""
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What a robustness test found."""
+
+    arms: list[ArmResult]
+    baseline: str
+    settings: dict[str, Any]
+    runs: list[Record]
+    corruptions: dict[str, dict[str, float]]
+    """Mean score by arm and corruption."""
+    failed: list[tuple[Path, str]]
+    """Files that could not be read, and why."""
+
+    @classmethod
+    def of(cls, protocol: Protocol, store: Store, runs: RunFile) -> "Robustness":
+        """Sum up the runs of a file: the arms asked for, then those that it has besides."""
+        _, records = runs.read()
+        names = [arm.name for arm in protocol.arms]
+        names += [name for name in dict.fromkeys(record["arm"] for record in records) if name not in names]
+        by_arm = {name: [record for record in records if record["arm"] == name] for name in names}
+        return cls(
+            compare({name: found for name, found in by_arm.items() if found}, protocol.compared_with),
+            protocol.compared_with,
+            runs.settings,
+            records,
+            {name: by_corruption(found) for name, found in by_arm.items() if found and found[0]["corrupted"]},
+            store.failed,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the same as JSON-ready values."""
+        return {
+            "baseline": self.baseline,
+            "settings": self.settings,
+            "arms": [asdict(arm) for arm in self.arms],
+            "corruptions": self.corruptions,
+        }
+
+    def table(self) -> str:
+        """Lay the scores out as text for a terminal."""
+        from styleaug.robustness.report import plain_table
+
+        return plain_table(self)
+
+    def markdown(self) -> str:
+        """Lay the scores out as Markdown."""
+        from styleaug.robustness.report import markdown_table
+
+        return markdown_table(self)
+
+    def save(self, path: Path) -> Path:
+        """Write the Markdown table."""
+        with atomic(path) as part:
+            part.write_text(self.markdown(), encoding="utf-8")
+        return path
+
+
+def measures_of(record: Record) -> dict[str, float]:
+    """Give the scores of a run: every domain, the mean of the others, the mean of the corruptions."""
+    others = [score for name, score in record["scores"].items() if name != HOME]
+    found = dict(record["scores"])
+    if len(others) > 1:
+        found[OTHERS] = std.fmean(others)
+    if record["corrupted"]:
+        found[CORRUPTED] = std.fmean(record["corrupted"].values())
+    return found
+
+
+def by_corruption(records: Sequence[Record]) -> dict[str, float]:
+    """Average over seeds and severities."""
+    names = dict.fromkeys(key.rpartition(" ")[0] for key in records[0]["corrupted"])
+    return {
+        name: std.fmean(
+            score
+            for record in records
+            for key, score in record["corrupted"].items()
+            if key.rpartition(" ")[0] == name
+        )
+        for name in names
+    }
+
+
+def compare(by_arm: Mapping[str, Sequence[Record]], baseline: str) -> list[ArmResult]:
+    """Summarise each arm, and its difference from the baseline in the same seeds."""
+    scores = {
+        name: {
+            measure: {record["seed"]: measures_of(record)[measure] for record in records}
+            for measure in measures_of(records[0])
+        }
+        for name, records in by_arm.items()
+    }
+    clocks = {name: std.median(record["seconds"] for record in records) for name, records in by_arm.items()}
+    base = scores.get(baseline, {})
+    gaps = {
+        name: {
+            measure: gap
+            for measure, by_seed in found.items()
+            if name != baseline and measure in base and (gap := difference(by_seed, base[measure]))
+        }
+        for name, found in scores.items()
+    }
+    corrected: dict[str, dict[str, float]] = {name: {} for name in scores}
+    for measure in base:
+        tested = {name: gap[measure].p for name, gap in gaps.items() if measure in gap}
+        for name, p in holm({name: p for name, p in tested.items() if p is not None}).items():
+            corrected[name][measure] = p
+    return [
+        ArmResult(
+            name,
+            records[0]["spec"].rpartition(" #")[0],
+            tuple(sorted(record["seed"] for record in records)),
+            {measure: spread(list(by_seed.values())) for measure, by_seed in scores[name].items()},
+            gaps[name],
+            corrected[name],
+            clocks[name],
+            clocks[name] / clocks[baseline] if clocks.get(baseline) else None,
+        )
+        for name, records in by_arm.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a robustness test is going to do, and for how long."""
+
+    classes: tuple[str, ...]
+    images: dict[str, int]
+    runs: int
+    missing: int
+    seconds: dict[str, float]
+    """Of one training, by arm that is missing."""
+    test_seconds: float
+    """Of the tests of one run."""
+    corruption_seconds: float
+    total_seconds: float
+    jobs: int
+    settings: dict[str, Any]
+    failed: list[tuple[Path, str]]
+    """Files that could not be read, and why."""
+
+    @classmethod
+    def of(
+        cls,
+        protocol: Protocol,
+        store: Store,
+        jobs: Sequence[Any],
+        missing: Sequence[Any],
+        seconds: Mapping[str, tuple[float, float]],
+        per_corruption: Mapping[str, float],
+    ) -> "Plan":
+        """Add up what was measured."""
+        homes = protocol.seeds if HOME not in store.domains else 1
+        held_out = len(store.labels(HOME)) if HOME in store.domains else held_out_of(protocol, store)
+        corrupting = sum(per_corruption.values()) * held_out * len(protocol.severities) * homes
+        training = sum(sum(seconds[job.arm.name]) for job in missing)
+        return cls(
+            store.classes,
+            {name: domain.images for name, domain in store.domains.items()},
+            len(jobs),
+            len(missing),
+            {name: clock[0] for name, clock in seconds.items()},
+            max((clock[1] for clock in seconds.values()), default=0.0),
+            corrupting,
+            (corrupting + training) / protocol.jobs,
+            protocol.jobs,
+            protocol.settings(store),
+            store.failed,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the same as JSON-ready values."""
+        return {name: value for name, value in asdict(self).items() if name != "failed"}
+
+    def table(self) -> str:
+        """Lay the plan out as text."""
+        lines = [f"{len(self.classes)} classes: {', '.join(map(printable, self.classes))}"]
+        lines += ["images: " + ", ".join(f"{printable(name)} {n}" for name, n in self.images.items())]
+        recipe = ", ".join(f"{key} {value}" for key, value in self.settings["recipe"].items())
+        lines += [f"classifier: {self.settings['classifier']}; {recipe}"]
+        lines += [f"runs: {self.runs}, of which {self.runs - self.missing} are done"]
+        for name, seconds in self.seconds.items():
+            lines += [f"  {printable(name):32} {duration(seconds)} of training"]
+        if self.missing:
+            lines += [f"tests of each run: {duration(self.test_seconds)}"]
+        if self.corruption_seconds:
+            lines += [f"corrupting, once: {duration(self.corruption_seconds)}"]
+        lines += [f"in all about {duration(self.total_seconds)}, with {self.jobs} runs side by side"]
+        return "\n".join(lines)
+
+
+def held_out_of(protocol: Protocol, store: Store) -> int:
+    """Count the images of the home test."""
+    return len(protocol.split(store.labels(TRAIN), 0)[1])
+
+
+def duration(seconds: float) -> str:
+    """Say a time in words."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+NOTE = (
+    "Recall averaged over classes, in percent: mean over seeds, and sample standard deviation. Differences "
+    "from {baseline} are paired by seed (same split, initial weights, batches, geometry), with 95 % t "
+    "interval. 'better' and 'worse': the interval is clear of 0; (Holm n.s.): no longer so among all arms. "
+    "s: median seconds of training, and how many times {baseline}'s."
+)
+
+
+def rows_of(result: "Robustness") -> list[list[str]]:
+    """Give the cells of the table, its head first."""
+    measures = list(result.arms[0].scores) if result.arms else []
+    compared = [name for name in ("mean of others", "corrupted") if name in measures]
+    if "mean of others" not in measures:
+        compared = [name for name in measures if name not in ("home", "corrupted")] + compared
+    compared = compared or measures[:1]
+    gaps = [f"{name} minus {result.baseline}" for name in compared]
+    rows = [["arm", "seeds", *measures, *gaps, "s"]]
+    for arm in result.arms:
+        cells = [arm.name, str(len(arm.seeds)), *(spread_cell(arm.scores[name]) for name in measures)]
+        cells += [gap_cell(arm, name, result.baseline) for name in compared]
+        slow = "" if arm.slowdown is None or arm.name == result.baseline else f" ({arm.slowdown:.2f}x)"
+        rows.append([*cells, f"{arm.seconds:.1f}{slow}"])
+    return rows
+
+
+def spread_cell(found: Spread) -> str:
+    """Show a mean and its deviation."""
+    return f"{100 * found.mean:.1f}" + ("" if found.deviation is None else f" ± {100 * found.deviation:.1f}")
+
+
+def gap_cell(arm: "ArmResult", measure: str, baseline: str) -> str:
+    """Show a difference, its interval and what may be said of it."""
+    gap: Difference | None = arm.differences.get(measure)
+    if gap is None:
+        return "" if arm.name == baseline else "no common seed"
+    if gap.low is None or gap.high is None:
+        return f"{100 * gap.mean:+.1f}, one seed: no verdict"
+    p = arm.p_holm.get(measure)
+    doubt = " (Holm n.s.)" if gap.verdict in ("better", "worse") and p is not None and p >= 0.05 else ""
+    return f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}] {gap.verdict}{doubt}"
+
+
+def corruption_rows(result: "Robustness") -> list[list[str]]:
+    """Give the cells of the table of single corruptions, averaged over severities."""
+    names = list(next(iter(result.corruptions.values()), {}))
+    rows = [["corruption", *result.corruptions]]
+    for name in names:
+        rows.append([name, *(f"{100 * found[name]:.1f}" for found in result.corruptions.values())])
+    return rows
+
+
+def plain_table(result: "Robustness") -> str:
+    """Lay the scores out for a terminal."""
+    lines = aligned(rows_of(result))
+    if result.corruptions:
+        lines += ["", *aligned(corruption_rows(result))]
+    return "\n".join([*lines, "", NOTE.format(baseline=printable(result.baseline))])
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Pad cells to columns."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def markdown_table(result: "Robustness") -> str:
+    """Lay the scores out in Markdown, with the settings."""
+    settings = result.settings
+    recipe = ", ".join(f"{name} {value}" for name, value in settings["recipe"].items())
+    domains = ", ".join(f"{markdown(name)} {found['images']}" for name, found in settings["domains"].items())
+    lines = ["# Robustness", "", NOTE.format(baseline=markdown(result.baseline)), ""]
+    lines += [f"Classifier {settings['classifier']}: {recipe}.", ""]
+    lines += [f"Classes: {', '.join(map(markdown, settings['classes']))}. Images: {domains}.", ""]
+    lines += grid(rows_of(result))
+    if result.corruptions:
+        lines += ["", "Corruptions, mean over severities and seeds:", "", *grid(corruption_rows(result))]
+    lines += ["", "Arms:", "", *(f"- {markdown(arm.name)}: {code(arm.spec)}" for arm in result.arms), ""]
+    return "\n".join(lines)
+
+
+def grid(rows: list[list[str]]) -> list[str]:
+    """Draw a Markdown table of cells that are any text."""
+    head, *others = ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]
+    return [head, "|---|" + "--:|" * (len(rows[0]) - 1), *others]

@@ -1,0 +1,204 @@
+"""The result file of a comparison: one record per finished run, so that it can be gone on with."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from typing import Any
+
+from styleaug.errors import ConfigError, FileError, StyleAugError
+from styleaug.io.atomic import atomic
+
+__all__ = ["Key", "Record", "RunFile", "Workers", "key_of"]
+
+Record = dict[str, Any]
+Key = tuple[str, int]
+FORMAT = "styleaug robustness 1"
+
+
+def key_of(record: Mapping[str, Any]) -> Key:
+    """Name a run: a file holds one of each arm and seed."""
+    return record["arm"], record["seed"]
+
+
+class RunFile:
+    """A JSON file of runs that share their settings; None keeps them in memory.
+
+    Args:
+        path: of the file; it need not be there.
+        settings: what all its runs have in common, as JSON has it.
+
+    Raises:
+        FileError: the file is none of ours, or damaged.
+    """
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any]):
+        self.path = None if path is None else Path(path)
+        self.settings = json.loads(json.dumps(settings))
+        self.memory: list[Record] = []
+        self.read()
+
+    def read(self) -> tuple[dict[str, Any], list[Record]]:
+        """Give the settings and the runs of the file as it is now."""
+        if self.path is None or not self.path.exists():
+            return self.settings, list(self.memory)
+        try:
+            content = json.loads(self.path.read_text())
+            if content["format"] != FORMAT:
+                raise ValueError(content["format"])
+            for record in content["runs"]:
+                _ = key_of(record), record["spec"], record["scores"]
+            return content["settings"], content["runs"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise FileError(
+                f"{self.path} is no result file of `styleaug evaluate robustness`, or is damaged; "
+                "give another name to write to."
+            ) from None
+
+    def finished(self) -> dict[Key, Record]:
+        """Give the runs that are done, by arm and seed."""
+        return {key_of(record): record for record in self.read()[1]}
+
+    def same(self) -> tuple[dict[str, Any], list[Record]]:
+        """Give the settings and the runs, if the settings are ours."""
+        settings, runs = self.read()
+        if runs and settings != self.settings:
+            differing = "; ".join(differences(settings, self.settings))
+            raise ConfigError(
+                f"{self.path} holds runs with other settings ({differing}). Write to another file, or "
+                "run all of them again with --redo."
+            )
+        return self.settings, runs
+
+    def drop(self, keys: Iterable[Key]) -> None:
+        """Forget runs, so that they are run again; with the last of them go the settings."""
+        gone = set(keys)
+        with self.locked():
+            settings, runs = self.read()
+            kept = [record for record in runs if key_of(record) not in gone]
+            self.write(settings if kept else self.settings, kept)
+
+    def check(self, planned: Mapping[Key, str]) -> None:
+        """Refuse to mix runs with other settings, or other arms under the same name.
+
+        Args:
+            planned: by key, what the arm is and reads.
+
+        Raises:
+            ConfigError: saying what differs.
+        """
+        for record in self.same()[1]:
+            wanted = planned.get(key_of(record))
+            if wanted is not None and wanted != record["spec"]:
+                raise ConfigError(
+                    f"{self.path} holds another arm {record['arm']!r}: {record['spec']!r} there, {wanted!r} "
+                    "here. Give it another NAME=, or run it again with --redo."
+                )
+
+    def add(self, record: Record) -> None:
+        """Write one more run; other processes may add theirs to the same file."""
+        with self.locked():
+            settings, runs = self.same()
+            others = [old for old in runs if key_of(old) != key_of(record)]
+            self.write(settings, [*others, record])
+
+    def write(self, settings: Mapping[str, Any], runs: list[Record]) -> None:
+        """Replace the file by one with these runs."""
+        self.memory = runs
+        if self.path is None:
+            return
+        lines = ",\n".join(json.dumps(record) for record in runs)
+        head = json.dumps(settings)
+        with atomic(self.path) as part:
+            part.write_text(f'{{"format": "{FORMAT}",\n"settings": {head},\n"runs": [\n{lines}\n]}}\n')
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from rewriting the file, where the system can; no lock file is left."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        if self.path is None:
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+def differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    """Say in which entries two settings differ."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted(set(there) | set(here)):
+            yield from differences(there.get(key), here.get(key), f"{name} {key}".strip())
+    elif there != here:
+        yield f"{name} is {there} there and {here} here"
+
+
+Task = tuple[Callable[[Any], Any], Any]
+
+
+class Workers:
+    """Do tasks one after the other here, or several at once in processes of their own."""
+
+    def __init__(self, jobs: int):
+        self.tasks: list[Task] = []
+        self.last: Any = None
+        self.pool = None
+        self.strangers = set(active_children())
+        if jobs > 1:
+            # Ctrl-C reaches every process of a terminal; only this one is to answer.
+            deaf = (signal.SIGINT, signal.SIG_IGN)
+            spawn = get_context("spawn")
+            self.pool = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=signal.signal, initargs=deaf)
+
+    def __enter__(self) -> "Workers":
+        """Give the workers."""
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        """End the processes; on an error, at once."""
+        if self.pool is None:
+            return
+        self.pool.shutdown(wait=error is None, cancel_futures=True)
+        if error is not None:
+            for child in set(active_children()) - self.strangers:
+                child.terminate()
+
+    def add(self, function: Callable[[Any], Any], argument: Any) -> None:
+        """Put a task on the list."""
+        self.tasks.append((function, argument))
+
+    def run(self, keep: Callable[[Any], None] = lambda result: None) -> Iterator[tuple[int, int]]:
+        """Do the tasks of the list; give how many are done, and how many there are, after each."""
+        tasks, self.tasks = self.tasks, []
+        for number, result in enumerate(self.results(tasks), start=1):
+            self.last = result
+            keep(result)
+            yield number, len(tasks)
+
+    def results(self, tasks: list[Task]) -> Iterator[Any]:
+        """Give the results as they come."""
+        if self.pool is None:
+            yield from (function(argument) for function, argument in tasks)
+            return
+        try:
+            futures = [self.pool.submit(function, argument) for function, argument in tasks]
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise StyleAugError(
+                "a process ended unexpectedly, perhaps for want of memory; use fewer jobs (--workers). "
+                "Finished runs are kept."
+            ) from None

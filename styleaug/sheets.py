@@ -1,0 +1,338 @@
+"""Contact sheets: what a bank makes of some images."""
+
+import base64
+import html
+import warnings
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageOps
+
+from styleaug.bank import StyleBank
+from styleaug.checks import check_count, check_seed, check_share
+from styleaug.errors import ConfigError, FileError, ImageError, printable
+from styleaug.generators.base import AbstractGenerator
+from styleaug.io.atomic import atomic
+from styleaug.io.files import image_files, open_image, save_image
+from styleaug.io.paths import check_path
+from styleaug.io.scan import as_picture
+from styleaug.transforms.core import WITHIN_BATCH, StyleParams, Stylizer
+from styleaug.transforms.splice import Splice
+from styleaug.weights import STAIN_GENERATORS, pretrained_folder
+
+__all__ = ["check_report", "contact_sheet", "draw_tissue", "preview", "sample_photos", "write_report"]
+
+BLUE = (0.65, 0.70, 0.29)
+PINK = (0.07, 0.99, 0.11)
+"""Optical densities of haematoxylin and eosin in red, green and blue (Ruifrok & Johnston 2001)."""
+
+
+def draw_tissue(side: int, *, seed: int = 0) -> Image.Image:
+    """Draw nuclei in haematoxylin, and fibres and cell bodies in eosin, on glass."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:side, 0:side] / side
+    fibres = 0.5 + 0.5 * np.sin(40 * (x + 0.15 * np.sin(7 * y)) + 3 * np.sin(9 * x * y))
+    glass = smooth_step(0.16, 0.20, np.hypot(x - 0.82, y - 0.2))
+    eosin = glass * (0.14 + 0.12 * fibres + 0.05 * rng.random((side, side)))
+    blue = 0.05 * glass
+    for _ in range(90):
+        centre, radii, angle = rng.random(2), 0.018 + 0.016 * rng.random(2), np.pi * rng.random()
+        along = np.cos(angle) * (x - centre[0]) + np.sin(angle) * (y - centre[1])
+        across = np.cos(angle) * (y - centre[1]) - np.sin(angle) * (x - centre[0])
+        away = np.hypot(along / radii[0], across / radii[1])
+        grain = 0.85 + 0.3 * rng.random((side, side))
+        blue = np.maximum(blue, glass * (0.6 + 0.4 * rng.random()) * grain * smooth_step(1.15, 0.85, away))
+        eosin = np.maximum(eosin, 0.3 * glass * smooth_step(2.2, 1.2, away))
+    density = blue[..., None] * np.array(BLUE) + eosin[..., None] * np.array(PINK)
+    return Image.fromarray((245 * 10**-density).round().astype(np.uint8))
+
+
+def smooth_step(start: float, end: float, values: np.ndarray) -> np.ndarray:
+    """Rise from 0 at `start` to 1 at `end`, softly at both."""
+    share = np.clip((values - start) / (end - start), 0, 1)
+    return share * share * (3 - 2 * share)
+
+
+GAP = 4
+CAPTION = 14
+
+
+def sample_photos() -> list[Path]:
+    """List the photos that come with the package."""
+    return image_files(pretrained_folder() / "samples")
+
+
+def preview(
+    images: Sequence[str | Path] = (),
+    out: str | Path = "preview.png",
+    *,
+    bank: str | Path | StyleBank | None = None,
+    generator: str | Path | AbstractGenerator | None = None,
+    target: str | Path | Sequence[str | Path] | None = None,
+    styles: int = 6,
+    strength: float = 1.0,
+    splice: Splice | None = None,
+    size: int = 192,
+    most: int = 8,
+    seed: int = 0,
+) -> Path:
+    """Draw a contact sheet: one row an image, the first column as it is, then one style a column.
+
+    With `target` an image of it stands before each, so that the styles can be compared with what they are of.
+
+    Args:
+        images: files or folders; without any, the sample photos.
+        out: the picture to write.
+        bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`.
+        generator: see `StyleAugment`.
+        target: a folder or files that the styles are meant to look like.
+        styles: columns; drawn from the bank without repetition, or from the generator's prior.
+        strength: in [0, 1].
+        splice: `"halves"` or `"fields"`: each column has two styles in one image.
+        size: side of each tile in pixels.
+        most: rows; of more images an evenly spaced part is shown.
+        seed: of the choice of styles.
+
+    Images that cannot be read are named in a warning, and left out.
+
+    Raises:
+        FileError: a path that is not there, or no image that can be read.
+    """
+    out = check_path(out)
+    styles, most = check_count("styles", styles), check_count("most", most)
+    size, seed, strength = (
+        check_count("size", size, least=16),
+        check_seed(seed),
+        check_share("strength", strength),
+    )
+    if (isinstance(bank, str) and bank == WITHIN_BATCH) or splice == "mask":
+        raise ConfigError('a contact sheet has neither batches nor masks; leave out "batch" and "mask".')
+    stylizer = Stylizer(bank, generator=generator, p=1.0, strength=strength, splice=splice)
+    tiles = squares(spread(images or sample_photos(), most), size)
+    sources = [] if target is None else [target] if isinstance(target, str | Path) else target
+    goals = squares(spread(sources, len(tiles)), size) if sources else []
+    columns = choose_styles(stylizer, styles, strength, torch.Generator().manual_seed(seed))
+    rows = []
+    for number, tile in enumerate(tiles):
+        shown = [goals[number % len(goals)]] if goals else []
+        rows.append([*shown, tile, *(stylizer.apply(tile, params) for params in columns)])
+    names = (" + ".join(map(str, params["sources"].flatten().tolist())) for params in columns)
+    captions = [*(["target"] if goals else []), "image", *(f"style {name}".strip() for name in names)]
+    save_image(contact_sheet(rows, captions), out)
+    return out
+
+
+def spread(images: Sequence[str | Path], most: int) -> list[Path]:
+    """List the files of images and folders, at most so many, evenly spaced."""
+    paths: list[Path] = []
+    for path in map(check_path, images):
+        paths += image_files(path) if path.is_dir() else [path]
+    count = min(most, len(paths))
+    return [paths[at * len(paths) // count] for at in range(count)]
+
+
+def squares(paths: Sequence[Path], size: int) -> list[Image.Image]:
+    """Read the middle of each image as a tile, without those that cannot be read.
+
+    Raises:
+        FileError, ImageError: none can be read; the first one's.
+    """
+    tiles, failed = [], []
+    for path in paths:
+        try:
+            tiles.append(square(path, size))
+        except (FileError, ImageError) as error:
+            failed.append(error)
+    if failed and not tiles:
+        raise failed[0]
+    for error in failed:
+        warnings.warn(f"skipped: {error}", stacklevel=3)
+    return tiles
+
+
+def square(path: Path, size: int) -> Image.Image:
+    """Read the middle of an image as a tile."""
+    return ImageOps.fit(open_rgb(path, size), (size, size), Image.Resampling.LANCZOS)
+
+
+def open_rgb(path: Path, size: int) -> Image.Image:
+    """Read an image as 8-bit colour."""
+    picture = as_picture(open_image(path, short_side=size))
+    if not isinstance(picture, Image.Image):
+        scaled = picture if picture.dtype.kind == "u" else (picture * 255).clip(0, 255).astype("uint8")
+        picture = Image.fromarray(scaled.squeeze())
+    if picture.mode == "I;16":
+        picture = picture.convert("I").point(lambda value: value / 257).convert("L")
+    return picture.convert("RGB")
+
+
+def choose_styles(stylizer: Stylizer, count: int, strength: float, rng: torch.Generator) -> list[StyleParams]:
+    """Draw each column's parameters."""
+    bank = stylizer.bank
+    if bank is None or stylizer.splice is not None:
+        return [stylizer.draw(1, rng) for _ in range(count if stylizer.code_length else 1)]
+    return [one_style(bank, int(row), strength) for row in torch.randperm(len(bank), generator=rng)[:count]]
+
+
+def one_style(bank: StyleBank, row: int, strength: float) -> StyleParams:
+    """Give parameters that apply one style of the bank to one image."""
+    return StyleParams(
+        rows=torch.tensor([0]),
+        strength=torch.tensor([strength]),
+        codes=bank.codes[row : row + 1],
+        sources=torch.tensor([[row]]),
+        shares=torch.ones(1, 1),
+        fields=None,
+    )
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Image.Image]],
+    captions: Sequence[str] = (),
+    titles: Sequence[str] = (),
+    *,
+    empty: str = "There is nothing to show.",
+) -> Image.Image:
+    """Lay out rows of equal tiles on white, with a caption above each column, and a title above each row.
+
+    Args:
+        rows: of tiles.
+        captions: of the columns.
+        titles: of the rows, of any number of lines.
+        empty: what to say where there are no rows.
+    """
+    if not rows:
+        return note(empty)
+    width, height = rows[0][0].size
+    top = CAPTION if captions else 0
+    head = CAPTION * max((title.count("\n") + 1 for title in titles), default=0)
+    step = head + height + GAP
+    columns = max(len(row) for row in rows)
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, len(rows) * step + GAP + top), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, text in enumerate(map(printable, captions)):
+        pen.text((GAP + column * (width + GAP), 2), text, fill="black")
+    titles = ["\n".join(map(printable, title.split("\n"))) for title in titles]
+    for row, text in enumerate(titles):
+        pen.text((GAP, top + GAP + row * step), text, fill="black")
+    for y, row in enumerate(rows):
+        for x, tile in enumerate(row):
+            sheet.paste(tile.convert("RGB"), (GAP + x * (width + GAP), top + GAP + head + y * step))
+    return sheet
+
+
+def note(text: str) -> Image.Image:
+    """Draw a line of text in place of a picture."""
+    left, top, right, bottom = ImageDraw.Draw(Image.new("RGB", (1, 1))).textbbox((0, 0), text)
+    sheet = Image.new("RGB", (int(right - left) + 8 * GAP, int(bottom - top) + 8 * GAP), "white")
+    ImageDraw.Draw(sheet).text((4 * GAP, 4 * GAP), text, fill="black")
+    return sheet
+
+
+SUFFIXES = (".html", ".png")
+SIDE = 160
+MOST_GROUPS = 40
+PAGE = """<!DOCTYPE html>
+<html lang="en"><meta charset="utf-8"><title>Style bank</title>
+<style>
+body {{ font: 15px/1.5 sans-serif; margin: 2em auto; max-width: 72em; padding: 0 1em }}
+img {{ max-width: 100% }} td {{ padding: 0 1.5em 0 0 }}
+</style>
+<h1>Style bank</h1>
+<p>{styles} styles, of which some are shown, all on {shown}, which is none of the images that were
+read. Each group has a row, in the order of the table.</p>
+<img alt="the reference image in styles of the bank" src="data:image/png;base64,{sheet}">
+<table>{rows}</table>
+</html>
+"""
+
+
+def check_report(out: Path, reference: Path | None, sources: Sequence[Path]) -> None:
+    """Refuse, before hours of reading, a report that cannot be drawn, or that would show what was read.
+
+    Raises:
+        ConfigError: neither .html nor .png, or a reference image from inside the source.
+    """
+    if out.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"a report is a file .html or .png, got {str(out)!r}.")
+    check_path(out)
+    if reference is not None:
+        check_path(reference)
+        if any(reference.resolve().is_relative_to(source.resolve()) for source in sources):
+            raise ConfigError(
+                "the reference image of a report is one of the images that are read; give another, or leave "
+                "out --reference for a picture of ours."
+            )
+        open_rgb(reference, SIDE)
+
+
+def write_report(
+    out: str | Path,
+    bank: StyleBank,
+    generator: str | Path | None = None,
+    *,
+    reference: Path | None = None,
+    styles: int = 6,
+) -> Path:
+    """Draw styles of a bank on one image, a row for each group; as a page also counts and settings.
+
+    It holds no names and no paths but the labels that the bank has.
+
+    Args:
+        out: the file to write, .html or .png.
+        bank: whose styles are shown.
+        generator: see `StyleAugment`.
+        reference: the image, such as one of the same kind as those that were read, which may be shown. None
+            is a picture of ours: drawn tissue for stains, else a photo.
+        styles: columns; an even choice of each group's.
+
+    Raises:
+        ConfigError: another suffix.
+        FileError: the reference image is missing or cannot be read.
+    """
+    out = Path(out)
+    if out.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"a report is a file .html or .png, got {str(out)!r}.")
+    tile, shown = (square(reference, SIDE), "the image given for it") if reference else usual_picture(bank)
+    sheet = draw_styles(bank, generator, tile, styles)
+    if out.suffix.lower() == ".png":
+        save_image(sheet, out)
+        return out
+    content = BytesIO()
+    sheet.save(content, "PNG")
+    facts = {key.replace("_", " "): value for key, value in bank.describe().items()}
+    groups = facts.pop("groups", {})
+    facts |= {f"styles of {label}": count for label, count in groups.items()}
+    rows = "".join(
+        f"<tr><td>{html.escape(printable(key))}</td><td>{html.escape(printable(value))}</td></tr>"
+        for key, value in facts.items()
+    )
+    page = PAGE.format(
+        styles=len(bank), shown=shown, sheet=base64.b64encode(content.getvalue()).decode("ascii"), rows=rows
+    )
+    with atomic(out) as part:
+        part.write_text(page, encoding="utf-8")
+    return out
+
+
+def usual_picture(bank: StyleBank) -> tuple[Image.Image, str]:
+    """Choose a picture of ours that suits the bank's generator, and say what it is."""
+    if bank.provenance.generator in STAIN_GENERATORS:
+        return draw_tissue(SIDE), "drawn tissue"
+    return square(sample_photos()[0], SIDE), "a sample photo"
+
+
+def draw_styles(bank: StyleBank, generator: str | Path | None, tile: Image.Image, styles: int) -> Image.Image:
+    """Lay out the reference image and styles of each group."""
+    stylizer = Stylizer(bank, generator=generator, p=1.0, strength=1.0)
+    groups = bank.groups if bank.groups is not None else torch.zeros(len(bank), dtype=torch.long)
+    rows = []
+    for group in range(min(MOST_GROUPS, int(groups.max()) + 1)):
+        mine = (groups == group).nonzero()[:, 0]
+        shown = mine[torch.linspace(0, len(mine) - 1, min(styles, len(mine))).round().long()]
+        rows.append([tile, *(stylizer.apply(tile, one_style(bank, int(row), 1.0)) for row in shown)])
+    captions = ["reference", *(f"style {number}" for number in range(1, max(map(len, rows))))]
+    return contact_sheet(rows, captions)

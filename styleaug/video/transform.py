@@ -1,0 +1,483 @@
+"""`StyleVideo`: one style for a whole film, without flicker; frame by frame, of any length.
+
+A frame is painted by statistics that change slowly, then blended with the one before it, moved along by
+optical flow (Ruder et al. 2016, Huang et al. 2017) where that can be followed. Blending softens strokes;
+what it takes of the contrast of fine detail is given back.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils._pytree import tree_unflatten
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from styleaug.bank import StyleBank
+from styleaug.checks import check_share
+from styleaug.errors import ConfigError, ImageError
+from styleaug.generators.ambient import as_usual
+from styleaug.generators.base import AbstractGenerator
+from styleaug.images import check_range, from_float, to_float
+from styleaug.samplers import Sampler
+from styleaug.transforms.core import WITHIN_BATCH, Stylizer
+from styleaug.transforms.params import STRENGTH, P, Precision, StyleParams
+from styleaug.transforms.sample import describe, find_images, flatten
+from styleaug.transforms.splice import composite, mask_weights, read_masks, unspliced
+from styleaug.transforms.torchvision import is_image_tensor
+from styleaug.video.flow import FlowMethod, consistency, flow_function, warp
+from styleaug.video.steady import Past, steady
+
+__all__ = ["Stream", "StyleVideo", "Where", "blend_frames", "sharpen", "trusted"]
+
+TRUST = 0.25
+"""By how much a frame may differ from the one before, moved along, and still be blended with it."""
+REACH = 4
+"""Detail is compared over squares of so many pixels to each side;"""
+UNLIKE, ALIKE = 0.6, 0.95
+"""below the one correlation it is not blended, above the other as all else is."""
+BANDS, MOST_GAIN = 3, 2.0
+"""In how many bands contrast is given back, and how much at most."""
+
+
+def trusted(now: Tensor, before: Tensor, back: Tensor, forth: Tensor) -> Float[Tensor, "B 1 H W"]:
+    """Tell how far each pixel of a frame can be followed to the one before, with soft borders.
+
+    Flow must hold both ways, and what it leads to must look the same: else there are ghosts.
+    """
+    held = consistency(back, forth, boundaries=False).float()
+    unlike = box((warp(before, back) - now).square().mean(dim=1, keepdim=True), 1)
+    likely = held * torch.exp(unlike / (-2 * TRUST**2))
+    return box(-F.max_pool2d(-likely, 3, 1, 1), 1)
+
+
+def blend_frames(
+    fresh: Float[Tensor, "B C H W"], before: Float[Tensor, "B C H W"], share: Float[Tensor, "B 1 H W"]
+) -> Float[Tensor, "B C H W"]:
+    """Take a share of the frame before; of its finest detail only where that agrees.
+
+    The mean of unlike strokes is mud: it is softer than both, and its style loss is higher.
+    """
+    lower = [box(box(image, 1), 1) for image in (fresh, before)]
+    detail = fresh - lower[0], before - lower[1]
+    product = lambda one, other: box((one * other).mean(dim=1, keepdim=True), REACH)  # noqa: E731
+    power = product(detail[0], detail[0]) * product(detail[1], detail[1])
+    likeness = product(*detail) / power.clamp_min(1e-10).sqrt()
+    alike = ((likeness - UNLIKE) / (ALIKE - UNLIKE)).clamp(0, 1)
+    change = torch.addcmul(lower[1] - lower[0], alike, detail[1] - detail[0])
+    return torch.addcmul(fresh, change, share)
+
+
+def sharpen(blended: Float[Tensor, "B C H W"], fresh: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Give each band of `blended` the contrast that it has in `fresh`, where it has less."""
+    result = blended
+    for radius in (2**level for level in range(BANDS)):
+        lower, wanted = (box(box(image, radius), radius) for image in (blended, fresh))
+        detail = blended - lower
+        power = [x.square().mean(dim=(1, 2, 3), keepdim=True) for x in (fresh - wanted, detail)]
+        gain = (power[0] / power[1].clamp_min(1e-9)).sqrt().clamp(1, MOST_GAIN)
+        result = torch.addcmul(result, detail, gain - 1)
+        blended, fresh = lower, wanted
+    return result
+
+
+def box(images: Float[Tensor, "B C H W"], radius: int) -> Float[Tensor, "B C H W"]:
+    """Average over squares of `2 * radius + 1` pixels, edges repeated.
+
+    Shifted sums take a sixth of the time of `avg_pool2d` on a CPU.
+    """
+    height, width = images.shape[2:]
+    wide = F.pad(images, (radius,) * 4, mode="replicate")
+    rows = wide[..., :width].clone()
+    for at in range(1, 2 * radius + 1):
+        rows += wide[..., at : at + width]
+    total = rows[:, :, :height].clone()
+    for at in range(1, 2 * radius + 1):
+        total += rows[:, :, at : at + height]
+    return total.mul_(1 / (2 * radius + 1) ** 2)
+
+
+Where = Literal["everywhere", "inside", "outside", "both"]
+WHERES = get_args(Where)
+FLOW_SIDE = 640
+"""Longer side of the frames between which flow is estimated."""
+CUT_FOLLOWED, CUT_CHANGE = 0.15, 0.15
+"""A scene ends where less of a frame than this can be followed; without flow, where its thumbnail
+changes by more than this."""
+Flow = FlowMethod | Callable[[Tensor, Tensor], Tensor] | None
+
+
+class StyleVideo(v2.Transform):
+    """Give a clip one style, steadily over its frames, with masks, boxes and labels untouched.
+
+    Place it before `Normalize`. It takes a clip `(T, C, H, W)`, a batch `(B, T, C, H, W)` with a style for
+    each clip, or any nested sample: of it `tv_tensors.Video` are stylised, or else the plain tensor of
+    four or five axes and an image's dtype; of several the one under a key such as `video` or `image`.
+    Frames depend on earlier ones only, so `stream` does the same to a film of any length.
+
+    Args:
+        bank: a shipped name, a path, a `StyleBank`, or a run folder; see `StyleAugment`.
+        generator: a name, a path to weights, a run folder, or a generator; see `StyleAugment`.
+        p: chance of each clip to be stylised.
+        strength: `(low, high)` of the uniform distribution it is drawn from, or one number; in [0, 1].
+        sampler: `"uniform"`, `"weighted"`, `"mix"`, `"gaussian"` or `"slerp"`.
+        weights: of the bank's styles, for `"weighted"`.
+        components: how many styles `"mix"` joins.
+        keep_luminance: keep each pixel's brightness, take over the colour only.
+        smoothing: share of the past in the statistics of its content that a frame is painted by, in
+            [0, 1); 0 goes by each frame alone. It halves in log(0.5) / log(smoothing) frames.
+        flow: `"dis"` (Kroeger et al. 2016) or `"farneback"`, which need opencv-python; `"raft"`, which
+            needs torchvision's weights in the cache of torch.hub; a function that maps two batches
+            `(B, 3, H, W)` in [0, 1] to `(B, 2, H, W)` px from the first to the second; None does not blend.
+        blend: share of the frame before, moved along, where it can be followed, in [0, 1).
+        where: `"inside"` gives the style to what the mask track shows, `"outside"` to all else, with a soft
+            border; `"both"` draws a style for each. The mask is the first `tv_tensors.Mask` of the sample,
+            which itself is passed on: `(T, 1, H, W)` or `(T, H, W)`, alpha in [0, 1], booleans or labels.
+        precision: of a network's weights; see `StyleAugment`.
+
+    Shape:
+        As the input; so are dtype, range and device.
+
+    Raises:
+        BankError: the bank is damaged, unknown, or made by another generator.
+        WeightsError: the generator is damaged or unknown, or RAFT has no weights.
+        ConfigError: an argument outside its range, or OpenCV is not installed.
+        ImageError: when called with no clip, NaN, values outside [0, 1], or without the mask it needs.
+
+    Example:
+        >>> video = StyleVideo("art", generator="adain", strength=0.8)  # doctest: +SKIP
+        >>> clip = video(torch.rand(8, 3, 120, 160))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        bank: str | Path | StyleBank | None = None,
+        *,
+        generator: str | Path | AbstractGenerator | None = None,
+        p: float = P,
+        strength: float | Sequence[float] = STRENGTH,
+        sampler: Sampler = "uniform",
+        weights: Sequence[float] | Tensor | None = None,
+        components: int = 2,
+        keep_luminance: bool = False,
+        smoothing: float = 0.7,
+        flow: Flow = "dis",
+        blend: float = 0.7,
+        where: Where = "everywhere",
+        precision: Precision = "auto",
+    ):
+        super().__init__()
+        if isinstance(bank, str) and bank == WITHIN_BATCH:
+            raise ConfigError('bank="batch" takes styles from other images; a clip needs a bank.')
+        if where not in WHERES:
+            raise ConfigError(f"where must be one of {', '.join(WHERES)}, got {where!r}.")
+        for name, share in (("smoothing", smoothing), ("blend", blend)):
+            if check_share(name, share) == 1:
+                raise ConfigError(f"{name} must be below 1: at 1 the first frame would stay for ever.")
+        self.smoothing, self.blend, self.where = float(smoothing), float(blend), where
+        self.flow: Flow = flow
+        self.stylizer = Stylizer(
+            bank,
+            generator=generator,
+            p=p,
+            strength=strength,
+            sampler=sampler,
+            weights=weights,
+            components=components,
+            keep_luminance=keep_luminance,
+            splice="mask" if where == "both" else None,
+            least_side=1,  # frames are large, and strokes are blended at their size
+            precision=precision,
+        )
+        if blend:
+            flow_function(flow, side=FLOW_SIDE)  # fails here rather than in the middle of a film
+
+    @property
+    def by_mask(self) -> bool:
+        """Whether a sample needs a mask track."""
+        return self.where != "everywhere"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def extra_repr(self) -> str:
+        """Say what is drawn from what, and how it is kept steady."""
+        steadied = f"smoothing={self.smoothing}, flow={self.flow!r}, blend={self.blend}, where={self.where!r}"
+        return f"{self.stylizer.extra_repr()}, {steadied}"
+
+    def forward(self, *inputs: Any) -> Any:
+        """Stylise the clips of a sample; the sample is one argument or several.
+
+        Raises:
+            ImageError: no clip, several values that could be the clip, or no mask where one is needed.
+        """
+        leaves, spec = flatten(inputs if len(inputs) != 1 else inputs[0])
+        values = [value for _, value in leaves]
+        chosen = find_images(leaves, wrapped=(tv_tensors.Video,), plain=is_clip)
+        if not chosen:
+            kinds = ", ".join(sorted({describe(value) for value in values})) or "nothing"
+            raise ImageError(
+                f"no clip in the sample: got {kinds}. Give a tv_tensors.Video, or a uint8, uint16 or float "
+                "tensor (T, C, H, W) or (B, T, C, H, W)."
+            )
+        masks = [value for value in values if isinstance(value, tv_tensors.Mask)] if self.by_mask else []
+        if self.by_mask and not masks:
+            raise ImageError(
+                f'where="{self.where}" needs a mask in the sample, and there is none. '
+                "Wrap it: tv_tensors.Mask(mask)."
+            )
+        params = self.make_params([*(values[at] for at in chosen), *masks])
+        for at in chosen:
+            values[at] = self.apply(values[at], params)
+        return tree_unflatten(values, spec)
+
+    def make_params(self, flat_inputs: Any, *, rng: torch.Generator | None = None) -> dict[str, Any]:
+        """Draw all that is random about one call, on the CPU.
+
+        Args:
+            flat_inputs: the clips of a sample, or one clip or batch of clips; only shapes are read.
+            rng: None draws from torch's global generator, which DataLoader seeds in each worker.
+
+        Returns:
+            A `StyleParams`: give it to `apply` with the same clip to replay the call. With a `where` the
+            mask is in it, too, if it was among the inputs.
+        """
+        inputs = flat_inputs if isinstance(flat_inputs, (list, tuple)) else [flat_inputs]
+        masks = [value for value in inputs if isinstance(value, tv_tensors.Mask)]
+        counts = {count_clips(value) for value in inputs if not isinstance(value, tv_tensors.Mask)}
+        if len(counts) > 1:
+            raise ImageError(f"the clips of one sample must be equally many, got {sorted(counts)}.")
+        return {**self.stylizer.draw(counts.pop(), rng), **({"masks": masks[0]} if masks else {})}
+
+    @as_usual()
+    def apply(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, clip: Any, params: dict[str, Any] | None = None, *, masks: Any = None
+    ) -> Any:
+        """Stylise `clip` as `params` say, with nothing random.
+
+        Called with a function alone it is `nn.Module.apply`, as in `model.apply(initialise)`.
+
+        Args:
+            clip: `(T, C, H, W)` or `(B, T, C, H, W)`; uint8, uint16 or float in [0, 1].
+            params: from `make_params`.
+            masks: instead of those in `params`: `(T, 1, H, W)`, `(T, H, W)`, or the same with B before.
+                One mask of each clip `(B, 1, H, W)` stays the same over its frames.
+
+        Returns:
+            The same kind, shape, dtype and device; `clip` itself if nothing is to be done.
+
+        Raises:
+            ImageError: no clip, parameters for a larger batch, or masks that are missing or do not fit.
+        """
+        if params is None:
+            return super().apply(clip)
+        count = count_clips(clip)
+        style: StyleParams = params  # pyright: ignore[reportAssignmentType]
+        streams = {int(row): self.follow(style, int(row)) for row in unspliced(style["rows"])[0]}
+        streams = {row: stream for row, stream in streams.items() if stream.coats}
+        self.stylizer.check(clip)
+        if not streams or clip.numel() == 0:
+            return clip
+        if max(streams) >= count:
+            raise ImageError(f"these parameters are for a larger batch than the {count} clips given.")
+        plain = clip.as_subclass(Tensor)
+        films = plain if plain.ndim == 5 else plain[None]
+        frames, size = films.shape[1], (films.shape[-2], films.shape[-1])
+        masks = params.get("masks") if masks is None else masks
+        shown = [None] * (count * frames)
+        if masks is not None and self.by_mask:
+            found = read_masks(masks, count, frames, size)
+            shown = [found[at * len(found) // len(shown)] for at in range(len(shown))]
+        styled = films.clone()
+        for row, stream in streams.items():
+            for at in range(frames):
+                styled[row, at] = stream(films[row, at], mask=shown[row * frames + at])
+        styled = styled.reshape(clip.shape)
+        if not isinstance(clip, tv_tensors.TVTensor):
+            return styled
+        return tv_tensors.wrap(styled, like=clip)  # pyright: ignore[reportCallIssue]
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Apply to one clip of a sample, as torchvision asks; a mask is passed on."""
+        return inpt if isinstance(inpt, tv_tensors.Mask) else self.apply(inpt, params)
+
+    def stream(self, params: dict[str, Any] | None = None, *, rng: torch.Generator | None = None) -> "Stream":
+        """Begin a film: give what stylises its frames one after the other, in bounded memory.
+
+        Args:
+            params: from `make_params` of one clip; None draws.
+            rng: to draw from; None is torch's global generator.
+
+        Example:
+            >>> stream = StyleVideo("art", p=1).stream()  # doctest: +SKIP
+            >>> styled = [stream(frame) for frame in frames]  # doctest: +SKIP
+        """
+        style: StyleParams = self.stylizer.draw(1, rng) if params is None else params  # pyright: ignore
+        return self.follow(style, 0)
+
+    def follow(self, params: StyleParams, row: int) -> "Stream":
+        """Give a stream for one of the clips; it has no coats if the clip is left as it is."""
+        entries = (params["rows"] == row).nonzero()[:, 0]
+        coats: list[Coat | None] = []
+        for entry in entries.tolist():
+            loud = float(params["strength"][entry]) > 0
+            coats.append(Coat(self.stylizer, only(params, entry)) if loud else None)
+        coats = coats if any(coats) else []
+        if coats and self.where == "inside":
+            coats = [*coats, None]
+        elif coats and self.where == "outside":
+            coats = [None, *coats]
+        estimate = flow_function(self.flow, side=FLOW_SIDE) if self.blend and coats else None
+        return Stream(self.stylizer, coats, estimate, smoothing=self.smoothing, blend=self.blend)
+
+
+@dataclass
+class Coat:
+    """One style over a film: what is painted, and what is remembered of it."""
+
+    stylizer: Stylizer
+    params: StyleParams
+    past: Past = field(default_factory=Past)
+    before: Float[Tensor, "1 C H W"] | None = None
+
+    def forget(self) -> None:
+        """Begin anew, as at a cut."""
+        self.past.forget()
+        self.before = None
+
+    def paint(
+        self,
+        frame: Float[Tensor, "1 C H W"],
+        moved: tuple[Tensor, Tensor] | None,
+        *,
+        smoothing: float,
+        blend: float,
+    ) -> Float[Tensor, "1 C H W"]:
+        """Paint the next frame; `moved` is the flow to the one before, and how far that can be followed."""
+        with steady(self.past, keep=smoothing):
+            fresh = self.stylizer.apply(frame, self.params)
+        if moved is not None and self.before is not None:
+            flow, trust = moved
+            blended = blend_frames(fresh, warp(self.before, flow, sharp=True), blend * trust)
+            fresh = sharpen(blended, fresh).clamp_(0, 1)
+        self.before = fresh
+        return fresh
+
+
+class Stream:
+    """Stylise the frames of one film in their order; `StyleVideo.stream` makes it.
+
+    It holds the statistics, the last frame and the last stylised one, and no more.
+    """
+
+    def __init__(
+        self,
+        stylizer: Stylizer,
+        coats: list[Coat | None],
+        flow: Callable[[Tensor, Tensor], Tensor] | None,
+        *,
+        smoothing: float,
+        blend: float,
+    ):
+        self.stylizer, self.coats, self.flow = stylizer, coats, flow
+        self.smoothing, self.blend = smoothing, blend
+        self.seen: Tensor | None = None
+
+    @as_usual()
+    @torch.no_grad()
+    def __call__(self, frame: Any, *, mask: Any = None) -> Any:
+        """Stylise the next frame.
+
+        Args:
+            frame: a PIL image, an array `(H, W[, C])` or a tensor `(C, H, W)`; all of a film of one size.
+            mask: `(H, W)` or `(1, H, W)`, where the style is or is not.
+
+        Returns:
+            The same kind, shape and dtype; the very frame if the film is left as it is.
+
+        Raises:
+            ImageError: frames of another size, NaN, values outside [0, 1], or a mask that is missing or
+                does not fit.
+        """
+        if not self.coats:
+            return frame
+        pixels, restore = self.stylizer.to_pixels(frame)
+        check_range(pixels)
+        if len(pixels) != 1:
+            raise ImageError(f"a stream takes one frame after the other, got {len(pixels)} at once.")
+        parts = len(self.coats)
+        if parts > 1 and mask is None:
+            raise ImageError("this style goes by a mask; give mask=... with each frame.")
+        unit = to_float(pixels)
+        moved = self.move(unit)
+        paint = {"smoothing": self.smoothing, "blend": self.blend}
+        looks = [unit if coat is None else coat.paint(unit, moved, **paint) for coat in self.coats]
+        if parts == 1:
+            return restore(from_float(looks[0], pixels.dtype))
+        shown = read_masks(mask, 1, 1, (unit.shape[-2], unit.shape[-1])).to(unit.device)
+        weights = mask_weights(shown, parts)
+        styled = from_float(composite(torch.stack(looks, dim=1), weights), pixels.dtype)
+        if pixels.is_floating_point():  # float32 in between must not round what is left as it is
+            quiet = sum(weights[:, at : at + 1] for at, coat in enumerate(self.coats) if coat is None)
+            styled = torch.where(torch.as_tensor(quiet, device=unit.device) == 1, pixels, styled)
+        return restore(styled)
+
+    def move(self, unit: Float[Tensor, "1 C H W"]) -> tuple[Tensor, Tensor] | None:
+        """Find the way to the last frame and how far to trust it; at a cut forget all there was."""
+        shown = unit if unit.shape[1] == 3 else unit.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+        last, self.seen = self.seen, shown
+        if last is None:
+            return None
+        if last.shape != shown.shape:
+            raise ImageError(
+                f"the frames of a film must be of one size, got {tuple(shown.shape[-2:])} after "
+                f"{tuple(last.shape[-2:])}."
+            )
+        if self.flow is None:
+            thumbs = [F.adaptive_avg_pool2d(image, 8) for image in (shown, last)]
+            cut, moved = float((thumbs[0] - thumbs[1]).abs().mean()) > CUT_CHANGE, None
+        else:
+            back = self.flow(shown, last)
+            trust = trusted(shown, last, back, self.flow(last, shown))
+            cut, moved = float(trust.mean()) < CUT_FOLLOWED, (back, trust)
+        if not cut:
+            return moved
+        for coat in self.coats:
+            if coat is not None:
+                coat.forget()
+        return None
+
+
+def only(params: StyleParams, entry: int) -> StyleParams:
+    """Give the parameters of one entry, for a single image."""
+    own, codes = slice(entry, entry + 1), params["codes"]
+    return StyleParams(
+        rows=torch.zeros(1, dtype=torch.int64),
+        strength=params["strength"][own],
+        codes=None if codes is None else codes[own],
+        sources=params["sources"][own],
+        shares=params["shares"][own],
+        fields=None,
+    )
+
+
+def is_clip(value: Any) -> bool:
+    """Tell a plain tensor that can be a clip or a batch of clips."""
+    return is_image_tensor(value) and value.ndim in (4, 5)
+
+
+def count_clips(clip: Any) -> int:
+    """Tell how many clips there are.
+
+    Raises:
+        ImageError: no clip at all.
+    """
+    if not isinstance(clip, Tensor) or clip.ndim not in (4, 5):
+        shape = tuple(clip.shape) if isinstance(clip, Tensor) else type(clip).__name__
+        raise ImageError(f"a clip must be a tensor (T, C, H, W) or (B, T, C, H, W), got {shape}.")
+    return clip.shape[0] if clip.ndim == 5 else 1
