@@ -56,7 +56,6 @@ __all__ = [
     "export_onnx",
     "fit_style",
     "generator_names",
-    "importer",
     "load_bank",
     "load_generator",
     "preview",

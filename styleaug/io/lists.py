@@ -1,4 +1,4 @@
-"""TODO."""
+"""Lists of images: those of a folder, or those that a CSV or TSV file names."""
 
 import csv
 from dataclasses import dataclass, replace
