@@ -86,12 +86,16 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
         self.styles, self.style_crops = styles, torch.cat(crops)
 
         def stats() -> list[Tensor]:
+            # Into tensors that are there before: small ones kept between large ones would leave holes in the
+            # heap, and fill the memory.
+            found = [torch.empty(len(self.style_crops), 2 * width) for width in self.network.widths]
             with self.fabric.autocast():
-                chunks = [
-                    [channel_stats(level).cpu() for level in self.network(as_floats(part.to(device)))]
-                    for part in self.style_crops.split(8)
-                ]
-            return [torch.cat(level) for level in zip(*chunks, strict=True)]
+                for start in range(0, len(self.style_crops), 8):
+                    rows = slice(start, start + 8)
+                    levels = self.network(as_floats(self.style_crops[rows].to(device)))
+                    for known, level in zip(found, levels, strict=True):
+                        known[rows] = channel_stats(level)
+            return found
 
         with self.fabric.rank_zero_first():
             self.style_stats = cached(run / "styles.safetensors", [self.style_crops], stats)
