@@ -31,7 +31,7 @@ __all__ = [
 
 def pretrained_folder() -> Path:
     """Find the shipped weights: inside an installed wheel, or beside the package in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "pretrained"
     return inside if inside.is_dir() else package.parent / "pretrained"
 
