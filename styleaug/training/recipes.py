@@ -77,13 +77,16 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
         self.network.to(memory_format=torch.channels_last)
         rng, styles = torch.Generator().manual_seed(self.config.seed), data.train[1]
         self.places: dict[int, int] = {}
-        crops = []
+        # One tensor of bytes, there before the images: thousands of small ones kept between the large ones
+        # would leave holes in the heap, and fill the memory.
+        each, size = self.config.style_crops, self.config.style_size
+        crops = torch.empty(min(len(styles), MOST_STYLES) * each, 3, size, size, dtype=torch.uint8)
+        count = 0
         for row, image in styles.readable(MOST_STYLES):
-            self.places[row] = len(crops)
-            for _ in range(self.config.style_crops):
-                crop = Crop.draw(rng, self.config).cut(image, self.config.style_size)
-                crops.append((crop * 255).round().byte())  # floats of thousands of styles fill the memory
-        self.styles, self.style_crops = styles, torch.cat(crops)
+            self.places[row] = count
+            for count in range(count + 1, count + each + 1):
+                crops[count - 1] = (Crop.draw(rng, self.config).cut(image, size)[0] * 255).round()
+        self.styles, self.style_crops = styles, crops[:count]
 
         def stats() -> list[Tensor]:
             # Into tensors that are there before: small ones kept between large ones would leave holes in the
