@@ -84,8 +84,9 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
         count = 0
         for row, image in styles.readable(MOST_STYLES):
             self.places[row] = count
-            for count in range(count + 1, count + each + 1):
-                crops[count - 1] = (Crop.draw(rng, self.config).cut(image, size)[0] * 255).round()
+            for crop in crops[count : count + each]:
+                crop.copy_((Crop.draw(rng, self.config).cut(image, size)[0] * 255).round())
+            count += each
         self.styles, self.style_crops = styles, crops[:count]
 
         def stats() -> list[Tensor]:
