@@ -17,9 +17,9 @@ from specimens import photo, photos
 from workshop import RECIPES, SMALL_NETWORKS, TINY, loss_networks, two_sides, write, written
 
 from styleaug import ConfigError, StyleAugment, load_bank, load_generator
+from styleaug.cli import console as console_module
 from styleaug.cli.console import training_progress
 from styleaug.cli.main import cli
-from styleaug.cli.main import console as console_module
 from styleaug.cli.training import origin
 from styleaug.training.config import preset
 

@@ -10,9 +10,9 @@ from PIL import Image
 from specimens import bank, generator, photo
 
 from styleaug.errors import ConfigError, FileError
+from styleaug.video import clips
 from styleaug.video.clips import Frame, open_clip, writing_clip
 from styleaug.video.film import style_film
-from styleaug.video.transform import clips
 
 FRAMES = 8
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from video import frame_difference, warping_error
 
-from benchmarks.video import frame_difference, warping_error
 from styleaug.errors import ConfigError, ImageError, WeightsError
 from styleaug.video.flow import consistency, flow_function, load_raft, optical_flow, warp
 

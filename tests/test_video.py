@@ -6,9 +6,9 @@ import torch
 from specimens import Spy, bank, bank_of, generator, photo, photos
 from torch import Tensor
 from torchvision import tv_tensors
+from video import frame_difference, warping_error
 
 import styleaug.video.transform
-from benchmarks.video import frame_difference, warping_error
 from styleaug.errors import ConfigError, ImageError
 from styleaug.generators.shared import pooled
 from styleaug.video.steady import Past, steady
