@@ -42,7 +42,6 @@ from torchvision.models import resnet18, resnet50
 from torchvision.transforms import v2
 
 from styleaug import StyleAugment, fit_style
-from styleaug.transforms.core import Stylizer
 from styleaug.weights import generator_names, load_generator, pretrained_folder
 
 PARTS = ("memory", "step", "scaling", "workers")
@@ -85,7 +84,7 @@ def styles(name: str) -> dict:
     return {"bank": fit_style(pretrained_folder() / "samples", generator=name, min_images=1).bank}
 
 
-def styled(augment: Stylizer, images: Tensor) -> Callable[[], object]:
+def styled(augment: StyleAugment, images: Tensor) -> Callable[[], object]:
     """Make the call that draws and styles; it picks the same number of rows each time."""
     wanted, seed = round(augment.p * len(images)), 0
     while len(augment.make_params(images, rng=torch.Generator().manual_seed(seed))["rows"]) != wanted:
@@ -160,7 +159,7 @@ def step_part(args: argparse.Namespace) -> dict[str, dict]:
         calls: dict[str, Callable[[], object]] = {"step": partial(step, images)}
         for generator in args.generators:
             for p in (0.5, 1.0):
-                calls[f"{generator} {p}"] = styled(Stylizer(**styles(generator), p=p), images)
+                calls[f"{generator} {p}"] = styled(StyleAugment(**styles(generator), p=p), images)
         times = readings(calls, device, args.rounds)
         base = times["step"]
         rows = {f"{name} step": {"images/s": three(batch / statistics.median(base)), "spread": ""}}
@@ -207,7 +206,7 @@ def memory_part(args: argparse.Namespace) -> dict[str, dict]:
 
 def added(name: str, batch: int, side: int) -> float:
     """Measure the megabytes by which a call raises the peak of this process."""
-    augment = Stylizer(**styles(name), p=1.0)
+    augment = StyleAugment(**styles(name), p=1.0)
     images = photographs(batch, side, torch.device("cpu"))
     call = styled(augment, images)
     styled(augment, images[:1, :, :32, :32].contiguous())()
@@ -224,7 +223,7 @@ def added(name: str, batch: int, side: int) -> float:
 
 def added_on_cuda(name: str, batch: int, side: int) -> float:
     """Measure the megabytes by which a call raises the peak of the device."""
-    call = styled(Stylizer(**styles(name), p=1.0), photographs(batch, side, torch.device("cuda")))
+    call = styled(StyleAugment(**styles(name), p=1.0), photographs(batch, side, torch.device("cuda")))
     call()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -238,7 +237,7 @@ def scaling_part(args: argparse.Namespace) -> dict[str, dict]:
     settings = [(batch, 224) for batch in BATCHES] + [(4, side) for side in SIDES if side != 224]
     settings = [(1, 32), (2, 32)] if args.quick else sorted(settings)
     kinds = [name for name in KINDS if name in args.generators]
-    augments = {name: Stylizer(**styles(name), p=1.0) for name in kinds}
+    augments = {name: StyleAugment(**styles(name), p=1.0) for name in kinds}
     for threads in args.threads if device.type == "cpu" else [1]:
         torch.set_num_threads(threads)
         rows = {}

@@ -36,7 +36,7 @@ from torchvision.transforms.functional import to_tensor
 
 from styleaug import StyleBank, fit_style, load_bank
 from styleaug.images import luminance
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.structure import gradients
 from styleaug.weights import load_generator, pretrained_folder
 
@@ -220,7 +220,7 @@ def bank_for(name: str) -> StyleBank | None:
     return fit_style(pretrained_folder() / "samples", generator=name, min_images=1).bank
 
 
-def style(augment: Stylizer, images: Tensor, seed: int) -> Tensor:
+def style(augment: StyleAugment, images: Tensor, seed: int) -> Tensor:
     """Style all images, each by a draw of its own."""
     return augment.apply(images, augment.draw(len(images), torch.Generator().manual_seed(seed)))
 
@@ -247,7 +247,7 @@ def measure(name: str, strength: float, studies: list[Study]) -> Found:
     parts: list[Found] = [Found([], [], [], [], []) for _ in range(2)]
     for guarded, part in enumerate(parts):
         floor = FLOOR if guarded else None
-        augment = Stylizer(bank_for(name), generator=name, p=1.0, strength=strength, preserve=floor)
+        augment = StyleAugment(bank_for(name), generator=name, p=1.0, strength=strength, preserve=floor)
         for seed, study in enumerate(studies):
             plain, marked = (style(augment, x, seed) for x in (study.plain, study.marked))
             inserted = contrasts(study.marked - study.plain, study)
@@ -263,7 +263,7 @@ def measure(name: str, strength: float, studies: list[Study]) -> Found:
 def cost(name: str, images: Tensor, calls: int) -> float:
     """Measure what the guard adds to the transform's time, in percent."""
     makes = [
-        Stylizer(bank_for(name), generator=name, p=1.0, strength=1.0, preserve=floor)
+        StyleAugment(bank_for(name), generator=name, p=1.0, strength=1.0, preserve=floor)
         for floor in (None, FLOOR)
     ]
     spent: list[list[float]] = [[], []]

@@ -4,7 +4,7 @@
 
 For each host, in a process of its own with one thread: the whole pipeline (decode JPEG, crop to 224 px, flip,
 style half of the images, normalise, collate batches of 32) with and without the style, in turns; images
-per second, median of the rounds. Then the adapter's call beside `Stylizer` on the same images, every one
+per second, median of the rounds. Then the adapter's call beside `StyleAugment` on the same images, every one
 styled, in turns: `over_core_percent` is the median of the adapter's time over that of the core, less one.
 """
 
@@ -29,7 +29,6 @@ from torchvision.transforms import v2
 
 from styleaug import StyleAugment, StyleBank, StyleCollate, StyleLoader, fit_style, load_bank
 from styleaug.io.files import image_files
-from styleaug.transforms.core import Stylizer
 from styleaug.weights import pretrained_folder
 
 SIDE, BATCH = 224, 32
@@ -79,7 +78,7 @@ def batch_of(count: int) -> Tensor:
 
 def core_call(bank: StyleBank, images: Any) -> Callable[[], Any]:
     """Style these images by the core."""
-    core = Stylizer(bank, p=1.0)
+    core = StyleAugment(bank, p=1.0)
     return lambda: core(images)
 
 
@@ -290,7 +289,7 @@ def huggingface(files: list[Path], bank: StyleBank) -> Host:
         return (batch["image"] for batch in DataLoader(table.with_transform(transform), BATCH))
 
     images, augment = [Image.fromarray(picture())] * BATCH, StyleColumn(StyleAugment(bank, p=1.0))
-    core = Stylizer(bank, p=1.0)
+    core = StyleAugment(bank, p=1.0)
 
     def by_core() -> list[Image.Image]:
         pixels = np.stack([np.asarray(image) for image in images])

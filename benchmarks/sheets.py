@@ -18,7 +18,7 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from pretrained.textures import texture
 from styleaug.sheets import contact_sheet
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.augment import StyleAugment
 from styleaug.weights import load_generator
 
 CONTENTS = {"content/caltech101": 6, "wbc/pbc": 2, "style/artwall_cc0": 1, "style/kaokore": 1}
@@ -44,8 +44,8 @@ def sheet(name: str, contents: list[Image.Image], styles: list[Image.Image]) -> 
 def small_sheet(contents: list[Image.Image], side: int = 32) -> Image.Image:
     """Lay out contents of few pixels, and below them `adain` at their size and, as is usual, enlarged."""
     images = torch.stack([to_tensor(content.resize((side, side))) for content in contents])
-    params = Stylizer("art", p=1.0).make_params(images, rng=torch.Generator().manual_seed(0))
-    rows = [images, *(Stylizer("art", least_side=least).apply(images, params) for least in (1, None))]
+    params = StyleAugment("art", p=1.0).make_params(images, rng=torch.Generator().manual_seed(0))
+    rows = [images, *(StyleAugment("art", least_side=least).apply(images, params) for least in (1, None))]
     return contact_sheet([[to_pil_image(image).resize((96, 96), NEAREST) for image in row] for row in rows])
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from styleaug.offline.folder import apply_folder
     from styleaug.offline.stylizing import stylize
     from styleaug.sheets import preview
+    from styleaug.transforms.augment import StyleAugment
     from styleaug.transforms.loader import StyleCollate, StyleLoader
-    from styleaug.transforms.torchvision import StyleAugment
     from styleaug.video.transform import StyleVideo
     from styleaug.weights import bank_names, card, generator_names, load_bank, load_generator
 
@@ -72,7 +72,7 @@ HOMES = {
     "MissingExtraError": "errors",
     "Provenance": "bank",
     "StyleAugError": "errors",
-    "StyleAugment": "transforms.torchvision",
+    "StyleAugment": "transforms.augment",
     "StyleBank": "bank",
     "StyleCollate": "transforms.loader",
     "StyleLoader": "transforms.loader",

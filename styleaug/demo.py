@@ -33,7 +33,7 @@ from styleaug.errors import ConfigError
 from styleaug.fitting.fit import fit_style
 from styleaug.io.files import save_image
 from styleaug.sheets import contact_sheet, open_rgb, sample_photos
-from styleaug.transforms.torchvision import StyleAugment
+from styleaug.transforms.augment import StyleAugment
 from styleaug.weights import pretrained_folder
 
 __all__ = ["Arm", "Demo", "run_demo", "sample_folder"]

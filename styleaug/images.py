@@ -206,6 +206,10 @@ TOLERANCE = 1e-3
 """How far floats may leave [0, 1] through rounding before they are an error."""
 MOST_CHANNELS = 16
 """More are a sign of an array without a channel axis, or with it at the other end."""
+
+PLAIN_MODES = ("L", "RGB", "I;16", "I", "F")
+"""Modes of PIL whose array is the image: no transparency, the byte order of this machine's arrays."""
+
 PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 CONVERSIONS = {"1": "L", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
 """What to convert other modes of PIL to; those that are missing here, to RGB."""
@@ -239,18 +243,31 @@ def to_pixels(image: Any, *, most_channels: int | None = None) -> tuple[Shaped[T
         pixels, restore = pil_pixels(image)
     else:
         raise ImageError(f"expected a PIL image, tensor or array, got {type(image).__name__}.")
-    channels = pixels.shape[1]
-    if channels not in (1, 3) and not channels <= (most_channels or 0):
+    many = pixels.shape[1] not in (1, 3) and not pixels.shape[1] <= (most_channels or 0)
+    if many or 0 in pixels.shape[1:] or pixels.dtype not in (*MAX_OF, *FLOATS, *SIGNED):
+        raise no_pixels(image, pixels, most_channels if many else 0)
+    return pixels, restore
+
+
+def no_pixels(image: Any, pixels: Tensor, most_channels: int | None) -> ImageError:
+    """Make the error for an image whose channels, dtype or size no generator takes.
+
+    Args:
+        image: as the user has it.
+        pixels: of the image.
+        most_channels: how many are allowed, of an image that has more; None is 1 and 3, and 0 says that
+            its channels are not what is wrong.
+    """
+    shape = tuple(image_shape(image))
+    if most_channels != 0:
         allowed = "1 or 3 channels" if most_channels is None else f"at most {most_channels} channels"
-        raise ImageError(
-            f"images must have {allowed}, got {channels} in shape {tuple(image_shape(image))}. "
+        return ImageError(
+            f"images must have {allowed}, got {pixels.shape[1]} in shape {shape}. "
             "Tensors are (..., C, H, W), arrays (H, W, C)."
         )
-    if pixels.dtype not in MAX_OF and pixels.dtype not in FLOATS and pixels.dtype not in SIGNED:
-        raise ImageError(f"images must be uint8, uint16 or float, got {pixels.dtype}. {advice(pixels)}")
-    if 0 in pixels.shape[1:]:
-        raise ImageError(f"images need at least one pixel, got shape {tuple(image_shape(image))}.")
-    return pixels, restore
+    if pixels.dtype not in (*MAX_OF, *FLOATS, *SIGNED):
+        return ImageError(f"images must be uint8, uint16 or float, got {pixels.dtype}. {advice(pixels)}")
+    return ImageError(f"images need at least one pixel, got shape {shape}.")
 
 
 def tensor_pixels(image: Tensor) -> tuple[Tensor, Restore]:
@@ -300,7 +317,25 @@ def advice(image: Any) -> str:
 
 
 def pil_pixels(image: Image.Image) -> tuple[Tensor, Restore]:
-    """See `to_pixels`; transparency is split off."""
+    """See `to_pixels`."""
+    if image.mode not in PLAIN_MODES or "transparency" in image.info or 0 in image.size:
+        return rare_pixels(image)
+    pixels, restore = array_pixels(np.asarray(image))
+
+    def to_pil(styled: Tensor) -> Image.Image:
+        result = Image.fromarray(restore(styled))
+        result.info.update(image.info)
+        return result
+
+    return pixels, to_pil
+
+
+def rare_pixels(image: Image.Image) -> tuple[Tensor, Restore]:
+    """See `to_pixels`, for modes beyond `PLAIN_MODES`; transparency is split off.
+
+    Raises:
+        ImageError: a mode that is no image's, or no pixels at all.
+    """
     if image.mode not in PIL_MODES:
         wanted = CONVERSIONS.get(image.mode, "RGBA" if "transparency" in image.info else "RGB")
         raise ImageError(

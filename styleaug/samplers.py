@@ -1,8 +1,9 @@
 """Samplers draw codes `(B, S)` from a bank."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,7 @@ __all__ = [
     "draw_others",
     "gaussian",
     "lerp",
+    "make_sampler",
     "mix",
     "prior",
     "sample",
@@ -30,8 +32,7 @@ Sampler = Literal["uniform", "weighted", "mix", "gaussian", "slerp"]
 SAMPLERS = get_args(Sampler)
 
 
-@dataclass(frozen=True)
-class Draw:
+class Draw(NamedTuple):
     """Drawn codes and what they were made of."""
 
     codes: Float[Tensor, "B S"]
@@ -61,19 +62,35 @@ def sample(
         weights: of the bank's styles, for `"weighted"`.
         components: how many styles `"mix"` joins.
     """
+    return make_sampler(kind, weights=weights, components=components)(codes, count, rng)
+
+
+def make_sampler(
+    kind: Sampler, *, weights: Tensor | None = None, components: int = 2
+) -> Callable[[Tensor, int, torch.Generator | None], "Draw"]:
+    """Return the function `(codes, count, rng)` that draws as the sampler named `kind` does.
+
+    Args:
+        kind: `"uniform"`, `"weighted"`, `"mix"`, `"gaussian"` or `"slerp"`.
+        weights: of the bank's styles, for `"weighted"`.
+        components: how many styles `"mix"` joins.
+
+    Raises:
+        ConfigError: an unknown name, or `"weighted"` without weights.
+    """
     match kind:
         case "uniform":
-            return uniform(codes, count, rng)
+            return uniform
         case "weighted":
             if weights is None:
                 raise ConfigError("the weighted sampler needs weights, one per style of the bank.")
-            return weighted(codes, count, rng, weights=weights)
+            return partial(weighted, weights=weights)
         case "mix":
-            return mix(codes, count, rng, components=components)
+            return partial(mix, components=components)
         case "gaussian":
-            return gaussian(codes, count, rng)
+            return gaussian
         case "slerp":
-            return spherical(codes, count, rng)
+            return spherical
     raise ConfigError(f"unknown sampler {kind!r}; choose from {', '.join(SAMPLERS)}.")
 
 

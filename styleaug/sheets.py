@@ -19,7 +19,7 @@ from styleaug.io.atomic import atomic
 from styleaug.io.files import image_files, open_image, save_image
 from styleaug.io.paths import check_path
 from styleaug.io.scan import as_picture
-from styleaug.transforms.core import WITHIN_BATCH, StyleParams, Stylizer
+from styleaug.transforms.augment import WITHIN_BATCH, StyleAugment, StyleParams
 from styleaug.transforms.splice import Splice
 from styleaug.weights import STAIN_GENERATORS, pretrained_folder
 
@@ -110,7 +110,7 @@ def preview(
     )
     if (isinstance(bank, str) and bank == WITHIN_BATCH) or splice == "mask":
         raise ConfigError('a contact sheet has neither batches nor masks; leave out "batch" and "mask".')
-    stylizer = Stylizer(bank, generator=generator, p=1.0, strength=strength, splice=splice)
+    stylizer = StyleAugment(bank, generator=generator, p=1.0, strength=strength, splice=splice)
     tiles = squares(spread(images or sample_photos(), most), size)
     sources = [] if target is None else [target] if isinstance(target, str | Path) else target
     goals = squares(spread(sources, len(tiles)), size) if sources else []
@@ -169,7 +169,9 @@ def open_rgb(path: Path, size: int) -> Image.Image:
     return picture.convert("RGB")
 
 
-def choose_styles(stylizer: Stylizer, count: int, strength: float, rng: torch.Generator) -> list[StyleParams]:
+def choose_styles(
+    stylizer: StyleAugment, count: int, strength: float, rng: torch.Generator
+) -> list[StyleParams]:
     """Draw each column's parameters."""
     bank = stylizer.bank
     if bank is None or stylizer.splice is not None:
@@ -327,7 +329,7 @@ def usual_picture(bank: StyleBank) -> tuple[Image.Image, str]:
 
 def draw_styles(bank: StyleBank, generator: str | Path | None, tile: Image.Image, styles: int) -> Image.Image:
     """Lay out the reference image and styles of each group."""
-    stylizer = Stylizer(bank, generator=generator, p=1.0, strength=1.0)
+    stylizer = StyleAugment(bank, generator=generator, p=1.0, strength=1.0)
     groups = bank.groups if bank.groups is not None else torch.zeros(len(bank), dtype=torch.long)
     rows = []
     for group in range(min(MOST_GROUPS, int(groups.max()) + 1)):

@@ -19,7 +19,7 @@ from styleaug.io.files import Scan, open_image, save_image
 from styleaug.io.pixels import open_style
 from styleaug.offline.tiles import ArrayReader, stylise_tiles, tiles_of
 from styleaug.training.data import read_image
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.augment import StyleAugment
 
 SHAPES = {"L": (), "RGB": (3,), "LA": (), "RGBA": (3,)}
 
@@ -43,14 +43,16 @@ def with_hidden(seen: np.ndarray, alpha: np.ndarray, hidden: np.ndarray) -> np.n
     return np.where(clear[..., None] if seen.ndim == 3 else clear, hidden, seen)
 
 
-def styled_by(stylizer: Stylizer, image, seed: int = 0):
+def styled_by(stylizer: StyleAugment, image, seed: int = 0):
     return stylizer.apply(image, stylizer.draw(1, torch.Generator().manual_seed(seed)))
 
 
-def style_of(name: str, strength: float = 1.0) -> Stylizer:
+def style_of(name: str, strength: float = 1.0) -> StyleAugment:
     """Make a stylizer with a bank of random styles."""
     network = generator(name)
-    return Stylizer(bank(name) if network.code_length else None, generator=network, p=1, strength=strength)
+    return StyleAugment(
+        bank(name) if network.code_length else None, generator=network, p=1, strength=strength
+    )
 
 
 @given(

@@ -15,7 +15,6 @@ from torch import Tensor
 from styleaug import StyleAugment, StyleBank, load_bank, load_generator, weights
 from styleaug.generators.ambient import as_usual, float32
 from styleaug.generators.base import AbstractGenerator
-from styleaug.transforms.core import Stylizer
 
 NAMES = ["reinhard-rgb", "photo", "adain", "randstainna", "patchswap"]
 SLOW = ["adain", "patchswap"]
@@ -84,8 +83,8 @@ def restyle(styles: Any, generator: Any, images: Tensor, **options: Any) -> tupl
 
 def differentiates(augment: StyleAugment, images: Tensor) -> bool:
     given = images.clone().requires_grad_()
-    params = augment.stylizer.make_params(given)
-    augment.stylizer.apply(given, params, differentiable=True).sum().backward()
+    params = augment.make_params(given)
+    augment.apply(given, params, differentiable=True).sum().backward()
     return given.grad is not None and bool(given.grad.isfinite().all())
 
 
@@ -151,7 +150,7 @@ def test_styles_of_the_batch_and_banks(kind, unloaded):
 @pytest.mark.parametrize("kind", SURROUNDINGS)
 def test_parameters_made_there_can_be_used_elsewhere(kind):
     images, network = photos(2, 24, 24).requires_grad_(), tiny_adain()
-    stylizer = Stylizer(bank_of(network, 3), generator=network, p=1.0)
+    stylizer = StyleAugment(bank_of(network, 3), generator=network, p=1.0)
     with SURROUNDINGS[kind]():
         params = stylizer.make_params(images)
     stylizer.apply(images, params, differentiable=True).sum().backward()
@@ -217,7 +216,7 @@ def test_threads_that_load_at_once_get_one_generator(name, unloaded):
 
 def test_threads_that_stylise_with_one_transform():
     network, images = tiny_adain(), photos(2, 24, 24)
-    stylizer = Stylizer(bank_of(network, 3), generator=network, p=1.0, precision="bfloat16")
+    stylizer = StyleAugment(bank_of(network, 3), generator=network, p=1.0, precision="bfloat16")
     params = [stylizer.draw(2, torch.Generator().manual_seed(seed)) for seed in range(8)]
     found = at_once(8, lambda number: stylizer.apply(images, params[number]))
     for number in range(8):

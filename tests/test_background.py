@@ -12,7 +12,6 @@ from styleaug import ConfigError, StyleAugment, StyleBank, WeightsError, load_ge
 from styleaug.bank import Provenance
 from styleaug.cli.main import main
 from styleaug.offline.slides import stylise_slide
-from styleaug.transforms.core import Stylizer
 from styleaug.weights import COLOR_GENERATORS, STAIN_GENERATORS
 
 ABLE = [*COLOR_GENERATORS, *STAIN_GENERATORS]
@@ -107,12 +106,12 @@ def test_slides_keep_their_glass(name, tmp_path):
     plain, able = load_generator(name), load_generator(f"{name}-tissue")
     codes = style_of(plain, 1).clone()
     bank = None if plain.has_prior else StyleBank(codes, Provenance(plain.name, plain.fingerprint, images=1))
-    stylizer = Stylizer(bank, generator=plain, p=1.0, strength=1.0)
+    stylizer = StyleAugment(bank, generator=plain, p=1.0, strength=1.0)
     params = stylizer.draw(1, torch.Generator().manual_seed(0))
     stylise_slide(stylizer, tmp_path / "a.tif", tmp_path / "b.tif", params)
     styled = tifffile.imread(tmp_path / "b.tif")
     assert np.array_equal(styled[:128], image[:128]) and np.array_equal(styled[128:, 128:], image[128:, 128:])
-    whole = Stylizer(bank, generator=able, p=1.0, strength=1.0).apply(image, params)
+    whole = StyleAugment(bank, generator=able, p=1.0, strength=1.0).apply(image, params)
     assert np.abs(whole.astype(int) - styled).max() <= 1, "the statistics of the whole image, in each tile"
 
 

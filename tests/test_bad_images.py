@@ -18,7 +18,6 @@ from torchvision import transforms, tv_tensors
 
 from styleaug import ImageError, StyleAugment, StyleCollate, StyleLoader, StyleVideo
 from styleaug.images import to_pixels
-from styleaug.transforms.core import Stylizer
 from styleaug.transforms.form import check_form
 
 SIZE = (8, 10)
@@ -76,7 +75,7 @@ def test_tensors(name):
         lambda one: augment()(tv_tensors.Image(one[None])),
         lambda one: StyleCollate(augment())([{"image": one}] * 2),
         lambda one: next(iter(StyleLoader([(torch.zeros(2), one[None])], augment(), image=1))),
-        Stylizer(bank("reinhard-rgb"), **options()),
+        StyleAugment(bank("reinhard-rgb"), **options()),
     ):
         with pytest.raises(ImageError):
             call(image)
@@ -85,7 +84,7 @@ def test_tensors(name):
 @pytest.mark.parametrize("name", ARRAYS)
 def test_arrays(name):
     with pytest.raises(ImageError):
-        Stylizer(bank("reinhard-rgb"), **options())(ARRAYS[name])
+        StyleAugment(bank("reinhard-rgb"), **options())(ARRAYS[name])
 
 
 @pytest.mark.parametrize("name", TENSORS)
@@ -277,7 +276,7 @@ def test_cut_parameters_with_styles_of_the_batch_in_kornia(cut_shape):
 
 
 def test_cut_parameters_with_styles_of_the_batch():
-    style, images = Stylizer("batch", p=1.0), photos(6, *SIZE)
+    style, images = StyleAugment("batch", p=1.0), photos(6, *SIZE)
     params = style.make_params(images)
     params["sources"][:] = 5
     kept = params["rows"] < 3

@@ -10,14 +10,12 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from styleaug import ConfigError, ImageError, StyleAugment
-from styleaug.transforms.core import Stylizer
 from styleaug.transforms.params import StyleParams, first_rows, join
 
-both = pytest.mark.parametrize("make", [Stylizer, StyleAugment])
 NAMES = ["reinhard-rgb", "tiny-adain"]
 
 
-def tiny(make: type = Stylizer, *, name: str = "reinhard-rgb", **options):
+def tiny(make: type = StyleAugment, *, name: str = "reinhard-rgb", **options):
     return make(bank(name), **{"p": 1.0, "generator": generator(name), "strength": (0.2, 1.0), **options})
 
 
@@ -32,22 +30,21 @@ def only(params: StyleParams, *rows: int) -> StyleParams:
 @pytest.mark.parametrize("channels", ["shared", "independent"])
 def test_contract(channels, check):
     def make(*args, **options):
-        return Stylizer(*args, **options, channels=channels)
+        return StyleAugment(*args, **options, channels=channels)
 
     if channels == "shared" or check.__name__ != "p_is_the_share_of_rows":  # of a row any channel may change
         check(make, bank("reinhard-rgb"), generator("reinhard-rgb"))
 
 
-@both
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("count", "channels"), [(2, "auto"), (4, "auto"), (3, "shared"), (16, "auto"), (20, "shared")]
 )
 @pytest.mark.parametrize("layout", ["contiguous", "channels last", "window"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_each_channel_is_a_grey_image_with_the_rows_draw(make, name, count, channels, seed, layout):
+def test_each_channel_is_a_grey_image_with_the_rows_draw(name, count, channels, seed, layout):
     images = lay_out(photos(3, 12, 10, channels=count), layout)
-    augment = tiny(make, name=name, p=0.7, channels=channels)
+    augment = tiny(name=name, p=0.7, channels=channels)
     params = augment.make_params(images, rng=torch.Generator().manual_seed(seed))
     assert 0 < len(params["rows"]) <= 3
     before = images.clone()
@@ -58,17 +55,16 @@ def test_each_channel_is_a_grey_image_with_the_rows_draw(make, name, count, chan
         torch.testing.assert_close(styled[:, channel : channel + 1], wanted, atol=1e-5, rtol=0)
 
 
-@both
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_independent_channels_are_rows(make, name, count):
+def test_independent_channels_are_rows(name, count):
     images = photos(3, 12, 10, channels=count)
-    augment = tiny(make, name=name, p=0.6, channels="independent")
+    augment = tiny(name=name, p=0.6, channels="independent")
     params = augment.make_params(images, rng=torch.Generator().manual_seed(4))
     assert params["rows"].max() >= 3 or count == 1
     styled = augment.apply(images, params)
     grey = images.flatten(0, 1)[:, None]
-    wanted = Stylizer(bank(name), generator=generator(name)).apply(grey, params)
+    wanted = StyleAugment(bank(name), generator=generator(name)).apply(grey, params)
     torch.testing.assert_close(styled.flatten(0, 1)[:, None], wanted, atol=1e-5, rtol=0)
     picked = set(params["rows"].tolist())
     for row in set(range(3 * count)) - picked:
@@ -145,7 +141,7 @@ def test_spliced_channels(splice, channels):
     same = torch.allclose(styled[:, 0], styled[:, 1], atol=1e-6)
     assert same == (channels == "auto")
     grey = images.flatten(0, 1)[:, None] if channels == "independent" else images[:, :1]
-    wanted = Stylizer(bank("reinhard-rgb"), splice=splice, parts=3).apply(grey, params)
+    wanted = StyleAugment(bank("reinhard-rgb"), splice=splice, parts=3).apply(grey, params)
     torch.testing.assert_close(
         styled.flatten(0, 1)[: len(wanted), None] if channels == "independent" else styled[:, :1], wanted
     )
@@ -165,7 +161,7 @@ def test_a_mask_splices_all_channels(channels):
 
 def test_styles_of_the_batch_go_from_channel_to_same_channel():
     spy, images = Spy(), photos(3, channels=4)
-    augment = Stylizer("batch", generator=spy, p=1.0, strength=1.0)
+    augment = StyleAugment("batch", generator=spy, p=1.0, strength=1.0)
     given: list[Tensor] = []
     spy.register_forward_pre_hook(lambda module, args: given.append(args[1]))
     params = augment.make_params(images)
@@ -203,7 +199,7 @@ def test_wrong_options_are_refused():
     with pytest.raises(ConfigError, match="channels must be one of auto, shared, independent, got 'each'"):
         tiny(channels="each")
     with pytest.raises(ConfigError, match='use channels="shared"'):
-        Stylizer("batch", channels="independent")
+        StyleAugment("batch", channels="independent")
 
 
 def test_parameters_of_a_larger_image_are_refused():

@@ -15,7 +15,6 @@ import styleaug
 from styleaug import BankError, ConfigError, ImageError, StyleAugment, StyleVideo, WeightsError, fit_style
 from styleaug.checks import check_count, check_number, check_seed, check_share, check_switch, number
 from styleaug.transforms.albumentations import StyleAugment as AlbumentationsStyle
-from styleaug.transforms.core import Stylizer
 from styleaug.transforms.kornia import RandomStyle
 from styleaug.transforms.monai import RandStyle
 
@@ -83,12 +82,11 @@ def test_all_else_is_no_number(value):
         check_count("x", value)
     with pytest.raises(ConfigError, match="seed must be a whole number"):
         check_seed(value)
-    for make in (Stylizer, StyleAugment):
-        with pytest.raises(ConfigError, match="p must be a number"):
-            make(bank("reinhard-rgb"), p=value)
+    with pytest.raises(ConfigError, match="p must be a number"):
+        StyleAugment(bank("reinhard-rgb"), p=value)
     if value is not None:
         with pytest.raises(ConfigError, match="strength must be"):
-            Stylizer(bank("reinhard-rgb"), strength=value)
+            StyleAugment(bank("reinhard-rgb"), strength=value)
 
 
 def test_switches_are_true_or_false():
@@ -98,7 +96,7 @@ def test_switches_are_true_or_false():
             check_switch("x", value)
     for name in ("keep_luminance", "compiled"):
         with pytest.raises(ConfigError, match=f"{name} must be True or False, got 'no'"):
-            Stylizer(bank("reinhard-rgb"), **{name: "no"})
+            StyleAugment(bank("reinhard-rgb"), **{name: "no"})
 
 
 @pytest.mark.parametrize("share", FRACTIONS)
@@ -109,9 +107,9 @@ def test_every_adapter_takes_them(share, whole):
     options = {"strength": half, "preserve": half, "least_side": three, "value_range": (half, three)}
     several = {"splice": "halves", "parts": three, "sampler": "mix", "components": three}
     augment = StyleAugment(made_of, p=half, **options, **several)
-    assert augment.stylizer.p == 0.5 and augment.stylizer.strength == (0.5, 0.5)
-    assert augment.stylizer.parts == augment.stylizer.components == augment.stylizer.least_side == 3
-    assert augment.stylizer.guard.floor == 0.5 and augment.stylizer.value_range == (0.5, 3.0)
+    assert augment.p == 0.5 and augment.strength == (0.5, 0.5)
+    assert augment.parts == augment.components == augment.least_side == 3
+    assert augment.guard.floor == 0.5 and augment.value_range == (0.5, 3.0)
     assert RandomStyle(made_of, p=half, p_batch=half, **options).p == 0.5
     assert RandStyle(made_of, prob=half, **options).prob == 0.5
     host = AlbumentationsStyle(made_of, p=half, **options, **several)
@@ -121,13 +119,13 @@ def test_every_adapter_takes_them(share, whole):
 
 def test_pairs_may_be_arrays():
     for pair in ([0.25, 0.5], (0.25, 0.5), np.array([0.25, 0.5]), torch.tensor([0.25, 0.5])):
-        augment = Stylizer(bank("reinhard-rgb"), strength=pair, value_range=pair)
+        augment = StyleAugment(bank("reinhard-rgb"), strength=pair, value_range=pair)
         assert augment.strength == augment.value_range == (0.25, 0.5)
     for pair in ("ab", {0: 1, 1: 2}, np.ones((2, 2)), [0.1, 0.2, 0.3], [0.1]):
         with pytest.raises(ConfigError, match="strength must be a number or"):
-            Stylizer(bank("reinhard-rgb"), strength=pair)
+            StyleAugment(bank("reinhard-rgb"), strength=pair)
         with pytest.raises(ConfigError, match="value_range must be None"):
-            Stylizer(bank("reinhard-rgb"), value_range=pair)
+            StyleAugment(bank("reinhard-rgb"), value_range=pair)
 
 
 def test_tools_take_them(tmp_path):
@@ -184,8 +182,8 @@ PARTNERS = [
 
 @pytest.mark.parametrize(("options", "message"), PARTNERS, ids=lambda value: str(value)[:40])
 def test_no_option_is_ignored_without_its_partner(options, message):
-    makers = (Stylizer, StyleAugment, RandomStyle, RandStyle, AlbumentationsStyle)
-    for make in makers[: 5 if "keep" not in options else 3]:
+    makers = (StyleAugment, RandomStyle, RandStyle, AlbumentationsStyle)
+    for make in makers[: 4 if "keep" not in options else 2]:
         with pytest.raises(ConfigError, match=message):
             make(bank("reinhard-rgb"), **options)
 
@@ -197,17 +195,17 @@ def test_weights_of_any_library():
         [np.float32(1)] * 5,
         (1, 1, 1, 1, 1),
     ):
-        found = Stylizer(bank("reinhard-rgb"), sampler="weighted", weights=weights).weights
+        found = StyleAugment(bank("reinhard-rgb"), sampler="weighted", weights=weights).weights
         assert found.tolist() == [1.0] * 5 and found.dtype == torch.float64
 
 
 def test_a_generator_in_the_place_of_a_bank():
     named = StyleAugment("adain")
-    assert named.stylizer.home.name == "adain" and len(named.stylizer.bank) == 256
-    assert StyleAugment("hed-jitter").stylizer.bank is None
+    assert named.home.name == "adain" and len(named.bank) == 256
+    assert StyleAugment("hed-jitter").bank is None
     network = generator("hed-jitter")
-    assert StyleAugment(network).stylizer.home is network
-    assert StyleAugment("adain", generator="adain").stylizer.home.name == "adain"
+    assert StyleAugment(network).home is network
+    assert StyleAugment("adain", generator="adain").home.name == "adain"
     with pytest.raises(BankError, match=r"no bank is known for this generator .reinhard-lab.*Fit one"):
         StyleAugment("reinhard-lab")
     with pytest.raises(BankError, match=r"'adain' is a generator, too; give it or generator='photo'"):
@@ -237,7 +235,8 @@ def test_a_bank_in_the_place_of_a_generator():
 def test_a_fit_is_a_bank_and_images_are_none(make):
     options = {"flow": None} if make is StyleVideo else {}
     fit = fit_style([pil(seed=n) for n in range(3)], min_images=1)
-    assert make(fit, **options).stylizer.bank == fit.bank
+    made = make(fit, **options)
+    assert getattr(made, "stylizer", made).bank == fit.bank
     for images in (
         [pil()],
         pil(),

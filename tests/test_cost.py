@@ -11,12 +11,12 @@ import torch
 from specimens import GENERATORS, bank, bank_of, generator, photos
 
 from styleaug import ConfigError, load_generator
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.augment import StyleAugment
 
 
-def tiny_stylizer(**options) -> Stylizer:
+def tiny_stylizer(**options) -> StyleAugment:
     """Make a transform over the tiny AdaIN that stylises all rows."""
-    return Stylizer(bank(), generator=generator("tiny-adain"), p=1.0, **options)
+    return StyleAugment(bank(), generator=generator("tiny-adain"), p=1.0, **options)
 
 
 MEMORY = """
@@ -54,7 +54,7 @@ def test_a_batch_of_64_adds_less_than_500_mb():
 def test_bfloat16_is_close_to_float32(name):
     network, images = load_generator(name), photos(4, 96, 96)
     pictures = bank_of(network)
-    full, short = (Stylizer(pictures, p=1.0, precision=kind) for kind in ("float32", "bfloat16"))
+    full, short = (StyleAugment(pictures, p=1.0, precision=kind) for kind in ("float32", "bfloat16"))
     params = full.make_params(images)
     one, other = full.apply(images, params), short.apply(images, params)
     assert not torch.equal(one, other)
@@ -68,7 +68,8 @@ def test_precision_changes_only_networks_that_allow_it():
     images = photos(2)
     for name in ("reinhard-lab", "fourier"):
         one, other = (
-            Stylizer(bank(name), generator=name, p=1.0, precision=kind) for kind in ("float32", "bfloat16")
+            StyleAugment(bank(name), generator=name, p=1.0, precision=kind)
+            for kind in ("float32", "bfloat16")
         )
         params = one.make_params(images)
         assert torch.equal(one.apply(images, params), other.apply(images, params))
@@ -92,7 +93,7 @@ def test_compiled_survives_changing_row_counts():
 @pytest.mark.gpu
 def test_nothing_waits_for_the_gpu(cuda):
     images = (photos(8) * 255).byte().to(cuda)
-    augments = [Stylizer(bank(name), generator=generator(name), p=0.7) for name in GENERATORS]
+    augments = [StyleAugment(bank(name), generator=generator(name), p=0.7) for name in GENERATORS]
     for augment in augments:
         augment(images)  # the network is copied once
     torch.cuda.synchronize()
@@ -107,7 +108,7 @@ def test_nothing_waits_for_the_gpu(cuda):
 @pytest.mark.gpu
 def test_cuda_agrees_with_the_cpu(cuda):
     for name in GENERATORS:
-        augment = Stylizer(bank(name), generator=generator(name), p=0.7, precision="float32")
+        augment = StyleAugment(bank(name), generator=generator(name), p=0.7, precision="float32")
         images = photos(8)
         params = augment.make_params(images)
         styled = augment.apply(images.to(cuda), params)

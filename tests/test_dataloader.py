@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from styleaug import ConfigError, DeviceError, ImageError, StyleAugment, StyleCollate, StyleLoader
-from styleaug.transforms.core import check_worker
+from styleaug.transforms.augment import check_worker
 
 LENGTH = 16
 

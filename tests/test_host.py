@@ -5,14 +5,14 @@ import torch
 from specimens import GENERATORS, bank_of, generator, photos
 
 from styleaug import ConfigError, DeviceError, ImageError
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from
 from styleaug.transforms.params import join
 
 
-def stylizer(name: str = "reinhard-rgb", **options) -> Stylizer:
+def stylizer(name: str = "reinhard-rgb", **options) -> StyleAugment:
     network = generator(name)
-    return Stylizer(bank_of(network), generator=network, **{"p": 1.0, **options})
+    return StyleAugment(bank_of(network), generator=network, **{"p": 1.0, **options})
 
 
 @pytest.mark.parametrize("options", [{}, {"splice": "fields", "parts": 3}, {"sampler": "mix"}])
@@ -97,7 +97,7 @@ def test_errors_end_with_the_hosts_words():
 
 @pytest.mark.parametrize(("bank", "options"), [("batch", {}), (None, {"splice": "mask"})])
 def test_options_that_need_other_images_are_refused(bank, options):
-    core = Stylizer(bank, **options) if bank else stylizer(**options)
+    core = StyleAugment(bank, **options) if bank else stylizer(**options)
     with pytest.raises(ConfigError, match=r"in MONAI|and MONAI hands over one at a time"):
         needs_no_other_inputs(core, "MONAI")
     assert needs_no_other_inputs(stylizer(), "MONAI")

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from styleaug import ConfigError, DeviceError, ImageError
 from styleaug.bank import StyleBank
-from styleaug.transforms import core
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.kornia import RandomStyle
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -64,7 +63,7 @@ def test_the_core_does_the_styling(options):
     torch.manual_seed(5)
     styled = augment(images)
     torch.manual_seed(5)
-    stylizer = Stylizer(bank("reinhard-rgb"), p=1.0, strength=(0.2, 1.0), **options)
+    stylizer = StyleAugment(bank("reinhard-rgb"), p=1.0, strength=(0.2, 1.0), **options)
     assert torch.equal(styled, stylizer(images))
 
 
@@ -283,7 +282,7 @@ def test_a_clip_takes_the_style_of_another_clip():
     each = {name: drawn[name][:, 0] for name in ("strength", "sources", "shares")}
     each["sources"] = each["sources"] * 4  # the first frame of the other clip
     params: Any = {"rows": torch.arange(12), "codes": None, "fields": None, **each}
-    wanted = Stylizer("batch", generator="reinhard-rgb").apply(videos.flatten(0, 1), params)
+    wanted = StyleAugment("batch", generator="reinhard-rgb").apply(videos.flatten(0, 1), params)
     torch.testing.assert_close(styled.flatten(0, 1), wanted)
     assert (drawn["sources"][:, 0].flatten() != torch.arange(3).repeat_interleave(4)).all()
 
@@ -425,7 +424,8 @@ def test_cuda_in_a_worker_is_refused_in_kornias_words(monkeypatch):
     def refuse(device: torch.device) -> None:
         raise DeviceError("a forked worker cannot use CUDA.")
 
-    monkeypatch.setattr(core, "check_worker", refuse)
+    monkeypatch.setattr("styleaug.transforms.augment.check_worker", refuse)
+    monkeypatch.setattr("styleaug.transforms.augment.get_worker_info", lambda: object())
     with pytest.raises(DeviceError, match="AugmentationSequential on the batch, after the DataLoader"):
         random_style()(photos(1))
 

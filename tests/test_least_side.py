@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from specimens import TINY, Spy, bank_of, generator, photos
 
 from styleaug import ConfigError
-from styleaug.transforms.core import Stylizer
-from styleaug.transforms.frames import SURVEY_PIXELS
+from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.groups import SURVEY_PIXELS
 from styleaug.transforms.painting import MOST_SEEN, area_seen, size_from
 from styleaug.transforms.params import first_rows
 
 
-def augment(network, **options) -> Stylizer:
-    return Stylizer(bank_of(network), generator=network, **{"p": 1.0, "precision": "float32", **options})
+def augment(network, **options) -> StyleAugment:
+    return StyleAugment(bank_of(network), generator=network, **{"p": 1.0, "precision": "float32", **options})
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_generator_knows_what_suits_it():
     augment(spy)(photos(2))
     augment(spy, least_side=1)(photos(2))
     assert [tuple(part.shape[2:]) for part in spy.seen] == [(30, 40), (24, 32)]
-    shipped = {name: Stylizer(name).least_side for name in ("art", "art-patches", "photo-tones")}
+    shipped = {name: StyleAugment(name).least_side for name in ("art", "art-patches", "photo-tones")}
     assert shipped == {"art": 128, "art-patches": 128, "photo-tones": 1}
 
 
@@ -89,13 +89,13 @@ def test_styles_of_the_batch_are_read_at_that_size():
             seen.append(tuple(images.shape[2:]))
             return super().encode_style(images)
 
-    Stylizer("batch", generator=Reader(), p=1.0, least_side=48)(photos(4))
+    StyleAugment("batch", generator=Reader(), p=1.0, least_side=48)(photos(4))
     assert set(seen) == {(48, 64)}
 
 
 def test_chunks_hold_as_many_enlarged_pixels(monkeypatch):
     spy = Spy()
-    monkeypatch.setattr("styleaug.transforms.core.CPU_CHUNK_PIXELS", 2 * 48 * 64)
+    monkeypatch.setattr("styleaug.transforms.augment.CPU_CHUNK_PIXELS", 2 * 48 * 64)
     augment(spy, least_side=48)(photos(5))
     assert [len(part) for part in spy.seen] == [2, 2, 1]
 
@@ -190,7 +190,7 @@ def test_a_long_line_is_shown_shorter_and_comes_back_whole():
 def test_padding_counts_in_a_chunk(monkeypatch):
     spy = Spy()
     spy.minimum = 16
-    monkeypatch.setattr("styleaug.transforms.core.CPU_CHUNK_PIXELS", 2 * 16 * 100)
+    monkeypatch.setattr("styleaug.transforms.augment.CPU_CHUNK_PIXELS", 2 * 16 * 100)
     augment(spy)(torch.rand(5, 3, 1, 100))
     assert [len(part) for part in spy.seen] == [2, 2, 1]
 

@@ -31,8 +31,7 @@ from torch.utils.data import DataLoader
 
 from styleaug import ConfigError, DeviceError, ImageError
 from styleaug.bank import StyleBank
-from styleaug.transforms import core
-from styleaug.transforms.core import Stylizer, check_worker
+from styleaug.transforms.augment import StyleAugment, check_worker
 from styleaug.transforms.monai import RandStyle, RandStyleD, RandStyled, RandStyleDict
 
 KINDS = ["meta", "tensor", "array"]
@@ -138,7 +137,7 @@ def test_a_volume_has_one_style(channels, shape, splice):
     augment, image = rand_style(splice=splice), volume(channels, shape)
     styled = augment(image)
     assert styled.is_contiguous()
-    stylizer = Stylizer(bank("reinhard-rgb"), splice=splice)
+    stylizer = StyleAugment(bank("reinhard-rgb"), splice=splice)
     # What the core makes of one row of frames; each of 2 or 4 channels by itself, as grey.
     framed, got = (x.movedim(-1, 0) if len(shape) == 3 else x[None] for x in (image, styled))
     parts = [slice(None)] if channels in (1, 3) else [slice(c, c + 1) for c in range(channels)]
@@ -365,7 +364,8 @@ def test_cuda_in_a_worker_is_refused_in_monais_words(monkeypatch):
     def refuse(device: torch.device) -> None:
         raise DeviceError("a forked worker cannot use CUDA.")
 
-    monkeypatch.setattr(core, "check_worker", refuse)
+    monkeypatch.setattr("styleaug.transforms.augment.check_worker", refuse)
+    monkeypatch.setattr("styleaug.transforms.augment.get_worker_info", lambda: object())
     with pytest.raises(
         DeviceError, match=r"ThreadDataLoader\(dataset, num_workers=0\).*EnsureTyped\(device="
     ):

@@ -18,7 +18,6 @@ from torch import Tensor
 from styleaug import ImageError
 from styleaug import StyleAugment as TorchvisionStyle
 from styleaug.transforms.albumentations import StyleAugment
-from styleaug.transforms.core import Stylizer
 from styleaug.transforms.host import rng_from
 from styleaug.transforms.huggingface import StyleColumn
 from styleaug.transforms.kornia import RandomStyle
@@ -176,6 +175,6 @@ def test_torchvision_takes_signed_tensors_only_with_a_range():
 
 def test_all_hosts_do_what_the_core_does():
     image = scan(1, 12, 10).float()
-    stylizer = Stylizer(BANK, p=1.0, value_range=HU, **OPTIONS)
+    stylizer = TorchvisionStyle(BANK, p=1.0, value_range=HU, **OPTIONS)
     monai = RandStyle(BANK, prob=1.0, value_range=HU, **OPTIONS)
     torch.testing.assert_close(monai(image), stylizer.apply(image, monai.drawn))

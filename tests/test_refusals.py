@@ -8,21 +8,18 @@ import torch
 from specimens import bank, generator, photos, pil, tiny_adain
 
 from styleaug import BankError, ConfigError, DeviceError, ImageError, StyleAugment, WeightsError
-from styleaug.transforms import core
-from styleaug.transforms.core import Stylizer, check_worker
-
-every_transform = pytest.mark.parametrize("make", [Stylizer, StyleAugment])
+from styleaug.transforms.augment import check_worker
 
 
-def tiny(make: type = Stylizer, **options):
+def tiny(make: type = StyleAugment, **options):
     return make(bank(), **{"p": 1.0, "generator": generator("tiny-adain"), **options})
 
 
 def test_banks_of_another_generator_are_refused():
     with pytest.raises(BankError, match=r"made by generator 'tiny|'adain'.*not by 'reinhard-lab'"):
-        Stylizer(bank(), generator="reinhard-lab")
+        StyleAugment(bank(), generator="reinhard-lab")
     with pytest.raises(BankError, match=r"with other weights or settings.*fit-style FOLDER"):
-        Stylizer(bank(), generator=tiny_adain(seed=1))
+        StyleAugment(bank(), generator=tiny_adain(seed=1))
 
 
 @pytest.mark.parametrize(
@@ -50,19 +47,18 @@ def test_banks_of_another_generator_are_refused():
         ({"keep": True}, "set splice"),
     ],
 )
-@every_transform
-def test_bad_arguments_are_refused_at_once(make, options, message):
+def test_bad_arguments_are_refused_at_once(options, message):
     with pytest.raises(ConfigError, match=message):
-        tiny(make, **options)
+        tiny(**options)
 
 
 def test_unknown_names_are_refused_at_once():
     with pytest.raises(BankError, match="no bank 'nonsense'"):
-        Stylizer("nonsense")
+        StyleAugment("nonsense")
     with pytest.raises(BankError, match=r"missing\.safetensors"):
-        Stylizer(Path("missing.safetensors"))
+        StyleAugment(Path("missing.safetensors"))
     with pytest.raises(WeightsError, match="no generator 'nonsense'"):
-        Stylizer(bank(), generator="nonsense")
+        StyleAugment(bank(), generator="nonsense")
 
 
 @pytest.mark.parametrize(
@@ -89,8 +85,9 @@ def test_unknown_names_are_refused_at_once():
     ],
 )
 def test_what_is_no_image_is_refused(image, message):
+    augment = tiny()
     with pytest.raises(ImageError, match=message):
-        tiny()(image)
+        augment.apply(image, augment.draw(1))
 
 
 def test_rounding_beyond_the_range_is_no_error():
@@ -108,7 +105,7 @@ def test_parameters_of_a_larger_batch_are_refused():
 
 def test_cuda_in_a_worker_is_named(monkeypatch):
     check_worker(torch.device("cuda"))  # outside of workers all is well
-    monkeypatch.setattr(core, "get_worker_info", lambda: object())
+    monkeypatch.setattr("styleaug.transforms.augment.get_worker_info", lambda: object())
     check_worker(torch.device("cpu"))
     with pytest.raises(DeviceError, match="StyleLoader"):
         check_worker(torch.device("cuda"))

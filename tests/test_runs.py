@@ -22,10 +22,7 @@ from styleaug import (
 from styleaug.bank import Provenance, StyleBank
 from styleaug.generators.base import AbstractGenerator, per_row
 from styleaug.io.files import save_image
-from styleaug.transforms.core import Stylizer
 from styleaug.weights import LEARNED_GENERATORS, find_styles, save_generator
-
-every_transform = pytest.mark.parametrize("make", [Stylizer, StyleAugment])
 
 
 class Tint(AbstractGenerator):
@@ -78,9 +75,8 @@ def make_run(folder: Path, generator: AbstractGenerator, *, fitted: bool) -> Pat
 
 
 @pytest.mark.parametrize("length", [0, 4])
-@every_transform
-def test_a_generator_with_a_prior_needs_no_bank(make, length):
-    augment, images = make(generator=frozen(Tint(length)), p=1.0), photos(5)
+def test_a_generator_with_a_prior_needs_no_bank(length):
+    augment, images = StyleAugment(generator=frozen(Tint(length)), p=1.0), photos(5)
     params = augment.make_params(images, rng=(rng := torch.Generator().manual_seed(0)))
     assert params["codes"].shape == (5, length) and params["sources"].shape == params["shares"].shape == (
         5,
@@ -93,36 +89,36 @@ def test_a_generator_with_a_prior_needs_no_bank(make, length):
     styled = augment.apply(images, params)
     assert torch.equal(augment.apply(images, params), styled) and not torch.equal(styled, images)
     assert "standard normal codes" in repr(augment)
-    assert make(generator=frozen(Tint(length)), p=0.0)(images) is images
+    assert StyleAugment(generator=frozen(Tint(length)), p=0.0)(images) is images
 
 
 def test_codes_of_the_prior_are_standard_normal():
-    codes = Stylizer(generator=frozen(Tint()), p=1.0).draw(20_000, torch.Generator().manual_seed(0))["codes"]
+    codes = StyleAugment(generator=frozen(Tint()), p=1.0).draw(20_000, torch.Generator().manual_seed(0))[
+        "codes"
+    ]
     assert codes is not None
     torch.testing.assert_close(codes.mean(0), torch.zeros(4), atol=0.04, rtol=0)
     torch.testing.assert_close(torch.cov(codes.T), torch.eye(4), atol=0.06, rtol=0)
 
 
-@every_transform
-def test_the_prior_takes_no_sampler(make):
+def test_the_prior_takes_no_sampler():
     for options in ({"sampler": "gaussian"}, {"sampler": "weighted", "weights": [1.0]}):
         with pytest.raises(ConfigError, match=r"'tint' without a bank draws .*leave out sampler and weights"):
-            make(generator=frozen(Tint()), **options)
+            StyleAugment(generator=frozen(Tint()), **options)
 
 
 @pytest.mark.parametrize("splice", ["halves", "fields"])
 @pytest.mark.parametrize("length", [0, 4])
 def test_the_prior_can_be_spliced(splice, length):
-    augment, images = Stylizer(generator=frozen(Tint(length)), p=1.0, splice=splice, keep=True), photos(3)
+    augment, images = StyleAugment(generator=frozen(Tint(length)), p=1.0, splice=splice, keep=True), photos(3)
     styled = augment(images)
     same = (styled - images).abs().amax(1) < 1e-3
     assert 0.1 < same.float().mean() < 0.9
 
 
-@every_transform
-def test_a_bank_given_is_the_bank_used(make):
+def test_a_bank_given_is_the_bank_used():
     network = frozen(Tint())
-    augment = make(bank_of(network), generator=network, p=1.0, sampler="mix")
+    augment = StyleAugment(bank_of(network), generator=network, p=1.0, sampler="mix")
     assert augment.make_params(photos(2))["sources"].shape == (2, 2)
 
 
@@ -133,7 +129,7 @@ def test_defaults():
     assert find_styles(None, "photo") == (load_bank("photo-tones"), "photo")
     network = load_generator("adain")
     assert find_styles(None, network) == (art, network)
-    assert Stylizer().bank == art
+    assert StyleAugment().bank == art
     assert find_styles("texture", None) == (load_bank("texture"), "adain")
 
 
@@ -146,27 +142,32 @@ def test_a_generator_that_no_bank_is_known_for_says_how_to_fit_one(tmp_path):
             StyleAugment(**options)
 
 
-@every_transform
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_run_folder_gives_generator_and_bank(make, kind, tmp_path):
+def test_a_run_folder_gives_generator_and_bank(kind, tmp_path):
     run = kind(make_run(tmp_path, tiny_adain(), fitted=True))
     assert load_generator(run).fingerprint == load_bank(run).provenance.fingerprint
-    for augment in (make(run, p=1.0), make(generator=run, p=1.0), make(run, generator=run, p=1.0)):
-        stylizer = augment if isinstance(augment, Stylizer) else augment.stylizer
-        assert stylizer.bank == load_bank(run)
+    for augment in (
+        StyleAugment(run, p=1.0),
+        StyleAugment(generator=run, p=1.0),
+        StyleAugment(run, generator=run, p=1.0),
+    ):
+        assert augment.bank == load_bank(run)
         assert not torch.equal(augment(photos(2)), photos(2))
     with pytest.raises(BankError, match="with other weights"):
-        make(run, generator=tiny_adain(seed=1))
+        StyleAugment(run, generator=tiny_adain(seed=1))
 
 
-@every_transform
-def test_a_run_with_a_prior_works_with_and_without_a_bank(make, tmp_path):
+def test_a_run_with_a_prior_works_with_and_without_a_bank(tmp_path):
     bare = make_run(tmp_path / "bare", Tint(), fitted=False)
     fitted = make_run(tmp_path / "fitted", Tint(), fitted=True)
-    for augment in (make(bare, p=1.0), make(generator=bare, p=1.0), make(generator=fitted, p=1.0)):
+    for augment in (
+        StyleAugment(bare, p=1.0),
+        StyleAugment(generator=bare, p=1.0),
+        StyleAugment(generator=fitted, p=1.0),
+    ):
         assert augment.make_params(photos(2))["sources"].shape == (2, 0)
         assert not torch.equal(augment(photos(2)), photos(2))
-    assert make(fitted, p=1.0).make_params(photos(2))["sources"].shape == (2, 1)
+    assert StyleAugment(fitted, p=1.0).make_params(photos(2))["sources"].shape == (2, 1)
     with pytest.raises(BankError, match=r"this run has no bank\.safetensors"):
         load_bank(bare)
 

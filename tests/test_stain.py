@@ -21,7 +21,6 @@ from styleaug.generators.colorspace import hed_to_rgb, hsv_to_rgb, rgb_to_hed, r
 from styleaug.generators.shared import Place, paint, survey
 from styleaug.generators.stain import HedJitter, RandStainNA, TwoDyes
 from styleaug.generators.stain_separation import WHITE, least_axis, read_stains, repaint
-from styleaug.transforms.core import Stylizer
 from styleaug.weights import STAIN_GENERATORS
 
 every_generator = pytest.mark.parametrize("name", STAIN_GENERATORS)
@@ -321,7 +320,7 @@ def test_gradients_are_finite(name, flat):
         network(image.requires_grad_(), codes, torch.ones(1)).sum(), [image, codes]
     )
     assert all(gradient.isfinite().all() for gradient in gradients)
-    augment = Stylizer(bank(name), generator=network, p=1.0)
+    augment = StyleAugment(bank(name), generator=network, p=1.0)
     styled = augment.apply(image, augment.make_params(image), differentiable=True)
     styled.sum().backward()
     assert image.grad is not None and image.grad.isfinite().all()
@@ -375,7 +374,7 @@ def test_replay_pickles_and_autocast(name):
     assert torch.equal(restyle(pickle.loads(pickle.dumps(network)), photos(3)), plain)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(restyle(network, photos(3)), plain)
-    augment = Stylizer(bank(name), generator=network, p=0.7)
+    augment = StyleAugment(bank(name), generator=network, p=0.7)
     params = augment.make_params(photos(4))
     assert torch.equal(augment.apply(photos(4), params), augment.apply(photos(4), params))
 

@@ -16,7 +16,7 @@ from styleaug.io.tiff import MOST_PIXELS, TiledReader
 from styleaug.offline import slides, tiles
 from styleaug.offline.slides import stylise_slide
 from styleaug.offline.tiles import ArrayReader, stylise_tiles
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.augment import StyleAugment
 from styleaug.weights import load_generator
 
 HEIGHT, WIDTH = 700, 520
@@ -30,13 +30,13 @@ def network(name: str) -> AbstractGenerator:
 TILED = [name for name in [*GENERATORS, *SHIPPED] if network(name).margin is not None]
 
 
-def stylizer_of(name: str, **options) -> Stylizer:
+def stylizer_of(name: str, **options) -> StyleAugment:
     net = network(name)
     bank = bank_of(net) if net.code_length else None
-    return Stylizer(bank, generator=net, **{"p": 1.0, "strength": 0.8, **options})
+    return StyleAugment(bank, generator=net, **{"p": 1.0, "strength": 0.8, **options})
 
 
-def draw(stylizer: Stylizer, seed: int = 3):
+def draw(stylizer: StyleAugment, seed: int = 3):
     return stylizer.draw(1, torch.Generator().manual_seed(seed))
 
 
@@ -56,7 +56,7 @@ def assembled(blocks, shape: tuple[int, int, int], dtype, tile: int) -> np.ndarr
 
 
 def in_tiles(
-    stylizer: Stylizer, image: np.ndarray, *, tile: int = 256, alpha: bool = False, survey: int = 2**24
+    stylizer: StyleAugment, image: np.ndarray, *, tile: int = 256, alpha: bool = False, survey: int = 2**24
 ) -> np.ndarray:
     blocks = stylise_tiles(stylizer, ArrayReader(image, alpha), draw(stylizer), tile=tile, survey=survey)
     return assembled(blocks, image.shape, image.dtype, tile)
@@ -154,7 +154,7 @@ def test_what_cannot_be_tiled_is_refused():
 
 
 def test_generators_that_must_see_all_say_so():
-    stylizer = Stylizer(bank_of(Spy()), generator=Spy(), p=1.0)
+    stylizer = StyleAugment(bank_of(Spy()), generator=Spy(), p=1.0)
     with pytest.raises(ConfigError, match="must see an image whole"):
         in_tiles(stylizer, picture())
 

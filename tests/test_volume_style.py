@@ -12,8 +12,8 @@ from torch import Tensor
 
 from styleaug import load_generator
 from styleaug.generators.base import AbstractGenerator
-from styleaug.transforms import core, frames
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms import groups as frames
+from styleaug.transforms.augment import StyleAugment
 
 SHIPPED = ["adain", "photo", "patchswap"]
 UNTRAINED = {"tiny-cyclegan", "tiny-vaegan"}
@@ -29,9 +29,9 @@ def specimen(name: str) -> AbstractGenerator:
     return load_generator(name) if name in SHIPPED else generator(name)
 
 
-def stylizer(name: str, **options) -> Stylizer:
+def stylizer(name: str, **options) -> StyleAugment:
     network = specimen(name)
-    return Stylizer(bank_of(network), generator=network, **{"p": 1.0, **options})
+    return StyleAugment(bank_of(network), generator=network, **{"p": 1.0, **options})
 
 
 def volume(slices: int = 16) -> Tensor:
@@ -73,9 +73,9 @@ def style_variance(before: Tensor, after: Tensor) -> float:
 def chunks(request, monkeypatch) -> str:
     """Let a volume be stylised at once, or 5 slices at a time with the statistics of 6 of them."""
     if request.param == "in chunks":
-        monkeypatch.setattr(core, "CPU_CHUNK_PIXELS", 5 * HEIGHT * WIDTH)
-        monkeypatch.setattr(frames, "SURVEY_PIXELS", 1)
-        monkeypatch.setattr(frames, "SURVEY_FRAMES", (6, 6))
+        monkeypatch.setattr("styleaug.transforms.augment.CPU_CHUNK_PIXELS", 5 * HEIGHT * WIDTH)
+        monkeypatch.setattr("styleaug.transforms.groups.SURVEY_PIXELS", 1)
+        monkeypatch.setattr("styleaug.transforms.groups.SURVEY_FRAMES", (6, 6))
     return request.param
 
 
@@ -115,7 +115,7 @@ def test_statistics_are_those_of_all_slices(name, chunks):
     assert alone.std() < 0.3 * means.std()
 
 
-def repeated(augment: Stylizer, count: int) -> dict[str, Tensor]:
+def repeated(augment: StyleAugment, count: int) -> dict[str, Tensor]:
     """Draw one style for as many rows."""
     one = augment.draw(1)
     assert one["codes"] is not None
@@ -128,9 +128,11 @@ def test_all_slices_surveyed_in_chunks_are_the_volume_at_once(name, monkeypatch)
     augment, slices = stylizer(name), volume(11)
     params = augment.draw(1)
     wanted = augment.apply(slices[None], params)
-    monkeypatch.setattr(core, "CPU_CHUNK_PIXELS", 4 * HEIGHT * WIDTH)
+    monkeypatch.setattr("styleaug.transforms.augment.CPU_CHUNK_PIXELS", 4 * HEIGHT * WIDTH)
     views = torch.arange(11)
-    monkeypatch.setattr(core, "frames_to_survey", lambda count, pixels, seen: torch.cat([views, views]))
+    monkeypatch.setattr(
+        "styleaug.transforms.groups.frames_to_survey", lambda count, pixels, seen: torch.cat([views, views])
+    )
     torch.testing.assert_close(augment.apply(slices[None], params), wanted, atol=2e-4, rtol=0)
 
 
@@ -206,7 +208,7 @@ def test_the_style_of_another_volume_is_that_of_its_middle():
     batch = torch.rand(2, 5, 1, 8, 8)
     given: list[Tensor] = []
     spy.register_forward_pre_hook(lambda module, args: given.append(args[1]))
-    augment = Stylizer("batch", generator=spy, p=1.0)
+    augment = StyleAugment("batch", generator=spy, p=1.0)
     augment(batch)
     wanted = batch[:, 2].mean(dim=(1, 2, 3)).flip(0)
     torch.testing.assert_close(torch.cat(given)[:, 0].view(2, 5), wanted[:, None].expand(2, 5))
@@ -222,7 +224,7 @@ def test_gradients_reach_volumes(chunks):
 
 def test_few_frames_are_painted_once():
     spy = Spy()
-    augment = Stylizer(bank_of(spy), generator=spy, p=1.0)
+    augment = StyleAugment(bank_of(spy), generator=spy, p=1.0)
     augment(photos(6)[None])
     assert spy.rows == 6
 
@@ -243,12 +245,12 @@ import re, sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from specimens import bank_of, generator
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.augment import StyleAugment
 torch.set_num_threads(1)
 for dtype in (torch.float16, torch.int16):
     whole = torch.rand(1, 160, 1, 512, 512, dtype=torch.float16).mul_(1000).to(dtype)
     network = generator("reinhard-rgb")
-    augment = Stylizer(bank_of(network), generator=network, p=1.0, value_range={value_range})
+    augment = StyleAugment(bank_of(network), generator=network, p=1.0, value_range={value_range})
     augment(whole[:, :2, :, :32, :32])
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, at what is held now
     read = lambda name: int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -14,7 +14,7 @@ from styleaug.fitting.fit import fit_style
 from styleaug.generators.base import AbstractGenerator
 from styleaug.io.files import image_files
 from styleaug.samplers import Sampler
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.augment import StyleAugment
 from styleaug.weights import find_styles, load_generator
 
 __all__ = ["Candidate", "find_candidates"]
@@ -47,7 +47,7 @@ class Candidate:
         self, images: Float[Tensor, "N 3 H W"], strength: float, *, seed: int = 0
     ) -> Float[Tensor, "N 3 H W"]:
         """Style every image, each by a draw of its own."""
-        stylizer = Stylizer(
+        stylizer = StyleAugment(
             self.bank,
             generator=self.source,
             p=1.0,

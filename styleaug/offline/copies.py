@@ -16,10 +16,9 @@ from styleaug.io.files import Picture, Scan, decode_image, encode_image, open_im
 from styleaug.io.shards import AbstractWriter, Sample, open_shard
 from styleaug.io.stamps import stamp_of
 from styleaug.offline.slides import is_slide, stylise_slide
-from styleaug.transforms.core import Stylizer
-from styleaug.transforms.host import rng_from, seed_from
+from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.host import batches, rng_from, seed_from, stylise_batch
 from styleaug.transforms.params import StyleParams
-from styleaug.transforms.ragged import batches, stylise_batch
 
 __all__ = ["Copier", "Format", "Line", "Unit"]
 
@@ -69,7 +68,7 @@ class Copier:
         window: see `open_image`.
     """
 
-    stylizer: Stylizer
+    stylizer: StyleAugment
     source: Path
     out: Path
     format: Format

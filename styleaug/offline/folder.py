@@ -28,7 +28,7 @@ from styleaug.offline import ray_cluster as cluster
 from styleaug.offline.copies import Copier, Format, Line, Unit
 from styleaug.offline.manifest import Applied, Manifest
 from styleaug.samplers import Sampler
-from styleaug.transforms.core import WITHIN_BATCH, Stylizer
+from styleaug.transforms.augment import WITHIN_BATCH, StyleAugment
 from styleaug.transforms.params import STRENGTH, check_strength
 from styleaug.weights import find_styles, load_generator
 
@@ -139,7 +139,7 @@ def apply_folder(
     if isinstance(bank, str) and bank == WITHIN_BATCH:
         raise ConfigError('bank="batch" takes styles from other images of a batch; here there is none.')
     known, maker = find_styles(bank, generator)
-    stylizer = Stylizer(
+    stylizer = StyleAugment(
         known,
         # Loaded, so that it can be sent to machines that do not have its file.
         generator=maker if isinstance(maker, AbstractGenerator) else load_generator(maker),

@@ -16,7 +16,7 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.io.scan import MAX_PIXELS, Window, parse_window
 from styleaug.io.tiff import TiledReader, orientation_of, write_tiled
 from styleaug.offline.tiles import TILE, check_reader, stylise_tiles
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.params import StyleParams
 
 __all__ = ["LARGE_PIXELS", "SlideError", "is_slide", "stylise_slide"]
@@ -74,7 +74,7 @@ def claimed_pixels(path: Path) -> float:
 
 
 def stylise_slide(
-    stylizer: Stylizer,
+    stylizer: StyleAugment,
     source: Path,
     target: Path,
     params: StyleParams,

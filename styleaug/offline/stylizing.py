@@ -18,7 +18,7 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.io.files import Scan, open_image, save_image, suffix_of
 from styleaug.io.pixels import images_in, opaque, open_style, shrink, usable
 from styleaug.offline.copies import scan_pixels
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.params import StyleParams
 from styleaug.weights import bank_names, load_generator
 
@@ -160,7 +160,7 @@ class Painter:
     def run(self, generator: AbstractGenerator, images: Any, codes: Float[Tensor, "N S"]) -> Any:
         """Stylise images in any form with all rows picked."""
         bank = StyleBank(codes, Provenance(generator.name, generator.fingerprint, len(codes)))
-        stylizer = Stylizer(bank, generator=generator, keep_luminance=self.keep_luminance)
+        stylizer = StyleAugment(bank, generator=generator, keep_luminance=self.keep_luminance)
         rows = stylizer.rows_of(images)
         if len(codes) not in (1, rows):
             raise unequal(len(codes), rows)

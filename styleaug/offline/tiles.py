@@ -1,7 +1,7 @@
 """Slides and other images beyond memory: styled tile by tile, with the statistics of the whole image.
 
-`Stylizer` takes any image that is in memory, and needs many times its size: for 6000 x 6000 pixels 2 GB with
-`reinhard-rgb`, 6 GB with `photo`. `stylise_tiles` with an `ArrayReader` does the same in some hundred MB.
+`StyleAugment` takes any image that is in memory, and needs many times its size: for 6000 x 6000 pixels 2 GB
+with `reinhard-rgb`, 6 GB with `photo`. `stylise_tiles` with an `ArrayReader` does it in some hundred MB.
 """
 
 import random
@@ -21,8 +21,8 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.shared import Forward, Place, Shared, area, paint, run, weighted
 from styleaug.images import Uncovered, as_unit
 from styleaug.io.tiff import MOST_PIXELS
-from styleaug.transforms.core import Stylizer
-from styleaug.transforms.painting import Brush
+from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.painting import Painter
 from styleaug.transforms.params import StyleParams
 
 __all__ = ["ArrayReader", "Reader", "stylise_tiles"]
@@ -106,7 +106,7 @@ class ArrayReader:
 
 
 def stylise_tiles(
-    stylizer: Stylizer,
+    stylizer: StyleAugment,
     reader: Reader,
     params: StyleParams,
     *,
@@ -163,10 +163,10 @@ def stylise_tiles(
     if len(params["rows"]) == 0:
         return (np.array(reader.read(*core)) for core in cores)
     assert params["codes"] is not None
-    brush = Brush(generator, generator, value_range, stylizer.keep_luminance)
     uncovered = Uncovered(reader) if reader.alpha else None
     style = params["codes"].float().to(device), params["strength"].float().to(device)
-    painted = Painting(brush, uncovered or reader, *style).tiles(cores, survey)
+    painting = Painting(stylizer, generator, value_range, uncovered or reader, *style)
+    painted = painting.tiles(cores, survey)
     return uncovered.covered(painted, cores) if uncovered else painted
 
 
@@ -181,7 +181,7 @@ def check_reader(reader: Reader) -> None:
         raise ImageError(f"an image in tiles must be grey or RGB, got {channels} channels; convert it.")
 
 
-def known_range(stylizer: Stylizer) -> tuple[float, float] | None:
+def known_range(stylizer: StyleAugment) -> tuple[float, float] | None:
     """Give the range of a stylizer, if it does not depend on the image."""
     if stylizer.value_range == "auto":
         raise ConfigError('an image in tiles needs a known range; give value_range=(low, high), not "auto".')
@@ -270,7 +270,9 @@ def inside(start: int, length: int, view: int, margin: int) -> tuple[int, int]:
 class Painting:
     """One image in one style, painted tile by tile."""
 
-    brush: Brush
+    transform: StyleAugment
+    generator: AbstractGenerator
+    value_range: tuple[float, float] | None
     reader: Reader
     code: Float[Tensor, "1 S"]
     strength: Float[Tensor, " 1"]
@@ -287,7 +289,7 @@ class Painting:
 
     def survey(self, most: int) -> Shared:
         """Read the statistics of the whole image, one after the other, as each depends on those before."""
-        generator, (height, width, _) = self.brush.generator, self.reader.shape
+        generator, (height, width, _) = self.generator, self.reader.shape
         chunks = list(self.all_of_it() if height * width <= most else self.some_of_it(most))
         whole = cache(lambda: self.seen(self.reader.thumbnail(min(height, width, WHOLE_SIDE))[None]))
         shared = Shared(generator.name, tiled=True)
@@ -318,7 +320,7 @@ class Painting:
 
     def some_of_it(self, most: int) -> Iterator[Chunk]:
         """Read views that are spread over the image."""
-        generator, (height, width, _) = self.brush.generator, self.reader.shape
+        generator, (height, width, _) = self.generator, self.reader.shape
         high, wide, places = views_of(height, width, generator.margin or 0, generator.multiple, most)
         together = max(1, CHUNK_PIXELS // (high * wide))
         for start in range(0, len(places), together):
@@ -328,7 +330,7 @@ class Painting:
     def around(self, box: Box) -> Box:
         """Add the margin to a tile, as far as the image reaches."""
         (top, left, high, wide), (height, width, _) = box, self.reader.shape
-        margin = self.brush.generator.margin or 0
+        margin = self.generator.margin or 0
         first, begin = max(0, top - margin), max(0, left - margin)
         last, end = min(height, top + high + margin), min(width, left + wide + margin)
         return first, begin, last - first, end - begin
@@ -338,11 +340,11 @@ class Painting:
         (top, left, high, wide), (height, width, _) = box, self.reader.shape
         first, begin, tall, broad = self.around(box)
         part = self.reader.read(first, begin, tall, broad)
-        painter = partial(
-            paint, self.brush.generator, shared=shared, places=[Place(first, begin, height, width)]
+        painter: Painter = partial(
+            paint, self.generator, shared=shared, places=[Place(first, begin, height, width)]
         )
-        unit, back = as_unit(self.pixels(part[None]), self.brush.value_range)
-        styled = back(self.brush.paint(painter, unit, self.code, self.strength))
+        unit, back = as_unit(self.pixels(part[None]), self.value_range)
+        styled = back(self.transform.wrapped(painter, least_side=1)(unit, self.code, self.strength))
         inner = slice(top - first, top - first + high), slice(left - begin, left - begin + wide)
         colours = styled[0, :, *inner].permute(1, 2, 0).cpu().numpy()
         return np.concatenate([colours, part[*inner, -1:]], axis=2) if self.reader.alpha else colours
@@ -355,7 +357,7 @@ class Painting:
 
     def seen(self, parts: Shaped[np.ndarray, "V H W C"]) -> Float[Tensor, "V 3 H W"]:
         """Give parts as a generator sees them."""
-        unit, _ = as_unit(self.pixels(parts), self.brush.value_range)
+        unit, _ = as_unit(self.pixels(parts), self.value_range)
         return unit.expand(-1, 3, -1, -1)
 
 

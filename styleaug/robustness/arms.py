@@ -317,7 +317,7 @@ class Kind:
 
 def make_style(target: str, *, seed: int, **options: Any) -> Step:
     """Make a `StyleAugment` of a bank, or of a generator that needs none of ours."""
-    from styleaug.transforms.torchvision import StyleAugment
+    from styleaug.transforms.augment import StyleAugment
 
     alone = target in generator_names() and target not in bank_names()
     if alone and "generator" not in options:
@@ -335,7 +335,7 @@ def make_style(target: str, *, seed: int, **options: Any) -> Step:
 
 def make_swap(target: str, *, seed: int, **options: Any) -> Step:
     """Swap means and deviations of channels within the batch."""
-    from styleaug.transforms.torchvision import StyleAugment
+    from styleaug.transforms.augment import StyleAugment
 
     return StyleAugment("batch", generator="reinhard-rgb", **options)
 

@@ -17,7 +17,7 @@ from styleaug.errors import ConfigError, ImageError, missing_extra
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import ValueRange
 from styleaug.samplers import Sampler
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms import augment
 from styleaug.transforms.guard import Protect
 from styleaug.transforms.host import (
     Copies,
@@ -166,7 +166,7 @@ class StyleAugment(A.ImageOnlyTransform):
         compiled: bool = False,
     ):
         super().__init__(p=check_share("p", p))
-        stylizer = Stylizer(
+        stylizer = augment.StyleAugment(
             bank,
             generator=generator,
             p=1.0,  # the host has a gate of its own

@@ -13,10 +13,16 @@ from torch import Tensor
 from styleaug.checks import check_seed
 from styleaug.errors import ConfigError, DeviceError
 from styleaug.images import to_pixels
-from styleaug.transforms.core import MOST_SEPARATE, Stylizer
-from styleaug.transforms.host import advised, callers, needs_no_other_inputs, rng_from, seed_from
+from styleaug.transforms.augment import MOST_SEPARATE, StyleAugment
+from styleaug.transforms.host import (
+    advised,
+    callers,
+    needs_no_other_inputs,
+    rng_from,
+    seed_from,
+    stylise_ragged,
+)
 from styleaug.transforms.params import StyleParams
-from styleaug.transforms.ragged import stylise_ragged
 
 __all__ = ["StyleColumn"]
 
@@ -57,7 +63,7 @@ class StyleColumn:
 
     def __init__(self, augment: Any, *, column: str = "image", seed: int = 0):
         stylizer = getattr(augment, "stylizer", augment)
-        if not isinstance(stylizer, Stylizer):
+        if not isinstance(stylizer, StyleAugment):
             raise ConfigError(f"expected a styleaug.StyleAugment, got {type(augment).__name__}.")
         self.stylizer = needs_no_other_inputs(stylizer, HOST)
         self.column = column

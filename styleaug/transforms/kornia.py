@@ -10,7 +10,7 @@ from styleaug.bank import StyleBank
 from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError, missing_extra
 from styleaug.generators.ambient import as_usual
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.host import advised
 from styleaug.transforms.params import P, StyleOptions, StyleParams
 
@@ -94,7 +94,7 @@ class RandomStyle(IntensityAugmentationBase2D):
                 "itself; give a function that finds the regions in images, or use styleaug.StyleAugment "
                 "with tv_tensors."
             )
-        self.stylizer = Stylizer(bank, p=1.0, **options)  # kornia has its own gate
+        self.stylizer = StyleAugment(bank, p=1.0, **options)  # kornia has its own gate
         self._param_generator = StyleGenerator(self.stylizer)
         self.flags = {"differentiable": differentiable}
 
@@ -175,7 +175,7 @@ class StyleGenerator(RandomGeneratorBase):
         stylizer: draws; its `p` is 1.
     """
 
-    def __init__(self, stylizer: Stylizer):
+    def __init__(self, stylizer: StyleAugment):
         super().__init__()
         self.stylizer = stylizer
 

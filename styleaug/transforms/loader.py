@@ -13,9 +13,9 @@ from torch.utils.data._utils.collate import collate, default_collate_fn_map
 from torchvision import tv_tensors
 
 from styleaug.errors import ConfigError, ImageError
+from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.host import batch_seeds, draw_seed, drawing_from
 from styleaug.transforms.sample import ImageKey, calling, check_image_key, describe, unwrapped
-from styleaug.transforms.torchvision import StyleAugment
 
 __all__ = ["StyleCollate", "StyleLoader"]
 

@@ -15,7 +15,7 @@ from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError, missing_extra
 from styleaug.generators.ambient import as_usual
 from styleaug.images import MOST_CHANNELS
-from styleaug.transforms.core import Stylizer
+from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.host import (
     Copies,
     advised,
@@ -62,7 +62,7 @@ class AbstractRandStyle(RandomizableTransform):
         if isinstance(axis, bool) or axis not in range(-3, 3):
             raise ConfigError(f"axis must be a spatial axis of a volume, from -3 to 2, got {axis!r}.")
         self.axis = axis
-        self.stylizer = needs_no_other_inputs(Stylizer(bank, p=1.0, **options), "MONAI")
+        self.stylizer = needs_no_other_inputs(StyleAugment(bank, p=1.0, **options), "MONAI")
         self.copies, self.by_default = Copies(), False
         self.drawn = self.stylizer.draw(0)
 

@@ -91,7 +91,7 @@ def join(rows: Sequence[StyleParams], *, each: int = 1) -> StyleParams:
     """Make the parameters of a batch of those that were drawn for each of its images by itself.
 
     Args:
-        rows: at least one, each drawn for one image, by one `Stylizer` that does not take styles
+        rows: at least one, each drawn for one image, by one `StyleAugment` that does not take styles
             from the batch.
         each: how many rows an image has: its channels, where they are independent.
     """

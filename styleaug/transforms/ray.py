@@ -11,10 +11,9 @@ import torch
 from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError
 from styleaug.images import check_range
-from styleaug.transforms.core import Stylizer
-from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from
+from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from, stylise_ragged
 from styleaug.transforms.params import P, StyleOptions, StyleParams, join
-from styleaug.transforms.ragged import stylise_ragged
 
 __all__ = ["StyleBatch"]
 
@@ -75,7 +74,7 @@ class StyleBatch:
             raise ConfigError(
                 'bank="batch" would let styles depend on how Ray Data divides rows into batches; give a bank.'
             )
-        self.stylizer = needs_no_other_inputs(Stylizer(bank, p=p, **options), "Ray Data")
+        self.stylizer = needs_no_other_inputs(StyleAugment(bank, p=p, **options), "Ray Data")
         self.column, self.seed, self.ids = column, seed, ids
         # Ray names an actor's GPU here; without one it leaves all of the machine's in sight.
         given = os.environ.get("CUDA_VISIBLE_DEVICES") and torch.cuda.is_available()

@@ -25,11 +25,10 @@ from styleaug.generators.ambient import as_usual
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import check_range, from_float, to_float
 from styleaug.samplers import Sampler
-from styleaug.transforms.core import WITHIN_BATCH, Stylizer
+from styleaug.transforms.augment import WITHIN_BATCH, StyleAugment, is_image_tensor
 from styleaug.transforms.params import STRENGTH, P, Precision, StyleParams
 from styleaug.transforms.sample import describe, find_images, flatten
 from styleaug.transforms.splice import composite, mask_weights, read_masks, unspliced
-from styleaug.transforms.torchvision import is_image_tensor
 from styleaug.video.flow import FlowMethod, consistency, flow_function, warp
 from styleaug.video.steady import Past, steady
 
@@ -181,7 +180,7 @@ class StyleVideo(v2.Transform):
                 raise ConfigError(f"{name} must be below 1: at 1 the first frame would stay for ever.")
         self.smoothing, self.blend, self.where = float(smoothing), float(blend), where
         self.flow: Flow = flow
-        self.stylizer = Stylizer(
+        self.stylizer = StyleAugment(
             bank,
             generator=generator,
             p=p,
@@ -340,7 +339,7 @@ class StyleVideo(v2.Transform):
 class Coat:
     """One style over a film: what is painted, and what is remembered of it."""
 
-    stylizer: Stylizer
+    stylizer: StyleAugment
     params: StyleParams
     past: Past = field(default_factory=Past)
     before: Float[Tensor, "1 C H W"] | None = None
@@ -377,7 +376,7 @@ class Stream:
 
     def __init__(
         self,
-        stylizer: Stylizer,
+        stylizer: StyleAugment,
         coats: list[Coat | None],
         flow: Callable[[Tensor, Tensor], Tensor] | None,
         *,

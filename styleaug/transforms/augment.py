@@ -1,0 +1,641 @@
+"""`StyleAugment`: the batched transform, for torchvision and for every adapter.
+
+One call reads from the top of `apply`: images become pixels, the picked rows are painted, and they go back.
+What is random is drawn in `make_params`, and nowhere else.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from threading import current_thread, main_thread
+from typing import Any, get_args
+
+import numpy as np
+import PIL.Image
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+from torch.utils._pytree import tree_unflatten
+from torch.utils.data import get_worker_info
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from styleaug import samplers
+from styleaug.bank import StyleBank
+from styleaug.checks import check_count, check_share, check_switch
+from styleaug.errors import BankError, ConfigError, DeviceError, ImageError
+from styleaug.generators.ambient import as_usual
+from styleaug.generators.base import AbstractGenerator
+from styleaug.images import MOST_CHANNELS, Restore, ValueRange, as_unit, check_range, range_of, to_pixels
+from styleaug.transforms.form import check_form
+from styleaug.transforms.groups import paint_groups
+from styleaug.transforms.guard import Protect, check_guard
+from styleaug.transforms.painting import (
+    Painter,
+    area_seen,
+    coloured,
+    enlarged,
+    finite,
+    guarded,
+    luminance_kept,
+)
+from styleaug.transforms.params import (
+    STRENGTH,
+    Channels,
+    P,
+    Precision,
+    StyleParams,
+    check_range_option,
+    check_strength,
+    check_weights,
+)
+from styleaug.transforms.placement import fast_bfloat16, place, put, rows_on, take, to_device
+from styleaug.transforms.sample import describe, find_images, flatten
+from styleaug.transforms.splice import Splice, check_splice, draw_fields, read_masks, unspliced
+from styleaug.weights import find_styles, load_generator
+
+__all__ = ["StyleAugment"]
+
+PRECISIONS = get_args(Precision)
+CHANNELS = get_args(Channels)
+MOST_SEPARATE = 256
+"""Channels, where the user says that each of them is an image."""
+
+WITHIN_BATCH = "batch"
+WITHIN_BATCH_GENERATOR = "reinhard-lab"
+CPU_CHUNK_PIXELS = 8 * 224 * 224
+"""Pixels styled at a time on a CPU: larger chunks leave the cache, and take memory."""
+
+CUDA_CHUNK_PIXELS = 256 * 512 * 512
+
+IMAGE_DTYPES = (
+    torch.uint8,
+    torch.uint16,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+)
+SIGNED_DTYPES = (torch.int16, torch.int32)
+WRAPPED = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)
+"""Types of a sample's values that say that they are images."""
+
+
+def is_image_tensor(value: Any, dtypes: tuple[torch.dtype, ...] = IMAGE_DTYPES) -> bool:
+    """Return whether a value is a plain tensor that can be an image: no label, index or integer mask."""
+    return (
+        isinstance(value, Tensor)
+        and not isinstance(value, tv_tensors.TVTensor)
+        and value.ndim >= 3
+        and value.dtype in dtypes
+    )
+
+
+def is_signed_tensor(value: Any) -> bool:
+    """Return whether a plain tensor can be an image where a range says what its values mean."""
+    return is_image_tensor(value, SIGNED_DTYPES)
+
+
+class StyleAugment(v2.Transform):
+    """Style images after a bank, at random, with labels untouched.
+
+    Place it before `Normalize`. It takes a PIL image, a tensor `(C, H, W)` or `(B, C, H, W)`, or any nested
+    sample: PIL images, `tv_tensors.Image` and `Video` in it are stylised, everything else comes back as the
+    same object. Each row of a batch has a gate, a style and a strength of its own; the frames of a `Video`
+    share one.
+
+    In a sample without these, as `default_collate` makes it, the image is the plain tensor that has three or
+    more axes and an image's dtype. If several do, it is the one under a key such as `image`, `images` or
+    `pixel_values`; what lies under `mask`, `label` or `target` never is. If that does not tell, the sample is
+    refused; the order of keys decides nothing. A grey PIL image beside a colour one is treated so, too.
+
+    A plain tensor has no transparency: of four channels none is alpha, and each is a grey image by itself.
+    Its last three axes are (C, H, W): grey images without an axis for the channel, (B, H, W), would be read
+    as one image of B channels; give (B, 1, H, W).
+
+    Args:
+        bank: a shipped name, a path, a `StyleBank`, the run folder of `styleaug train`, or `"batch"`:
+            the styles of a batch are those of its other images. None takes the generator's own: codes
+            drawn from the standard normal distribution if it was trained for that, the bank in its
+            run folder, or a shipped bank; and `"art"` without a generator.
+        generator: a name, a path to weights, a run folder, or a generator. None takes the one that
+            made the bank or lies in its run folder, or `"reinhard-lab"` for `"batch"`.
+        p: chance of each row to be stylised.
+        strength: `(low, high)` of the uniform distribution it is drawn from, or one number; in
+            [0, 1], where 1 is the whole style.
+        sampler: `"uniform"`, `"weighted"`, `"mix"`, `"gaussian"` or `"slerp"`.
+        weights: of the bank's styles, for `"weighted"`.
+        components: how many styles `"mix"` joins.
+        keep_luminance: keep each pixel's brightness, take over the colour only.
+        splice: give parts of one image different styles and strengths, with soft borders: `"halves"`
+            are bands of random direction, `"fields"` random smooth patches, and `"mask"` follows the
+            first `tv_tensors.Mask` of the sample, which itself is passed on. Label 1 is the first part,
+            2 the second, 0 (the background) the last; labels from `parts` on start again with
+            the first, so of two parts the first is all that is not 0. Several masks of one image
+            are its objects and are joined; floats are the first part's share.
+        parts: how many styles an image gets; for `splice`.
+        keep: leave the first part as it is; for `splice`.
+        value_range: which values are black and white. None is 0 and the greatest number of uint8 or uint16,
+            0 and 1 of floats. `(low, high)`, such as `(-160, 240)` for CT in HU, takes floats, int16 and
+            int32, too; what lies beyond keeps its distance to the border. `"auto"` is each image's own
+            0.5th and 99.5th percentile, for what has no units.
+        channels: `"auto"` takes 1 channel as grey, 3 as colour, and each of another number as a grey
+            image by itself, with the row's one style and strength. `"shared"` does so for 3, too. With
+            `"independent"` each channel has a gate, a style and a strength of its own.
+        preserve: how much structure every row keeps at least, in [0, 1]: edges that correlate with the
+            image's by that much, and that share of the contrast of blobs of 3 to 30 pixels in nine tenths of
+            the image, and more in half of it; try 0.9 where findings matter. A row that falls below is mixed
+            with the image itself in the style's colours, which is all that is left at 1. 0 and None keep what
+            the generator keeps.
+        edges: has gone; leave it out.
+        protect: where local contrast stays as it is, with a soft border, and only a smooth shift of colours
+            remains of the style: `"mask"` is what is above 0 in the first `tv_tensors.Mask` of the sample,
+            which itself is passed on; or a function maps images `(K, 3, H, W)` in [0, 1] to weights
+            `(K, 1, H, W)` in [0, 1]. Of several channels that are images of their own it sees each by itself.
+        least_side: an image whose shorter side has fewer pixels is enlarged to them while it is stylised,
+            and the change is reduced to its size. None is what suits the generator: 128 for `adain` and
+            `patchswap`, whose strokes have a size of their own, and 1, the size as it is, for the others.
+        precision: of a network's weights: `"float32"`, `"bfloat16"`, or `"auto"`, which takes
+            bfloat16 where the device is faster with it; images differ by less than 2/255 on average.
+        compiled: run the generator through `torch.compile`, on CUDA as graphs, with rows padded to
+            a power of two; worth it for many batches of one image size.
+
+    Shape:
+        As the input; so are dtype, range, device and memory format. H and W from 1 pixel.
+
+    Raises:
+        BankError: the bank is damaged, unknown, or made by another generator.
+        WeightsError: the generator is damaged or unknown.
+        ConfigError: an argument outside its range.
+        ImageError: when called with another type, PIL mode, dtype or shape, more than 16 channels (256, if
+            `channels` says that each is an image), several values that could be the image, or without the
+            mask that `splice="mask"` or `protect="mask"` needs. These are found in every call; NaN, and
+            values outside [0, 1] without a `value_range`, in calls that pick a row.
+
+    Example:
+        >>> from torchvision import transforms
+        >>> train = transforms.Compose([
+        ...     StyleAugment("art", p=0.5), transforms.ToTensor()])  # doctest: +SKIP
+    """
+
+    @as_usual(for_autograd=True)
+    def __init__(
+        self,
+        bank: str | Path | StyleBank | None = None,
+        *,
+        generator: str | Path | AbstractGenerator | None = None,
+        p: float = P,
+        strength: float | Sequence[float] = STRENGTH,
+        sampler: samplers.Sampler = "uniform",
+        weights: Sequence[float] | Tensor | None = None,
+        components: int = 2,
+        keep_luminance: bool = False,
+        splice: Splice | None = None,
+        parts: int = 2,
+        keep: bool = False,
+        value_range: ValueRange = None,
+        channels: Channels = "auto",
+        preserve: float | None = None,
+        edges: str | None = None,
+        protect: Protect | None = None,
+        least_side: int | None = None,
+        precision: Precision = "auto",
+        compiled: bool = False,
+    ):
+        super().__init__()
+        self.p = check_share("p", p)
+        self.strength = check_strength(strength)
+        if sampler not in samplers.SAMPLERS:
+            raise ConfigError(f"unknown sampler {sampler!r}; choose from {', '.join(samplers.SAMPLERS)}.")
+        self.sampler: samplers.Sampler = sampler
+        self.components = check_count("components", components)
+        if components != 2 and sampler != "mix":
+            raise ConfigError(f'components go with sampler="mix", got sampler={sampler!r}.')
+        self.weights = check_weights(weights, sampler)
+        self.keep_luminance = check_switch("keep_luminance", keep_luminance)
+        self.splice: Splice | None = splice
+        self.keep = check_switch("keep", keep)
+        self.parts = check_splice(splice, parts, keep=keep)
+        self.value_range: ValueRange = check_range_option(value_range)
+        if channels not in CHANNELS:
+            raise ConfigError(f"channels must be one of {', '.join(CHANNELS)}, got {channels!r}.")
+        self.channels: Channels = channels
+        self.most_channels = MOST_CHANNELS if channels == "auto" else MOST_SEPARATE
+        self.guard = check_guard(preserve, edges, protect)
+        self.by_mask = "mask" in (splice, self.guard.protect)
+        self.within_batch = isinstance(bank, str) and bank == WITHIN_BATCH
+        if self.within_batch and channels == "independent":
+            raise ConfigError('bank="batch" gives a row one style; use channels="shared".')
+        if self.within_batch:
+            self.bank, source = None, WITHIN_BATCH_GENERATOR if generator is None else generator
+        else:
+            self.bank, source = find_styles(bank, generator)
+        self._home = (source,)  # in a tuple, lest nn.Module adopt a network
+        self._placed: dict[torch.device, AbstractGenerator] = {}
+        self._compiled: dict[torch.device, Callable[..., Tensor]] = {}
+        self._painters: dict[torch.device, Painter] = {}
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        self.precision, self.compiled = precision, check_switch("compiled", compiled)
+        home = self.home
+        self.generator_name, self.code_length, self.minimum = home.name, home.code_length, home.minimum
+        self.least_side = home.least_side if least_side is None else check_count("least_side", least_side)
+        if self.bank is None:
+            if sampler != "uniform" or weights is not None:
+                origin = 'bank="batch" draws' if self.within_batch else f"{home.name!r} without a bank draws"
+                raise ConfigError(f"{origin} from all styles alike; leave out sampler and weights.")
+            self.sample = self.make_sample()
+            return
+        try:
+            self.bank.check(home)
+        except BankError as error:
+            raise BankError(f"{bank}: {error}" if isinstance(bank, str | Path) else str(error)) from None
+        self.sample = self.make_sample()
+        self.sample(0, torch.Generator())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies of the network are made again where the transform arrives: other process, other device.
+        # A function's pickle tells how its module was imported, and hosts compare pickles: it is made, too.
+        return {**self.__dict__, "_placed": {}, "_compiled": {}, "_painters": {}, "sample": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.sample = self.make_sample()
+
+    def make_sample(self) -> Callable[[int, torch.Generator | None], samplers.Draw]:
+        """Return the function that draws codes: from the bank, or from the prior."""
+        if self.bank is None:
+            return partial(samplers.prior, self.code_length)
+        chosen = samplers.make_sampler(self.sampler, weights=self.weights, components=self.components)
+        return partial(chosen, self.bank.codes)
+
+    def extra_repr(self) -> str:
+        """Format what is drawn from what, and which options are not the usual ones."""
+        prior = "other images of the batch" if self.within_batch else "standard normal codes"
+        styles = f"{prior} of {self.home.name!r}" if self.bank is None else repr(self.bank)
+        usual: dict[str, tuple[Any, Any]] = {
+            "components": (self.components, 2),
+            "keep_luminance": (self.keep_luminance, False),
+            "splice": (self.splice, None),
+            "parts": (self.parts, 1),
+            "keep": (self.keep, False),
+            "value_range": (self.value_range, None),
+            "channels": (self.channels, "auto"),
+            "preserve": (self.guard.floor, None),
+            "protect": (self.guard.protect, None),
+            "least_side": (self.least_side, self.home.least_side),
+            "precision": (self.precision, "auto"),
+            "compiled": (self.compiled, False),
+        }
+        told = "".join(f", {name}={value!r}" for name, (value, default) in usual.items() if value != default)
+        return f"{styles}, p={self.p}, strength={self.strength}, sampler={self.sampler!r}{told}"
+
+    @property
+    def home(self) -> AbstractGenerator:
+        """The generator itself, of which each device gets a copy."""
+        (source,) = self._home
+        return source if isinstance(source, AbstractGenerator) else load_generator(source)
+
+    # What is random.
+
+    def forward(self, *inputs: Any) -> Any:
+        """Style the images of a sample; the sample is one argument or several.
+
+        Raises:
+            ImageError: no image, several values that could be the image, or no mask where one is needed.
+        """
+        sample = inputs if len(inputs) != 1 else inputs[0]
+        if not self.by_mask and (isinstance(sample, WRAPPED) or self.is_candidate(sample)):
+            return self.apply(sample, self.make_params(sample))
+        return self.style_sample(sample)
+
+    def style_sample(self, sample: Any) -> Any:
+        """Find the images of a nested sample, and style them; all else comes back as it is."""
+        leaves, spec = flatten(sample)
+        values = [value for _, value in leaves]
+        chosen = find_images(leaves, wrapped=WRAPPED, plain=self.is_candidate)
+        masks = [value for value in values if isinstance(value, tv_tensors.Mask)] if self.by_mask else []
+        if not chosen or (self.by_mask and not masks):
+            raise nothing_to_style(values, chosen, "splice" if self.splice == "mask" else "protect")
+        params = self.make_params([*(values[at] for at in chosen), *masks])
+        for at in chosen:
+            values[at] = self.apply(values[at], params)
+        return tree_unflatten(values, spec)
+
+    def is_candidate(self, value: Any) -> bool:
+        """Return whether a value is a plain tensor that can be an image: no label, index or integer mask."""
+        return is_image_tensor(value) or (self.value_range is not None and is_signed_tensor(value))
+
+    def make_params(self, flat_inputs: Any, *, rng: torch.Generator | None = None) -> dict[str, Any]:
+        """Draw all that is random about one call, on the CPU.
+
+        Args:
+            flat_inputs: the images of a sample, or one image or batch; only their shapes are read.
+            rng: None draws from torch's global generator, which DataLoader seeds in each worker.
+
+        Returns:
+            A `StyleParams`: give it to `apply` with the same images to replay the call. With
+            `splice="mask"` or `protect="mask"` the mask is in it, too.
+        """
+        inputs = flat_inputs if isinstance(flat_inputs, (list, tuple)) else [flat_inputs]
+        masks = [value for value in inputs if isinstance(value, tv_tensors.Mask)]
+        counts = {self.rows_of(framed(value)) for value in inputs if not isinstance(value, tv_tensors.Mask)}
+        if len(counts) > 1:
+            raise ImageError(
+                f"the images of one sample must have equally many rows, got {sorted(counts)}. "
+                "Stylise them in calls of their own."
+            )
+        return {**self.draw(counts.pop(), rng), **({"masks": masks[0]} if masks else {})}
+
+    def rows_of(self, images: Any) -> int:
+        """Return how many rows to draw for `images`: those of a batch, else one; see `rows_each`."""
+        count = count_rows(images)
+        return count if self.channels != "independent" else count * channels_of(images)
+
+    def rows_each(self, channels: int) -> int:
+        """Return how many rows an image takes: with `"independent"` each of its channels is one."""
+        return channels if self.channels == "independent" else 1
+
+    @as_usual(for_autograd=True)
+    def draw(self, count: int, rng: torch.Generator | None = None) -> StyleParams:
+        """Draw parameters for a batch of `count` rows. Gates come first, so unpicked rows cost nothing."""
+        rows = (torch.rand(count, generator=rng) < self.p).nonzero()[:, 0]
+        if self.splice is None:
+            return self.draw_styles(rows, count, rng)
+        params = self.draw_styles(rows.repeat_interleave(self.parts), count, rng)
+        if self.keep:
+            params["strength"][:: self.parts] = 0
+        return {**params, "fields": draw_fields(self.splice, len(rows), self.parts, rng)}
+
+    def draw_styles(self, rows: Int[Tensor, " K"], count: int, rng: torch.Generator | None) -> StyleParams:
+        """Draw a strength and a code for each of `rows`, of a batch of `count`."""
+        low, high = self.strength
+        strength = low + (high - low) * torch.rand(len(rows), generator=rng)
+        if self.within_batch:
+            others = samplers.draw_others(rows, count, rng)[:, None]
+            codes, sources, shares = None, others, torch.ones(others.shape)
+        else:
+            codes, sources, shares = self.sample(len(rows), rng)
+        return StyleParams(
+            rows=rows, strength=strength, codes=codes, sources=sources, shares=shares, fields=None
+        )
+
+    # What is not.
+
+    @as_usual()
+    def apply(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: Any, params: Any = None, *, masks: Any = None, differentiable: bool = False
+    ) -> Any:
+        """Style `images` as `params` say, with nothing random.
+
+        Called with a function alone it is `nn.Module.apply`, as in `model.apply(initialise)`.
+
+        Args:
+            images: a PIL image, an array `(H, W[, C])`, or a tensor `(C, H, W)` or `(B, ..., C, H, W)`
+                of dtype uint8, uint16 or float in [0, 1], or within `value_range`. Axes between B and C
+                are frames: they share their row's style, and the statistics by which they get it.
+            params: from `make_params` for the same number of rows.
+            masks: in place of those in `params`, for `splice="mask"` and `protect="mask"`: a tensor or array
+                `(H, W)`, `(B, H, W)` or `(B, 1, H, W)` of booleans, integer labels, or floats in [0, 1].
+            differentiable: let gradients of float images through, if autograd is on.
+
+        Returns:
+            The same kind, shape, dtype, device and memory format; `images` itself if no row is picked.
+
+        Raises:
+            ImageError: images that are no images, also where no row is picked; parameters for a larger
+                batch, or masks that are missing or do not fit.
+        """
+        if params is None:
+            return super().apply(images)
+        if len(params["rows"]) == 0:
+            self.check(images)
+            return images
+        pixels, restore = self.to_pixels(framed(images))
+        if pixels.dtype != torch.uint8:  # of which each value is one of an image
+            check_range(pixels, self.value_range)
+        if len(pixels) == 0:  # clips without frames
+            return images
+        rows = self.rows_of(framed(images))
+        if int(params["rows"].max()) >= rows:
+            raise too_few(rows)
+        if get_worker_info() is not None:
+            check_worker(pixels.device)
+        grad = differentiable and torch.is_grad_enabled()
+        # What is compiled runs outside of inference mode, and so must write to a normal tensor.
+        normal = self.compiled and torch.is_inference_mode_enabled()
+        outside = torch.inference_mode(False) if normal else nullcontext()
+        with outside, torch.set_grad_enabled(grad), torch.autocast(pixels.device.type, enabled=False):
+            plain = masks is None and self.is_plain(pixels, params, rows)
+            styled = (
+                self.paint(pixels, params)
+                if plain
+                else self.paint_grouped(images, pixels, params, masks, rows)
+            )
+        return like(restore(styled), images)
+
+    def is_plain(self, pixels: Shaped[Tensor, "N C H W"], params: StyleParams, rows: int) -> bool:
+        """Return whether rows are images of one style: no frames, parts, masks or channels of their own."""
+        together = pixels.shape[1] == 1 or (self.channels == "auto" and pixels.shape[1] == 3)
+        known = params["codes"] is not None and params["fields"] is None
+        return (
+            together and known and rows == len(pixels) and self.guard.protect is None and self.splice is None
+        )
+
+    def paint(self, pixels: Shaped[Tensor, "B C H W"], params: StyleParams) -> Tensor:
+        """Style the picked rows of a batch, a chunk at a time; the others are copied."""
+        device, rows, auto = pixels.device, params["rows"], self.value_range == "auto"
+        assert params["codes"] is not None
+        painter = self.painter_on(device)
+        seen = area_seen(pixels.shape[-2:], self.least_side, self.minimum)
+        codes, strength = to_device(params["codes"].float(), device), params["strength"].float()
+        result = torch.empty_like(pixels) if len(rows) == len(pixels) else pixels.clone()
+        with torch.inference_mode(not (self.compiled or torch.is_grad_enabled())):
+            for part in torch.arange(len(rows)).split(chunk_images(seen, device)):
+                here = rows_on(rows[part], device)
+                taken, some = take(pixels, here), slice(int(part[0]), int(part[-1]) + 1)
+                unit, back = as_unit(taken, self.value_range if not auto else range_of(taken, "auto"))
+                put(result, here, back(painter(unit, codes[some], to_device(strength[some], device))))
+        return result
+
+    def paint_grouped(
+        self, images: Any, pixels: Tensor, params: StyleParams, masks: Any, rows: int
+    ) -> Tensor:
+        """Style images that have frames, parts, masks, or channels of their own; see `groups`."""
+        count, channels = count_rows(framed(images)), pixels.shape[1]
+        frames = len(pixels) // count
+        if params["codes"] is None and int(params["sources"].max()) >= rows:
+            raise too_few(rows)
+        masks = params.get("masks") if masks is None else masks  # pyright: ignore[reportAttributeAccessIssue]
+        by_mask = params["fields"] is None and unspliced(params["rows"])[1] > 1
+        if (by_mask or self.guard.protect == "mask") != (masks is not None):
+            raise ImageError(
+                "these parameters splice by a mask; give masks=..."
+                if by_mask
+                else 'protect="mask" goes by a mask; give masks=...'
+                if masks is None
+                else 'masks are given, but nothing is spliced by them; use splice="mask" or protect="mask".'
+            )
+        if masks is not None:
+            masks = read_masks(masks, count, frames, (pixels.shape[-2], pixels.shape[-1])).to(pixels.device)
+        seen = area_seen(pixels.shape[-2:], self.least_side, self.minimum)
+        return paint_groups(
+            self,
+            pixels,
+            params,
+            frames=frames,
+            apart=channels > 1 and (self.channels != "auto" or channels != 3),
+            spread=self.channels != "independent",
+            masks=masks,
+            seen=seen,
+            chunk=chunk_images(seen, pixels.device),
+        )
+
+    def to_pixels(self, images: Any) -> tuple[Shaped[Tensor, "B C H W"], Restore]:
+        """View images as pixels, with as many channels as this transform takes; see `images.to_pixels`."""
+        return to_pixels(images, most_channels=self.most_channels)
+
+    def check(self, images: Any) -> None:
+        """Refuse images by their type, mode, dtype or shape, whether any row is picked or not.
+
+        So a bad image is found when it is first read, and not when the gate first picks it. Values are
+        looked at where they are read anyway: in a call that picks a row.
+
+        Raises:
+            ImageError: images that are no images.
+        """
+        check_form(framed(images), most_channels=self.most_channels, value_range=self.value_range)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Apply to one image of a sample, as torchvision asks; a mask is passed on."""
+        return inpt if isinstance(inpt, tv_tensors.Mask) else self.apply(inpt, params)
+
+    # The painter: the generator on a device, in the options that change how it paints.
+
+    def painter_on(self, device: torch.device) -> Painter:
+        """Return what paints plain images on `device`."""
+        if device not in self._painters:
+            self._painters[device] = self.wrapped(self.bare_on(device))
+        return self._painters[device]
+
+    def wrapped(self, painter: Painter, *, least_side: int | None = None, guard: bool = True) -> Painter:
+        """Put the options around a painter of colour images; None is their own `least_side`."""
+        painter = finite(painter, self.generator_name)
+        painter = enlarged(painter, least_side or self.least_side, self.minimum)
+        if self.keep_luminance:
+            painter = luminance_kept(painter)
+        painter = coloured(painter)
+        if guard and self.guard.floor is not None:
+            painter = guarded(painter, self.guard.floor)
+        return painter
+
+    def bare_on(self, device: torch.device) -> Painter:
+        """Return the generator on `device`, compiled if that is wanted."""
+        return self.run_compiled if self.compiled else self.generator_on(device)
+
+    def generator_on(self, device: torch.device) -> AbstractGenerator:
+        """Return the frozen network on `device`; a copy is kept for each that was asked for.
+
+        It stays out of the module tree: no checkpoint, no `.train()`, no DDP carries it.
+        """
+        if device not in self._placed:
+            short = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(device))
+            with as_usual(for_autograd=True):
+                self._placed.setdefault(device, place(self.home, device, bfloat16=short))
+        return self._placed[device]
+
+    def run_compiled(self, images: Tensor, codes: Tensor, strength: Tensor) -> Tensor:
+        """Run `torch.compile`'s version, with as many rows as the next power of two.
+
+        So a gate that picks another number of rows each time meets few shapes. On CUDA the kernels
+        are replayed as one graph.
+        """
+        device, count = images.device, len(images)
+        if device not in self._compiled:
+            mode = "reduce-overhead" if device.type == "cuda" else "default"
+            self._compiled.setdefault(
+                device, torch.compile(self.generator_on(device), dynamic=False, mode=mode)
+            )
+        rows = torch.arange(1 << (count - 1).bit_length(), device=device).clamp_max(count - 1)
+        return self._compiled[device](images[rows], codes[rows], strength[rows])[:count]
+
+
+def nothing_to_style(values: list[Any], chosen: list[int], option: str) -> ImageError:
+    """Make the error for a sample without an image, or without the mask that an option goes by."""
+    if chosen:
+        return ImageError(
+            f'{option}="mask" needs a mask in the sample, and there is none. Wrap it: tv_tensors.Mask(mask).'
+        )
+    kinds = ", ".join(sorted({describe(value) for value in values})) or "nothing"
+    return ImageError(
+        f"no image in the sample: got {kinds}. Give a PIL image, a tv_tensors.Image, or a "
+        "uint8, uint16 or float tensor (C, H, W) or (B, C, H, W); int16 and int32 need a "
+        "value_range. Samples are dicts, lists, tuples and named tuples; what lies under a key such "
+        f"as 'mask' or 'label' is never the image.{as_tensors(values)}"
+    )
+
+
+def as_tensors(values: list[Any]) -> str:
+    """Return how an array becomes an image that is taken, if there is an array."""
+    if not any(isinstance(value, np.ndarray) for value in values):
+        return ""
+    return " Of an array (H, W, 3) make a tensor: torch.from_numpy(array).permute(2, 0, 1)."
+
+
+def too_few(rows: int) -> ImageError:
+    """Make the error for parameters that name a row which is not there."""
+    return ImageError(f"these parameters are for a larger batch than the {rows} rows given.")
+
+
+def channels_of(images: Any) -> int:
+    """Return how many channels an image or a batch has, transparency apart."""
+    if isinstance(images, PIL.Image.Image):
+        return len([band for band in images.getbands() if band != "A"])
+    if isinstance(images, Tensor):
+        return images.shape[-3] if images.ndim > 2 else 1
+    return images.shape[-1] if getattr(images, "ndim", 0) > 2 else 1
+
+
+def like(styled: Any, images: Any) -> Any:
+    """Return a styled tensor in the tv_tensor type and shape that `images` has."""
+    if not isinstance(images, tv_tensors.TVTensor):
+        return styled
+    return tv_tensors.wrap(styled.reshape(images.shape), like=images)  # pyright: ignore[reportCallIssue]
+
+
+def count_rows(images: Any) -> int:
+    """Return how many rows get parameters of their own: a batch's length, else one."""
+    if isinstance(images, Tensor):
+        return images.shape[0] if images.ndim > 3 else 1
+    return images.shape[0] if getattr(images, "ndim", 0) == 4 else 1
+
+
+def chunk_images(seen: int, device: torch.device) -> int:
+    """Return how many images to style at a time, if the generator sees `seen` pixels of each."""
+    return max(1, (CPU_CHUNK_PIXELS if device.type == "cpu" else CUDA_CHUNK_PIXELS) // seen)
+
+
+def check_worker(device: torch.device) -> None:
+    """Refuse CUDA in a forked DataLoader worker, where it fails with an obscure error.
+
+    Raises:
+        DeviceError: naming what to use instead.
+    """
+    forked = multiprocessing.get_start_method(allow_none=True) in (None, "fork")
+    # MONAI has workers that are threads, and those may use CUDA.
+    thread = multiprocessing.parent_process() is None and current_thread() is not main_thread()
+    if device.type == "cuda" and get_worker_info() is not None and forked and not thread:
+        raise DeviceError(
+            "a forked DataLoader worker cannot use CUDA. Keep images on the CPU in workers, or stylise after "
+            "the loader: StyleLoader(loader, augment, device='cuda')."
+        )
+
+
+def framed(image: Any) -> Any:
+    """Return a tv_tensor as a plain one; a single video `(T, C, H, W)` as one row of frames."""
+    if not isinstance(image, tv_tensors.TVTensor):
+        return image
+    plain = image.as_subclass(Tensor)
+    return plain[None] if isinstance(image, tv_tensors.Video) and plain.ndim == 4 else plain
