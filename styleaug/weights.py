@@ -25,6 +25,8 @@ from styleaug.generators.fourier import FourierAmplitude
 from styleaug.generators.patchswap import PatchSwap
 from styleaug.generators.photo import Photo
 from styleaug.generators.pix2pix import Pix2Pix
+from styleaug.generators.prime import RandomFilter, ToneCurves
+from styleaug.generators.random_networks import IntensityNetwork, ProgressiveConvolution, RandomConvolution
 from styleaug.generators.stain import LIGHT, STRONG, HedJitter, RandStainNA, TwoDyes
 from styleaug.generators.vaegan import VAEGAN
 from styleaug.io.atomic import atomic
@@ -34,6 +36,7 @@ from styleaug.io.tensors import Damaged, cards, check_digest, file_hash, pretrai
 __all__ = [
     "COLOR_GENERATORS",
     "LEARNED_GENERATORS",
+    "RANDOM_GENERATORS",
     "STAIN_GENERATORS",
     "bank_names",
     "card",
@@ -89,7 +92,15 @@ LEARNED_GENERATORS: dict[str, type[AbstractGenerator]] = {
     "vaegan": VAEGAN,
 }
 """Generators that read their weights from a file, by name."""
-TRAINING_FREE = COLOR_GENERATORS | STAIN_GENERATORS
+RANDOM_GENERATORS: dict[str, Callable[[], AbstractGenerator]] = {
+    "gin": IntensityNetwork,
+    "pro-randconv": ProgressiveConvolution,
+    "randconv": RandomConvolution,
+    "random-filter": RandomFilter,
+    "tone-curves": ToneCurves,
+}
+"""Generators that need neither bank nor weights, by name."""
+TRAINING_FREE = COLOR_GENERATORS | STAIN_GENERATORS | RANDOM_GENERATORS
 """Generators without weights, by name."""
 DERIVED: dict[str, Callable[[], AbstractGenerator]] = {"patchswap": lambda: shipped_patchswap()}
 """Generators made from the shipped weights of another, by name."""

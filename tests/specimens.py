@@ -17,7 +17,7 @@ from styleaug.generators.patchswap import PatchSwap
 from styleaug.generators.photo import Photo
 from styleaug.generators.pix2pix import Pix2Pix
 from styleaug.generators.vaegan import VAEGAN
-from styleaug.weights import COLOR_GENERATORS, STAIN_GENERATORS, load_generator
+from styleaug.weights import COLOR_GENERATORS, RANDOM_GENERATORS, STAIN_GENERATORS, load_generator
 
 TINY = {
     "tiny-adain": lambda: tiny_adain(),
@@ -27,7 +27,7 @@ TINY = {
     "tiny-pix2pix": lambda: tiny_pix2pix(),
     "tiny-vaegan": lambda: tiny_vaegan(),
 }
-GENERATORS = [*COLOR_GENERATORS, *STAIN_GENERATORS, *TINY]
+GENERATORS = [*COLOR_GENERATORS, *STAIN_GENERATORS, *RANDOM_GENERATORS, *TINY]
 """What `generator` makes."""
 
 
