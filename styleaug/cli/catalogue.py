@@ -17,7 +17,7 @@ GENERATORS = {
     "patchswap": "patches of a style at each place: the strongest",
     "photo": "light, tone and colour that vary over the image; no edge moves",
     "photo-to-sketch": "photographs as line drawings; needs no bank",
-    "pro-randconv": "a small random convolution, repeated up to 5 times; needs no bank",
+    "pro-randconv": "a small random convolution, repeated up to 3 times; needs no bank",
     "randconv": "one random convolution: colours and fine texture; needs no bank",
     "random-filter": "sharper, softer or embossed by a random filter; needs no bank",
     "randstainna": "means and deviations in Lab, HSV or HED, one of them drawn: for stains",

@@ -85,7 +85,8 @@ class RandomFilter(AbstractGenerator):
     random weights from N(0, sigma^2), with sigma from U(0, 4).
 
     Other than the paper: the kernel is point-symmetric and weighted with a Gaussian of deviation 5 / 6 of a
-    pixel, so that no edge moves, and the filter acts on what deviates from each channel's mean.
+    pixel, so that no edge moves, and the filter acts on what deviates from each channel's mean,
+    without inverting it.
     All channels together keep the image's deviation, where the paper cuts off what leaves [0, 1], which
     made most of its images black and white.
 
@@ -113,6 +114,8 @@ class RandomFilter(AbstractGenerator):
         random = kernels(codes[:, 1:].unflatten(1, (SIDE, SIDE)), reach)
         kernel = MOST * uniform(codes[:, :1, None]) * random
         kernel = kernel + F.pad(torch.ones_like(kernel[:, :1, :1]), [SIDE // 2] * 4)
+        # Not inverted, as half of an inverted image and half of the image are one grey.
+        kernel = torch.where(kernel.sum(dim=(1, 2), keepdim=True) < 0, -kernel, kernel)
         return by_row(self.filtered, images, [kernel], strength)
 
     def filtered(

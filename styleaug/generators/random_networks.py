@@ -228,7 +228,7 @@ class IntensityNetwork(AbstractGenerator):
             if layer == 0:  # the image with mean 0 and deviation 1
                 kernel = kernel / std[:, :, None, None, None]
                 shift = shift - mean * kernel.sum(dim=(2, 3, 4))
-            x = convolve(x, within(kernel, reach[:, layer], images), shift)
+            x = convolve(x, within(kernel, reach[:, layer], x), shift)
             x = F.leaky_relu(x, SLOPE, inplace=True) if layer < LAYERS - 1 else x
         return in_range(x, own, mean - 0.5, scale=std)
 
