@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from styleaug.evaluation.pairs import Pairs, Squares
-from styleaug.evaluation.quality import MEASURES, Painter, draw_pairs, encode_styles, measure_quality
+from styleaug.evaluation.quality import MEASURES, Method, draw_pairs, encode_styles, measure_quality
 from styleaug.images import from_float
 from styleaug.io.files import save_image
 from styleaug.perceptual import load_networks
@@ -84,7 +84,7 @@ def main() -> None:
     generators |= {Path(name).stem: load_generator(name) for name in args.generators}
     assert pairs.styles is not None
     painters = {
-        name: Painter(*encode_styles(generator, pairs.styles.images, cpu))
+        name: Method(*encode_styles(generator, pairs.styles.images, cpu))
         for name, generator in generators.items()
     }
     quality = measure_quality(painters, pairs, load_networks(weights), device=cpu)

@@ -200,14 +200,14 @@ def join_groups(
     return torch.cat(joined), tuple(places)
 
 
-KEY = "styleaug_bank"
+_KEY = "styleaug_bank"
 """Of the metadata."""
-KNOWN = {"format", "labels", *(item.name for item in fields(Provenance))}
+_KNOWN = {"format", "labels", *(item.name for item in fields(Provenance))}
 """What the metadata of banks held that were written without a digest."""
-MAX_BYTES = 256 * 2**20
-MAX_STYLES = 2**24
+_MAX_BYTES = 256 * 2**20
+_MAX_STYLES = 2**24
 MAX_CODE_LENGTH = 2**20
-MAX_HEADER = 2**20
+_MAX_HEADER = 2**20
 
 
 class Coder(Protocol):
@@ -424,7 +424,7 @@ class StyleBank:
         if self.groups is not None:
             meta |= {"format": GROUPED_FORMAT, "labels": self.labels}
             tensors["groups"] = self.groups.to(torch.int32)
-        return to_bytes(KEY, meta, tensors)
+        return to_bytes(_KEY, meta, tensors)
 
     def save(self, path: str | Path) -> Path:
         """Write the bank atomically as safetensors.
@@ -454,7 +454,7 @@ class StyleBank:
                 raise BankError("has groups without labels, or labels without groups.")
             labels = check_labels(meta.get("labels")) if groups is not None else ()
             bank = cls(codes, provenance, groups=groups, labels=labels)
-            check_digest(path, meta, KNOWN, renew=f"styleaug bank merge {path} -o NEW.safetensors")
+            check_digest(path, meta, _KNOWN, renew=f"styleaug bank merge {path} -o NEW.safetensors")
             return bank
         except (BankError, Damaged) as error:
             raise BankError(f"{path}: {error}") from None
@@ -469,15 +469,15 @@ def read_bank(path: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
     if path.is_dir():
         raise BankError("is a folder; fit a bank from it with: styleaug fit-style FOLDER -o BANK.safetensors")
     size = check_regular(path).stat().st_size
-    if size > MAX_BYTES:
-        raise BankError(f"has {size:,} bytes; a bank has at most {MAX_BYTES:,}.")
+    if size > _MAX_BYTES:
+        raise BankError(f"has {size:,} bytes; a bank has at most {_MAX_BYTES:,}.")
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
-    if size < 8 or header > min(MAX_HEADER, size):
+    if size < 8 or header > min(_MAX_HEADER, size):
         raise BankError("is not a safetensors file, or is truncated.")
     try:
         with in_utf8(path) as name, safe_open(name, "pt") as file:
-            text = (file.metadata() or {}).get(KEY)
+            text = (file.metadata() or {}).get(_KEY)
             if text is None:
                 raise BankError(
                     "holds a generator and no styles; give it as generator."
@@ -488,7 +488,7 @@ def read_bank(path: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
             if keys not in (["codes"], ["codes", "groups"]):
                 raise BankError(f"holds {keys[:4]} where a bank holds one matrix of codes.")
             shape = file.get_slice("codes").get_shape()
-            if len(shape) != 2 or not 1 <= shape[0] <= MAX_STYLES or shape[1] > MAX_CODE_LENGTH:
+            if len(shape) != 2 or not 1 <= shape[0] <= _MAX_STYLES or shape[1] > MAX_CODE_LENGTH:
                 raise BankError(f"has codes of shape {tuple(shape)}; expected (N, S).")
             grouped = len(keys) > 1
             if grouped and list(file.get_slice("groups").get_shape()) != shape[:1]:

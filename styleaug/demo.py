@@ -36,10 +36,10 @@ from styleaug.sheets import contact_sheet, open_rgb, sample_photos
 from styleaug.transforms.augment import StyleAugment
 from styleaug.weights import pretrained_folder
 
-__all__ = ["Arm", "Demo", "run_demo", "sample_folder"]
+__all__ = ["Demo", "run_demo", "sample_folder"]
 
-SIDE, BATCH, UNLABELLED = 32, 64, 256  # pixels; images in a batch; images that hospital B sends
-COLUMNS, TILE = 12, 80  # of the contact sheet; tiles are squares of so many pixels
+_SIDE, BATCH, UNLABELLED = 32, 64, 256  # pixels; images in a batch; images that hospital B sends
+COLUMNS, DIGIT_SIDE = 12, 80  # of the contact sheet; tiles are squares of so many pixels
 
 NOTES = """
 Trained on {trained_on} images of hospital A; tested on {tested_on} other digits,
@@ -50,12 +50,12 @@ TEMPORARY = ExitStack()
 atexit.register(TEMPORARY.close)
 
 Strokes = Float[Tensor, "B 1 H W"]
-Images = UInt8[Tensor, "B 3 H W"]
+_Images = UInt8[Tensor, "B 3 H W"]
 Labels = Int[Tensor, " B"]
 
 
 @dataclass(frozen=True)
-class Arm:
+class _Arm:
     """One way to train the classifier, and how far it got."""
 
     name: str
@@ -69,7 +69,7 @@ class Arm:
 class Demo:
     """What a run of the demo found."""
 
-    arms: list[Arm]
+    arms: list[_Arm]
     bank: dict[str, Any]
     trained_on: int
     tested_on: int
@@ -135,18 +135,18 @@ def run_demo(
     style = StyleAugment(bank, generator=generator, p=0.75)
     augments = {"plain": nn.Identity(), "colour jitter": jitter_colours, "style bank": style}
     ticks, total = count(1), len(augments) * epochs
-    arms: list[Arm] = []
+    arms: list[_Arm] = []
     readings: list[list[Image.Image]] = []
     with torch.random.fork_rng(devices=[]), one_thread():  # leaves torch's global state as it was
         for name, augment in augments.items():
             torch.manual_seed(seed)  # every network starts from the same weights
-            network, seconds, cost = train_classifier(
+            network, seconds, cost = _train_classifier(
                 seen, labels[train], augment, epochs, tick=lambda: report(next(ticks), total)
             )
-            scores = accuracy(network, home, truth), accuracy(network, away, truth)
-            arms.append(Arm(name, *scores, seconds, cost))
+            scores = _accuracy(network, home, truth), _accuracy(network, away, truth)
+            arms.append(_Arm(name, *scores, seconds, cost))
             label = f"{name}\n{scores[1]:.0%} right"
-            readings.append([card(label), *answer_cards(classify(network, away[:COLUMNS]), truth[:COLUMNS])])
+            readings.append([_card(label), *answer_cards(classify(network, away[:COLUMNS]), truth[:COLUMNS])])
         views = [style(flip_polarity(seen[:COLUMNS])) for _ in range(3)]
     styled = [picture_row("A styled\nlike B,\nin training", view) for view in views]
     first, last = picture_row("hospital A,\nlabelled", seen), picture_row("hospital B,\nthe test", away)
@@ -158,7 +158,7 @@ def load_digits() -> tuple[Strokes, Labels]:
     """Read the 1,797 handwritten digits, enlarged smoothly, 1 where there is ink; and what they say."""
     stored = load_file(pretrained_folder() / "digits.safetensors")
     ink = stored["images"][:, None].float() / 16
-    strokes = F.interpolate(ink, size=(SIDE, SIDE), mode="bicubic").clamp(0, 1)
+    strokes = F.interpolate(ink, size=(_SIDE, _SIDE), mode="bicubic").clamp(0, 1)
     return strokes, stored["labels"].long()
 
 
@@ -177,12 +177,12 @@ def sample_folder() -> str:
     return folder
 
 
-def draw_as_a(strokes: Strokes) -> Images:
+def draw_as_a(strokes: Strokes) -> _Images:
     """Draw digits as hospital A does: white on black."""
     return to_dtype(strokes.repeat(1, 3, 1, 1), torch.uint8, scale=True)
 
 
-def draw_as_b(strokes: Strokes, rng: torch.Generator) -> Images:
+def draw_as_b(strokes: Strokes, rng: torch.Generator) -> _Images:
     """Draw digits as hospital B does: in dark ink of any colour, on faded photographs."""
     ink = 0.35 * torch.rand(len(strokes), 3, 1, 1, generator=rng)
     paper = 0.4 + 0.6 * cut_photos(len(strokes), rng)
@@ -190,18 +190,18 @@ def draw_as_b(strokes: Strokes, rng: torch.Generator) -> Images:
 
 
 def cut_photos(number: int, rng: torch.Generator) -> Float[Tensor, "B 3 H W"]:
-    """Cut random squares of 64 to 127 pixels from the sample photos, reduced to `SIDE`."""
+    """Cut random squares of 64 to 127 pixels from the sample photos, reduced to `_SIDE`."""
     photos = [pil_to_tensor(open_rgb(path, 256)) / 255 for path in sample_photos()]
     pieces = []
     for _ in range(number):
         photo = photos[int(torch.randint(len(photos), (), generator=rng))]
         side = int(torch.randint(64, 128, (), generator=rng))
         top, left = (int(torch.randint(length - side + 1, (), generator=rng)) for length in photo.shape[1:])
-        pieces.append(resized_crop(photo, top, left, side, side, [SIDE, SIDE]))
+        pieces.append(resized_crop(photo, top, left, side, side, [_SIDE, _SIDE]))
     return torch.stack(pieces)
 
 
-def fit_bank(images: Images, generator: str) -> StyleBank:
+def fit_bank(images: _Images, generator: str) -> StyleBank:
     """Save images into a folder, as a hospital sends them, and read their styles."""
     with tempfile.TemporaryDirectory() as folder:
         for index, image in enumerate(images):
@@ -209,18 +209,18 @@ def fit_bank(images: Images, generator: str) -> StyleBank:
         return fit_style(folder, generator=generator, min_images=1).bank
 
 
-def flip_polarity(images: Images) -> Images:
+def flip_polarity(images: _Images) -> _Images:
     """Invert half of the images, in every arm: styles leave bright things bright."""
     return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, 255 - images, images)
 
 
-def jitter_colours(images: Images) -> Images:
+def jitter_colours(images: _Images) -> _Images:
     """Change brightness, contrast, saturation and hue, as is usual; eight images share a draw."""
     jitter = v2.ColorJitter(0.5, 0.5, 0.5, 0.2)
     return torch.cat([jitter(part) for part in images.split(8)])
 
 
-def make_classifier() -> nn.Sequential:
+def _make_classifier() -> nn.Sequential:
     """Build three convolutions with batch norm and one linear layer: 26,000 parameters."""
     layers: list[nn.Module] = []
     for channels, width in ((3, 16), (16, 32), (32, 64)):
@@ -229,11 +229,15 @@ def make_classifier() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * 64, 10))
 
 
-def train_classifier(
-    images: Images, labels: Labels, augment: Callable[[Tensor], Tensor], epochs: int, tick: Callable[[], None]
+def _train_classifier(
+    images: _Images,
+    labels: Labels,
+    augment: Callable[[Tensor], Tensor],
+    epochs: int,
+    tick: Callable[[], None],
 ) -> tuple[nn.Module, float, float]:
     """Train a new classifier; give it, the seconds, and the time in `augment` over that of the rest."""
-    network = make_classifier()
+    network = _make_classifier()
     loader = DataLoader(TensorDataset(images, labels), BATCH, shuffle=True, drop_last=True)
     optimizer = torch.optim.AdamW(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=epochs * len(loader))
@@ -254,29 +258,32 @@ def train_classifier(
 
 
 @torch.inference_mode()
-def classify(network: nn.Module, images: Images) -> Labels:
+def classify(network: nn.Module, images: _Images) -> Labels:
     """Let the network read the digits."""
     return torch.cat([network(part / 255).argmax(dim=1) for part in images.split(BATCH)])
 
 
-def accuracy(network: nn.Module, images: Images, truth: Labels) -> float:
+def _accuracy(network: nn.Module, images: _Images, truth: Labels) -> float:
     """Compute the share of images that the network reads right."""
     return (classify(network, images) == truth).double().mean().item()
 
 
-def picture_row(label: str, images: Images) -> list[Image.Image]:
+def picture_row(label: str, images: _Images) -> list[Image.Image]:
     """Put a label and the first images, enlarged for the eye, side by side."""
-    return [card(label), *(to_pil_image(image).resize((TILE, TILE)) for image in images[:COLUMNS])]
+    return [
+        _card(label),
+        *(to_pil_image(image).resize((DIGIT_SIDE, DIGIT_SIDE)) for image in images[:COLUMNS]),
+    ]
 
 
 def answer_cards(read: Labels, truth: Labels) -> list[Image.Image]:
     """Write answers on green if they are right, and on red if not."""
     pairs = zip(read.tolist(), truth.tolist(), strict=True)
-    return [card(str(digit), "#cdebcf" if digit == true else "#f8c9c4", 40) for digit, true in pairs]
+    return [_card(str(digit), "#cdebcf" if digit == true else "#f8c9c4", 40) for digit, true in pairs]
 
 
-def card(text: str, paper: str = "white", size: int = 14) -> Image.Image:
+def _card(text: str, paper: str = "white", size: int = 14) -> Image.Image:
     """Write text on a tile."""
-    tile, middle = Image.new("RGB", (TILE, TILE), paper), (TILE / 2, TILE / 2)
+    tile, middle = Image.new("RGB", (DIGIT_SIDE, DIGIT_SIDE), paper), (DIGIT_SIDE / 2, DIGIT_SIDE / 2)
     ImageDraw.Draw(tile).text(middle, text, "black", anchor="mm", align="center", font_size=size)
     return tile

@@ -35,10 +35,7 @@ __all__ = [
     "Exported",
     "Graph",
     "OpenSizes",
-    "Part",
-    "Precision",
     "Size",
-    "Source",
     "batch_of",
     "export_onnx",
     "open_program",
@@ -47,7 +44,7 @@ __all__ = [
     "typical_codes",
 ]
 
-Source = str | Path | AbstractGenerator
+_Source = str | Path | AbstractGenerator
 Size = tuple[int, int] | None
 OpenSizes = dict[str, dict[int, Any]]
 """For each input the axes whose length is open, and their names."""
@@ -140,7 +137,7 @@ def open_program(
         return torch.export.export(graph, (example,), dynamic_shapes=(sizes,)), example, sizes
 
 
-def typical_codes(source: Source, bank: StyleBank | None, pictures: list[Tensor]) -> Float[Tensor, "N S"]:
+def typical_codes(source: _Source, bank: StyleBank | None, pictures: list[Tensor]) -> Float[Tensor, "N S"]:
     """Find codes that a generator will meet: the bank's, its own bank's, the prior's or the samples'.
 
     Args:
@@ -191,8 +188,8 @@ def similarity(one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"]) -
     return index.mean(dim=(1, 2, 3))
 
 
-Precision = Literal["float32", "float16", "int8"]
-Part = Literal["generator", "encoder"]
+_Precision = Literal["float32", "float16", "int8"]
+_Part = Literal["generator", "encoder"]
 LIMITS = {"float32": (0.01, 0.25), "float16": (0.255, 12.75), "int8": (5.1, 255.0)}
 """Mean and largest difference from torch that images may have, in levels of 255.
 
@@ -254,12 +251,12 @@ class Exported:
 
 
 def export_onnx(
-    generator: Source,
+    generator: _Source,
     out: str | Path,
     *,
     bank: str | Path | StyleBank | None = None,
-    precision: Precision = "float32",
-    part: Part = "generator",
+    precision: _Precision = "float32",
+    part: _Part = "generator",
     size: Size = None,
     opset: int = OPSET,
     samples: str | Path | None = None,
@@ -320,14 +317,14 @@ def export_onnx(
     report(0, 4)
     pictures = read_samples(samples)
     codes = typical_codes(generator, styles, pictures)
-    with quiet():
-        content = translate(graph, precision, size, opset, codes)
+    with _quiet():
+        content = _translate(graph, precision, size, opset, codes)
         report(1, 4)
         if precision == "int8":
             content = quantise(content, graph, pictures, codes, size or DRAWN_SIZE)
         report(2, 4)
-        content = annotate(content, facts(generator, network, part, precision, styles))
-        found = compare(content, graph, precision, pictures, codes, size)
+        content = annotate(content, _facts(generator, network, part, precision, styles))
+        found = _compare(content, graph, precision, pictures, codes, size)
     report(3, 4)
     check_difference(network.name, precision, *found, codes=part == "encoder")
     with atomic(out) as temporary:
@@ -338,7 +335,7 @@ def export_onnx(
 
 def check_options(out: Path, precision: str, part: str, size: Size, opset: int) -> None:
     """Refuse what can be refused before anything is loaded."""
-    for name, value, known in (("precision", precision, Precision), ("part", part, Part)):
+    for name, value, known in (("precision", precision, _Precision), ("part", part, _Part)):
         if value not in get_args(known):
             raise ConfigError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}.")
     if out.suffix != ".onnx":
@@ -366,7 +363,7 @@ def check_part(network: AbstractGenerator, part: str, precision: str, *, has_ban
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Keep from the user what exporter and quantiser say about themselves."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -378,7 +375,7 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def translate(graph: Graph, precision: Precision, size: Size, opset: int, codes: Tensor) -> bytes:
+def _translate(graph: Graph, precision: _Precision, size: Size, opset: int, codes: Tensor) -> bytes:
     """Make the ONNX graph, in float32 or float16.
 
     Raises:
@@ -440,7 +437,7 @@ def quantise(
 
 
 def annotate(content: bytes, facts: dict[str, Any]) -> bytes:
-    """Replace what the exporter noted, which names files of this machine, by `facts`."""
+    """Replace what the exporter noted, which names files of this machine, by `_facts`."""
     import onnx
 
     model = onnx.load_from_string(content)
@@ -456,8 +453,8 @@ def annotate(content: bytes, facts: dict[str, Any]) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def facts(
-    source: Source, network: AbstractGenerator, part: Part, precision: Precision, bank: StyleBank | None
+def _facts(
+    source: _Source, network: AbstractGenerator, part: _Part, precision: _Precision, bank: StyleBank | None
 ) -> dict[str, Any]:
     """Say what is in the file and where it comes from."""
     fingerprint, shipped = network.fingerprint, cards()["generators"]
@@ -482,8 +479,8 @@ def as_arrays(inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in inputs.items()}
 
 
-def compare(
-    content: bytes, graph: Graph, precision: Precision, pictures: list[Tensor], codes: Tensor, size: Size
+def _compare(
+    content: bytes, graph: Graph, precision: _Precision, pictures: list[Tensor], codes: Tensor, size: Size
 ) -> tuple[float, float, float]:
     """Run file and generator on images and styles that were not traced.
 

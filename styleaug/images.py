@@ -199,7 +199,7 @@ class Uncovered:
 
 
 MAX_OF = {torch.uint8: 255, torch.uint16: 65535}
-SIGNED = (torch.int16, torch.int32)
+_SIGNED = (torch.int16, torch.int32)
 """Integers that say nothing of what is black and white; they need a range."""
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 TOLERANCE = 1e-3
@@ -244,7 +244,7 @@ def to_pixels(image: Any, *, most_channels: int | None = None) -> tuple[Shaped[T
     else:
         raise ImageError(f"expected a PIL image, tensor or array, got {type(image).__name__}.")
     many = pixels.shape[1] not in (1, 3) and not pixels.shape[1] <= (most_channels or 0)
-    if many or 0 in pixels.shape[1:] or pixels.dtype not in (*MAX_OF, *FLOATS, *SIGNED):
+    if many or 0 in pixels.shape[1:] or pixels.dtype not in (*MAX_OF, *FLOATS, *_SIGNED):
         raise no_pixels(image, pixels, most_channels if many else 0)
     return pixels, restore
 
@@ -265,7 +265,7 @@ def no_pixels(image: Any, pixels: Tensor, most_channels: int | None) -> ImageErr
             f"images must have {allowed}, got {pixels.shape[1]} in shape {shape}. "
             "Tensors are (..., C, H, W), arrays (H, W, C)."
         )
-    if pixels.dtype not in (*MAX_OF, *FLOATS, *SIGNED):
+    if pixels.dtype not in (*MAX_OF, *FLOATS, *_SIGNED):
         return ImageError(f"images must be uint8, uint16 or float, got {pixels.dtype}. {advice(pixels)}")
     return ImageError(f"images need at least one pixel, got shape {shape}.")
 
@@ -409,7 +409,7 @@ def check_range(pixels: Shaped[Tensor, "B C H W"], value_range: ValueRange = Non
     Raises:
         ImageError: with the range or dtype that was found.
     """
-    if value_range is None and pixels.dtype in SIGNED:
+    if value_range is None and pixels.dtype in _SIGNED:
         raise ImageError(
             f"images must be uint8, uint16 or float in [0, 1], got {pixels.dtype}, whose values say nothing "
             "of what is black and white. Give value_range=(low, high), such as (-160, 240) for CT in HU, "
@@ -418,7 +418,7 @@ def check_range(pixels: Shaped[Tensor, "B C H W"], value_range: ValueRange = Non
     if pixels.dtype not in FLOATS or pixels.device.type != "cpu" or pixels.numel() == 0:
         return
     low, high = (float(x) for x in torch.aminmax(pixels.detach()))
-    check_finite(pixels, low, high)
+    _check_finite(pixels, low, high)
     if value_range is None and not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
         raise ImageError(
             f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]. Stylise before Normalize, "
@@ -426,7 +426,7 @@ def check_range(pixels: Shaped[Tensor, "B C H W"], value_range: ValueRange = Non
         )
 
 
-def check_finite(values: Tensor, low: float, high: float) -> None:
+def _check_finite(values: Tensor, low: float, high: float) -> None:
     """Refuse NaN and infinity, and say which it is.
 
     Args:
@@ -505,7 +505,7 @@ def to_unit(
     if not -math.inf < low < high < math.inf:  # written so that NaN fails too
         raise ImageError(f"the range must be (low, high) with low < high, got ({low}, {high}).")
     if values.dtype.is_floating_point and values.numel():
-        check_finite(values, *(float(x) for x in torch.aminmax(values.detach())))
+        _check_finite(values, *(float(x) for x in torch.aminmax(values.detach())))
     return between(values, low, high)
 
 
@@ -542,7 +542,7 @@ def as_unit(
     return between(images, *value_range)
 
 
-TAILS = 0.005
+_TAILS = 0.005
 """Share of the pixels that `"auto"` leaves out at either end: glare, defects, metal."""
 RANGE_GRID = 16384
 """About how many pixels `"auto"` reads of each image or volume."""
@@ -570,7 +570,7 @@ def range_of(images: Shaped[Tensor, "K ..."], value_range: ValueRange) -> Any:
     wide = torch.float64 if images.dtype in (torch.int32, torch.float64) else torch.float32
     values = thinned.to(wide).sort(dim=1).values
     last = values.shape[1] - 1
-    low, high = values[:, round(TAILS * last)], values[:, round((1 - TAILS) * last)]
+    low, high = values[:, round(_TAILS * last)], values[:, round((1 - _TAILS) * last)]
     high = torch.maximum(high, low + (1e-6 * low.abs()).clamp_min(1e-30))
     shape = (-1, *[1] * (images.ndim - 1))
     return low.view(shape), high.view(shape)

@@ -131,9 +131,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"cannot read the weights {path}: {error}") from None
 
 
-LEAST_SIDE = 64
+_LEAST_SIDE = 64
 """Smaller images are enlarged to this short side before a network sees them."""
-CHUNK = 16
+_CHUNK = 16
 """Images encoded at once."""
 
 
@@ -215,17 +215,17 @@ class Features(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
         """Encode the images, a few at a time."""
         device = next(self.network.parameters()).device
-        chunks = [enlarge(chunk.detach().to(device).float()) for chunk in images.split(CHUNK)]
+        chunks = [enlarge(chunk.detach().to(device).float()) for chunk in images.split(_CHUNK)]
         return torch.cat([self.read(self.network, chunk).float() for chunk in chunks])
 
 
 def enlarge(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
     """Enlarge images whose short side is below 64 pixels."""
     height, width = images.shape[-2:]
-    scale = LEAST_SIDE / min(height, width)
+    scale = _LEAST_SIDE / min(height, width)
     if scale <= 1:
         return images
-    size = (max(LEAST_SIDE, round(height * scale)), max(LEAST_SIDE, round(width * scale)))
+    size = (max(_LEAST_SIDE, round(height * scale)), max(_LEAST_SIDE, round(width * scale)))
     return F.interpolate(images, size=size, mode="bilinear")
 
 
@@ -348,7 +348,7 @@ class LPIPS(nn.Module):
     def compare(self, one: list[Tensor], other: list[Tensor]) -> Float[Tensor, " B"]:
         """Give the distance of images of which `levels` gave these features."""
         distances = [
-            ((unit(x) - unit(y)).square() * weight).sum(dim=1).mean(dim=(1, 2))
+            ((_unit(x) - _unit(y)).square() * weight).sum(dim=1).mean(dim=(1, 2))
             for x, y, weight in zip(one, other, self.linear, strict=True)
         ]
         return torch.stack(distances).sum(dim=0)
@@ -358,7 +358,7 @@ class LPIPS(nn.Module):
         return self.compare(self.levels(one), self.levels(other))
 
 
-def unit(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def _unit(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """Give the features of each place the length 1."""
     return features / (features.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
 

@@ -56,7 +56,7 @@ def smooth_step(start: float, end: float, values: np.ndarray) -> np.ndarray:
     return share * share * (3 - 2 * share)
 
 
-GAP = 4
+_GAP = 4
 CAPTION = 14
 
 
@@ -111,9 +111,9 @@ def preview(
     if (isinstance(bank, str) and bank == WITHIN_BATCH) or splice == "mask":
         raise ConfigError('a contact sheet has neither batches nor masks; leave out "batch" and "mask".')
     stylizer = StyleAugment(bank, generator=generator, p=1.0, strength=strength, splice=splice)
-    tiles = squares(spread(images or sample_photos(), most), size)
+    tiles = squares(_spread(images or sample_photos(), most), size)
     sources = [] if target is None else [target] if isinstance(target, str | Path) else target
-    goals = squares(spread(sources, len(tiles)), size) if sources else []
+    goals = squares(_spread(sources, len(tiles)), size) if sources else []
     columns = choose_styles(stylizer, styles, strength, torch.Generator().manual_seed(seed))
     rows = []
     for number, tile in enumerate(tiles):
@@ -125,7 +125,7 @@ def preview(
     return out
 
 
-def spread(images: Sequence[str | Path], most: int) -> list[Path]:
+def _spread(images: Sequence[str | Path], most: int) -> list[Path]:
     """List the files of images and folders, at most so many, evenly spaced."""
     paths: list[Path] = []
     for path in map(check_path, images):
@@ -143,7 +143,7 @@ def squares(paths: Sequence[Path], size: int) -> list[Image.Image]:
     tiles, failed = [], []
     for path in paths:
         try:
-            tiles.append(square(path, size))
+            tiles.append(_square(path, size))
         except (FileError, ImageError) as error:
             failed.append(error)
     if failed and not tiles:
@@ -153,7 +153,7 @@ def squares(paths: Sequence[Path], size: int) -> list[Image.Image]:
     return tiles
 
 
-def square(path: Path, size: int) -> Image.Image:
+def _square(path: Path, size: int) -> Image.Image:
     """Read the middle of an image as a tile."""
     return ImageOps.fit(open_rgb(path, size), (size, size), Image.Resampling.LANCZOS)
 
@@ -211,31 +211,31 @@ def contact_sheet(
     width, height = rows[0][0].size
     top = CAPTION if captions else 0
     head = CAPTION * max((title.count("\n") + 1 for title in titles), default=0)
-    step = head + height + GAP
+    step = head + height + _GAP
     columns = max(len(row) for row in rows)
-    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, len(rows) * step + GAP + top), "white")
+    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, len(rows) * step + _GAP + top), "white")
     pen = ImageDraw.Draw(sheet)
     for column, text in enumerate(map(printable, captions)):
-        pen.text((GAP + column * (width + GAP), 2), text, fill="black")
+        pen.text((_GAP + column * (width + _GAP), 2), text, fill="black")
     titles = ["\n".join(map(printable, title.split("\n"))) for title in titles]
     for row, text in enumerate(titles):
-        pen.text((GAP, top + GAP + row * step), text, fill="black")
+        pen.text((_GAP, top + _GAP + row * step), text, fill="black")
     for y, row in enumerate(rows):
         for x, tile in enumerate(row):
-            sheet.paste(tile.convert("RGB"), (GAP + x * (width + GAP), top + GAP + head + y * step))
+            sheet.paste(tile.convert("RGB"), (_GAP + x * (width + _GAP), top + _GAP + head + y * step))
     return sheet
 
 
 def note(text: str) -> Image.Image:
     """Draw a line of text in place of a picture."""
     left, top, right, bottom = ImageDraw.Draw(Image.new("RGB", (1, 1))).textbbox((0, 0), text)
-    sheet = Image.new("RGB", (int(right - left) + 8 * GAP, int(bottom - top) + 8 * GAP), "white")
-    ImageDraw.Draw(sheet).text((4 * GAP, 4 * GAP), text, fill="black")
+    sheet = Image.new("RGB", (int(right - left) + 8 * _GAP, int(bottom - top) + 8 * _GAP), "white")
+    ImageDraw.Draw(sheet).text((4 * _GAP, 4 * _GAP), text, fill="black")
     return sheet
 
 
-SUFFIXES = (".html", ".png")
-SIDE = 160
+_SUFFIXES = (".html", ".png")
+_SIDE = 160
 MOST_GROUPS = 40
 PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Style bank</title>
@@ -258,7 +258,7 @@ def check_report(out: Path, reference: Path | None, sources: Sequence[Path]) -> 
     Raises:
         ConfigError: neither .html nor .png, or a reference image from inside the source.
     """
-    if out.suffix.lower() not in SUFFIXES:
+    if out.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"a report is a file .html or .png, got {str(out)!r}.")
     check_path(out)
     if reference is not None:
@@ -268,7 +268,7 @@ def check_report(out: Path, reference: Path | None, sources: Sequence[Path]) -> 
                 "the reference image of a report is one of the images that are read; give another, or leave "
                 "out --reference for a picture of ours."
             )
-        open_rgb(reference, SIDE)
+        open_rgb(reference, _SIDE)
 
 
 def write_report(
@@ -296,9 +296,9 @@ def write_report(
         FileError: the reference image is missing or cannot be read.
     """
     out = Path(out)
-    if out.suffix.lower() not in SUFFIXES:
+    if out.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"a report is a file .html or .png, got {str(out)!r}.")
-    tile, shown = (square(reference, SIDE), "the image given for it") if reference else usual_picture(bank)
+    tile, shown = (_square(reference, _SIDE), "the image given for it") if reference else usual_picture(bank)
     sheet = draw_styles(bank, generator, tile, styles)
     if out.suffix.lower() == ".png":
         save_image(sheet, out)
@@ -323,8 +323,8 @@ def write_report(
 def usual_picture(bank: StyleBank) -> tuple[Image.Image, str]:
     """Choose a picture of ours that suits the bank's generator, and say what it is."""
     if bank.provenance.generator in STAIN_GENERATORS:
-        return draw_tissue(SIDE), "drawn tissue"
-    return square(sample_photos()[0], SIDE), "a sample photo"
+        return draw_tissue(_SIDE), "drawn tissue"
+    return _square(sample_photos()[0], _SIDE), "a sample photo"
 
 
 def draw_styles(bank: StyleBank, generator: str | Path | None, tile: Image.Image, styles: int) -> Image.Image:

@@ -70,18 +70,18 @@ COLOR_GENERATORS: dict[str, Callable[[], AbstractGenerator]] = {
     "fourier": FourierAmplitude,
 }
 """Constructor of each generator of this file, by name."""
-FORMAT = 1
-KEY = "styleaug_generator"
+_FORMAT = 1
+_KEY = "styleaug_generator"
 """Of the metadata."""
-KNOWN = ("format", "generator", "settings")
+_KNOWN = ("format", "generator", "settings")
 """Fields of weights that were written without a digest."""
 GENERATOR_FILE = "generator.safetensors"
 BANK_FILE = "bank.safetensors"
 DEFAULT_BANK = "art"
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 """Files that are taken for a bank by mistake."""
-MAX_BYTES = 512 * 2**20
-MAX_HEADER = 2**20
+_MAX_BYTES = 512 * 2**20
+_MAX_HEADER = 2**20
 MAX_PARAMETERS = 128 * 2**20
 LEARNED_GENERATORS: dict[str, type[AbstractGenerator]] = {
     "adain": AdaIN,
@@ -192,7 +192,7 @@ def load_bank(source: str | Path) -> StyleBank:
             f"there is no bank {str(source)!r}.{nearest(source, bank_names())} Shipped: "
             f"{', '.join(bank_names())}; or fit your own: styleaug fit-style FOLDER -o bank.safetensors"
         )
-    if path.suffix.lower() in PICTURES and path.exists():
+    if path.suffix.lower() in _PICTURES and path.exists():
         raise BankError(
             f"{path} is an image. Fit a bank to it: styleaug fit-style {path} --min-images 1 -o "
             "bank.safetensors. Or give one image its style: styleaug stylize."
@@ -358,11 +358,11 @@ def path_of(source: str | Path, error: type[StyleAugError]) -> Path:
 
 def save_generator(generator: AbstractGenerator, path: Path) -> Path:
     """Write a learned generator atomically: float16 weights, and the settings to build it again."""
-    meta = {"format": FORMAT, "generator": generator.name, "settings": generator.settings()}
+    meta = {"format": _FORMAT, "generator": generator.name, "settings": generator.settings()}
     state = generator.state_dict()
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in state.items()}
     with atomic(Path(path)) as part:
-        part.write_bytes(to_bytes(KEY, meta, tensors))
+        part.write_bytes(to_bytes(_KEY, meta, tensors))
     return Path(path)
 
 
@@ -372,7 +372,7 @@ def read_generator(path: Path) -> AbstractGenerator:
         meta, tensors = read_tensors(path)
         generator = build(meta, tensors)
         check_digest(
-            path, meta, KNOWN, renew=f"save_generator(load_generator({str(path)!r}), 'NEW.safetensors')"
+            path, meta, _KNOWN, renew=f"save_generator(load_generator({str(path)!r}), 'NEW.safetensors')"
         )
         return generator
     except (WeightsError, Damaged) as error:
@@ -388,15 +388,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if path.is_dir():
         raise WeightsError("is a folder; give the .safetensors file in it.")
     size = check_regular(path).stat().st_size
-    if size > MAX_BYTES:
-        raise WeightsError(f"has {size:,} bytes; weights have at most {MAX_BYTES:,}.")
+    if size > _MAX_BYTES:
+        raise WeightsError(f"has {size:,} bytes; weights have at most {_MAX_BYTES:,}.")
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
-    if size < 8 or header > min(MAX_HEADER, size):
+    if size < 8 or header > min(_MAX_HEADER, size):
         raise WeightsError("is not a safetensors file, or is truncated.")
     try:
         with in_utf8(path) as name, safe_open(name, "pt") as file:
-            text = (file.metadata() or {}).get(KEY)
+            text = (file.metadata() or {}).get(_KEY)
             if text is None:
                 raise WeightsError(
                     "holds a bank of styles and no generator; give it as bank."
@@ -415,9 +415,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def build(meta: Any, tensors: dict[str, Tensor]) -> AbstractGenerator:
     """Build the generator that the metadata describes and give it the weights."""
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+    if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else None
-        raise WeightsError(f"has format {found!r}; this version of styleaug reads format {FORMAT}.")
+        raise WeightsError(f"has format {found!r}; this version of styleaug reads format {_FORMAT}.")
     kind = LEARNED_GENERATORS.get(str(meta.get("generator")))
     if kind is None:
         raise WeightsError(

@@ -13,7 +13,7 @@ from PIL import Image
 from specimens import GENERATORS, bank, generator
 
 from styleaug import ImageError, apply_folder, fit_style
-from styleaug.evaluation.pairs import read_masks
+from styleaug.evaluation.pairs import read_mask_files
 from styleaug.images import Uncovered, filled, to_pixels
 from styleaug.io.files import Scan, open_image, save_image
 from styleaug.io.pixels import open_style
@@ -328,7 +328,7 @@ def test_masks_end_where_they_are_transparent(tmp_path):
     mask[..., :3] = 255
     mask[:8, :, 3] = 255
     Image.fromarray(mask).save(tmp_path / "a.png")
-    masks, usable = read_masks(tmp_path, ["a.jpg"], 16)
+    masks, usable = read_mask_files(tmp_path, ["a.jpg"], 16)
     assert usable.all() and masks[0, :8].all() and not masks[0, 8:].any()
 
 

@@ -157,6 +157,28 @@ def test_public_names_exist_and_are_explained(name):
             assert getdoc(value), f"{name}.{public} has no docstring"
 
 
+def names_of(path: Path) -> set[str]:
+    """Return the names that a module defines at its top, those with a leading underscore excepted."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_a_name_means_one_thing():
+    # albumentations' transform has the name of ours, as each host's user expects.
+    homes: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for name in names_of(path) - {"StyleAugment"}:
+            homes.setdefault(name, []).append(module)
+    twice = {name: modules for name, modules in homes.items() if len(modules) > 1}
+    assert not twice, f"rename them, or begin those that are private with an underscore: {twice}"
+
+
 def test_no_public_name_is_also_a_module():
     # Importing the module would put it in the name's place.
     assert not set(styleaug.__all__) & set(MODULES)

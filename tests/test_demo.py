@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from styleaug.demo import BATCH, COLUMNS, TILE, UNLABELLED, Demo, load_digits, run_demo
+from styleaug.demo import BATCH, COLUMNS, DIGIT_SIDE, UNLABELLED, Demo, load_digits, run_demo
 from styleaug.errors import ConfigError
 from styleaug.sheets import sample_photos
 
@@ -66,8 +66,8 @@ def test_contact_sheet_shows_a_row_for_each_step_and_arm(quick):
     with Image.open(quick[1]) as sheet:
         sheet.load()
         assert sheet.format == "PNG"
-        assert sheet.width > (1 + COLUMNS) * TILE
-        assert sheet.height > 8 * TILE
+        assert sheet.width > (1 + COLUMNS) * DIGIT_SIDE
+        assert sheet.height > 8 * DIGIT_SIDE
 
 
 def test_progress_counts_every_epoch(quick):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from specimens import bank_of, tiny_adain
 
 from styleaug import ConfigError, FileError, apply_folder
-from styleaug.io.dicom import TAGS, codestream_size, origin_of, read_tags
+from styleaug.io.dicom import TAGS, codestream_size, patient_of, read_tags
 from styleaug.io.files import Scan, image_files, open_image, save_image
 
 pydicom = pytest.importorskip("pydicom")
@@ -449,17 +449,18 @@ def test_tags_are_an_allow_list(tmp_path):
 
 
 def test_origins_count_patients(tmp_path):
-    one = origin_of(ct(tmp_path / "a.dcm", PatientID="4711"))
-    assert one == origin_of(ct(tmp_path / "b.dcm", PatientID="4711 ", StudyInstanceUID="1.9"))
-    assert one != origin_of(ct(tmp_path / "c.dcm", PatientID="4712"))
+    one = patient_of(ct(tmp_path / "a.dcm", PatientID="4711"))
+    assert one == patient_of(ct(tmp_path / "b.dcm", PatientID="4711 ", StudyInstanceUID="1.9"))
+    assert one != patient_of(ct(tmp_path / "c.dcm", PatientID="4712"))
     assert len(one) == 64 and "4711" not in one
     assert one == hashlib.sha256(b"PatientID:4711").hexdigest()
     studies = [
-        origin_of(ct(tmp_path / "d.dcm", PatientID="", StudyInstanceUID=uid)) for uid in ("1.5", "1.5", "1.6")
+        patient_of(ct(tmp_path / "d.dcm", PatientID="", StudyInstanceUID=uid))
+        for uid in ("1.5", "1.5", "1.6")
     ]
     assert studies[0] == studies[1] != studies[2]
     nobody = [ct(tmp_path / name, PatientID="", StudyInstanceUID="") for name in ("e.dcm", "f.dcm")]
-    assert origin_of(nobody[0]) != origin_of(nobody[1])
+    assert patient_of(nobody[0]) != patient_of(nobody[1])
 
 
 def test_a_mixed_folder_is_done_as_far_as_it_can_be(tmp_path):

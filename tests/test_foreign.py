@@ -19,7 +19,7 @@ from styleaug import BankError, ConfigError, FileError, Provenance, StyleBank, l
 from styleaug.cli.console import bar, output, say, show_warning, stages
 from styleaug.errors import code, markdown, name_bytes, printable
 from styleaug.robustness.protocol import slot
-from styleaug.robustness.report import grid
+from styleaug.robustness.report import text_table
 from styleaug.sheets import contact_sheet
 from styleaug.training.data import digest_of
 from styleaug.transforms.host import seed_from
@@ -84,7 +84,7 @@ def test_markdown_has_no_html_and_no_cells(text):
     is_clean(told, code(text))
     assert "<" not in told and ">" not in told
     assert "|" not in told.replace("\\|", "") and code(text).count("`") == 2
-    assert len(grid([[text, "b"], ["c", text]])) == 3
+    assert len(text_table([[text, "b"], ["c", text]])) == 3
 
 
 def test_names_of_all_scripts_stay():

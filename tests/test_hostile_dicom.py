@@ -16,7 +16,7 @@ from specimens import bank_of, tiny_adain
 from styleaug import FileError, apply_folder
 from styleaug.fitting.fit import fit_style
 from styleaug.fitting.studies import origin_of as file_origin
-from styleaug.io.dicom import origin_of, read_tags
+from styleaug.io.dicom import patient_of, read_tags
 from styleaug.io.files import open_image, save_image, series_of
 
 pydicom = pytest.importorskip("pydicom")
@@ -65,7 +65,7 @@ def test_one_tag_of_a_wrong_type_ends_no_run(keyword, kind, tmp_path):
     assert all(str(reason) for _, reason in result.failed)
     fitted = fit_style(folder, generator=generator, min_images=1, group_by=None)
     assert len(fitted.bank) >= 5
-    for read in (series_of, read_tags, origin_of):
+    for read in (series_of, read_tags, patient_of):
         read(bad)
 
 
@@ -73,14 +73,14 @@ def test_a_patient_whose_identifier_has_an_unknown_type_is_still_one(tmp_path):
     good = write(tmp_path / "good.dcm", VALUES)
     same = retyped(write(tmp_path / "same.dcm", VALUES), "PatientID", b"ZZ")
     other = retyped(write(tmp_path / "other.dcm", VALUES, PatientID="nobody."), "PatientID", b"ZZ")
-    assert origin_of(good) == origin_of(same) != origin_of(other)
+    assert patient_of(good) == patient_of(same) != patient_of(other)
     assert file_origin(good) == file_origin(same) != file_origin(other)
     nameless = {
         kind: retyped(write(tmp_path / f"{kind}.dcm", VALUES, PatientID=None, StudyInstanceUID=uid),
                       "StudyInstanceUID", b"ZZ")
         for kind, uid in (("a", "1.2.3.40"), ("b", "1.2.3.40"), ("c", "1.2.3.50"))
     }  # fmt: skip
-    assert origin_of(nameless["a"]) == origin_of(nameless["b"]) != origin_of(nameless["c"])
+    assert patient_of(nameless["a"]) == patient_of(nameless["b"]) != patient_of(nameless["c"])
 
 
 def test_a_series_of_an_unknown_type_is_still_one_volume(tmp_path):
@@ -125,12 +125,12 @@ def test_headers_of_a_hundred_thousand_elements(deflated, tmp_path, monkeypatch)
     save_image(open_image(few), tmp_path / "again.dcm")
     assert np.array_equal(open_image(few).frames, open_image(tmp_path / "again.dcm").frames)
     path = behind(tmp_path / "a.dcm", many(72_000), deflated=deflated)
-    for read in (open_image, origin_of, read_tags):
+    for read in (open_image, patient_of, read_tags):
         with pytest.raises(FileError, match="more elements in its header than a file of its size may have"):
             read(path)
     assert series_of(path) == ""
     monkeypatch.setenv("STYLEAUG_MAX_BYTES", "8G")
-    assert origin_of(path) == origin_of(few)
+    assert patient_of(path) == patient_of(few)
 
 
 @pytest.mark.parametrize("explicit", [True, False], ids=["SQ", "UN"])
@@ -211,7 +211,7 @@ def test_wrong_bytes_of_a_header_give_our_error_from_all_who_read(folder, places
         content[132 + int(place * (len(content) - 132 - VALUES.nbytes))] = value
     (folder / "a.dcm").write_bytes(content)
     started = time.perf_counter()
-    for read in (origin_of, read_tags, lambda p: save_image(open_image(p), folder / "b.dcm")):
+    for read in (patient_of, read_tags, lambda p: save_image(open_image(p), folder / "b.dcm")):
         try:
             read(folder / "a.dcm")
         except FileError as error:

@@ -21,7 +21,7 @@ from styleaug.evaluation.displacement import (
     profile_shift,
 )
 from styleaug.evaluation.labels import RULES, evaluate_labels, judge
-from styleaug.evaluation.pairs import read_masks
+from styleaug.evaluation.pairs import read_mask_files
 from styleaug.generators.base import AbstractGenerator
 from styleaug.robustness.classifier_training import Recipe
 
@@ -265,15 +265,15 @@ def test_a_classifier_can_be_trained_here(folder):
 
 
 def test_masks_find_their_images(folder):
-    masks, known = read_masks(folder / "masks", ["dark/03.png", "bright/03.png"], 64)
+    masks, known = read_mask_files(folder / "masks", ["dark/03.png", "bright/03.png"], 64)
     assert known.tolist() == [True, False]
     assert masks[0].float().mean() == pytest.approx(3.14159 * 20**2 / 66**2, abs=0.02)
     with pytest.raises(ConfigError, match="no mask"):
-        read_masks(folder / "masks", ["dark/99.png"], 64)
+        read_mask_files(folder / "masks", ["dark/99.png"], 64)
 
 
 def test_masks_without_folders_are_found_by_name(folder):
-    _, known = read_masks(folder / "masks" / "dark", ["any/03.png", "any/77.png"], 64)
+    _, known = read_mask_files(folder / "masks" / "dark", ["any/03.png", "any/77.png"], 64)
     assert known.tolist() == [True, False]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from styleaug import WeightsError, fit_style, generator_names, load_generator
 from styleaug.bank import StyleBank
 from styleaug.generators.layers import channel_stats, normalise, whiten
-from styleaug.generators.patchswap import PatchSwap, cluster, field, nearest, read_patches, swap
+from styleaug.generators.patchswap import PatchSwap, cluster, field, nearest_patches, read_patches, swap
 from styleaug.weights import save_generator
 
 
@@ -39,7 +39,7 @@ def test_swap_is_the_plain_one(height, width, patches, seed):
 
 def test_the_nearest_patch_has_the_largest_normalised_correlation():
     features, dictionary = torch.randn(3, 2, 5, 6), torch.randn(3, 7, 18) * torch.rand(3, 7, 1) * 9
-    chosen = nearest(features, dictionary)
+    chosen = nearest_patches(features, dictionary)
     assert chosen.shape == (3, 3, 4)
     for row, patches in enumerate(read_patches(features)):
         for place, patch in enumerate(patches):
@@ -68,7 +68,9 @@ def test_one_patch_gives_a_constant_field():
     patch = torch.randn(1, 1, 4, 1).expand(1, 1, 4, 9).reshape(1, 1, 36)
     swapped = swap(torch.randn(1, 4, 5, 6), patch)
     torch.testing.assert_close(swapped, swapped[..., :1, :1].expand_as(swapped))
-    assert torch.equal(nearest(torch.randn(1, 4, 5, 6), patch), torch.zeros(1, 3, 4, dtype=torch.long))
+    assert torch.equal(
+        nearest_patches(torch.randn(1, 4, 5, 6), patch), torch.zeros(1, 3, 4, dtype=torch.long)
+    )
     network = tiny_patchswap(patches=1)
     assert network(photos(2), network.encode_style(1 - photos(2)), torch.ones(2)).isfinite().all()
 

@@ -22,9 +22,9 @@ from styleaug.evaluation import quality as judging
 from styleaug.evaluation.pairs import Pairs, Squares, match, read_square
 from styleaug.evaluation.quality import (
     MEASURES,
-    TILE,
+    SHEET_TILE,
     UNCHANGED,
-    Painter,
+    Method,
     Quality,
     Scores,
     draw_pairs,
@@ -292,7 +292,7 @@ def test_two_generators_of_one_name(networks, sides):
 
 
 def plain(shade: float) -> Tensor:
-    return torch.full((3, TILE, TILE), round(shade * 255), dtype=torch.uint8)
+    return torch.full((3, SHEET_TILE, SHEET_TILE), round(shade * 255), dtype=torch.uint8)
 
 
 def test_the_sheet_shows_best_median_and_worst():
@@ -302,10 +302,12 @@ def test_the_sheet_shows_best_median_and_worst():
     pairs = Pairs(contents, styles, torch.arange(3), torch.tensor([2, 1, 0]))
     scores = Scores({}, {}, {"style_loss": [3.0, 1.0, 2.0], "lpips": [0.1, 0.2, 0.3]})
     quality = Quality({UNCHANGED: scores, "spy": scores}, [], (3, 3), {}, {}, [])
-    sheet = draw_pairs(quality, {"spy": Painter(Spy(), torch.zeros(3, 1))}, pairs, CPU)
+    sheet = draw_pairs(quality, {"spy": Method(Spy(), torch.zeros(3, 1))}, pairs, CPU)
     step = (sheet.height - 14 - 4) // 6
     rows = [14 + 4 + number * step + step - 10 for number in range(6)]
-    seen = [[round(sheet.getpixel((100 + x * (TILE + 4), y))[0] / 255, 1) for x in range(3)] for y in rows]  # pyright: ignore
+    seen = [
+        [round(sheet.getpixel((100 + x * (SHEET_TILE + 4), y))[0] / 255, 1) for x in range(3)] for y in rows
+    ]  # pyright: ignore
     wanted = {0: [0.1, 0.8, 0.9], 1: [0.2, 0.7, 0.8], 2: [0.3, 0.6, 0.7]}
     assert seen == [wanted[pair] for pair in (1, 2, 0, 0, 1, 2)]
 
@@ -325,7 +327,7 @@ def test_the_command(command, networks, sides, tmp_path):
     assert len(saved["pairs"]) == 4 and saved["pairs"][0]["mine"]["lpips"] > 0
     assert "SqueezeNet" in saved["networks"]["fid, art_fid"]
     with Image.open(sheet) as picture:
-        assert picture.width == 4 * (TILE + 4) + 4
+        assert picture.width == 4 * (SHEET_TILE + 4) + 4
     printed = command("evaluate", "quality", path, "reinhard-rgb", *options, "--json", "--strict", code=1)
     assert json.loads(printed.stdout) == saved
 

@@ -131,7 +131,7 @@ def test_our_errors_are_found_in_those_of_ray(ray):
     ):
         outer = ray.data.exceptions.RayDataUserCodeException("failed")
         outer.__cause__ = made
-        assert cluster.unwrapped(made) is cluster.unwrapped(outer) is ours
+        assert cluster.own_error(made) is cluster.own_error(outer) is ours
 
 
 def test_gpus_are_shared_by_actors():
@@ -291,7 +291,7 @@ def test_batches_in_a_dataset(ray):
         batch_size=3,
         compute=ray.data.ActorPoolStrategy(size=2),
     )
-    with cluster.quiet():
+    with cluster.quiet_ray():
         styled = sorted(dataset.take_all(), key=lambda row: row["label"])
     expected = style(ids="label")(ragged(batch_of(12)))["image"]
     for row, image in zip(styled, expected, strict=True):

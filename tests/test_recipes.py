@@ -17,7 +17,7 @@ from styleaug.perceptual import VGG19
 from styleaug.training.base import fixed
 from styleaug.training.config import TrainConfig, preset
 from styleaug.training.data import TrainingData
-from styleaug.training.discriminators import Pool
+from styleaug.training.discriminators import ImagePool
 from styleaug.training.fabric import make_fabric
 from styleaug.training.recipes import AbstractRecipe, PerceptualRecipe, make_recipe
 
@@ -192,13 +192,13 @@ def test_styles_are_drawn_as_the_data_says(tmp_path):
 
 
 def test_pool_reminds_of_earlier_images():
-    pool = Pool(4)
+    pool = ImagePool(4)
     first = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2)
     assert torch.equal(pool.exchange(first), first), "until it is full"
     given = torch.cat([pool.exchange(torch.full((1, 3, 2, 2), 10.0 + n)) for n in range(60)])
     old = sum(int(image[0, 0, 0] != 10 + n) for n, image in enumerate(given))
     assert 15 < old < 45 and len(pool.images) == 4
-    assert torch.equal(Pool(0).exchange(first), first)
+    assert torch.equal(ImagePool(0).exchange(first), first)
 
 
 def test_fixed_networks_pass_gradients_on():

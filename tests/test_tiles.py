@@ -12,7 +12,7 @@ from specimens import GENERATORS, Spy, bank_of, generator, photo
 
 from styleaug import ConfigError, FileError, ImageError, apply_folder
 from styleaug.generators.base import AbstractGenerator
-from styleaug.io.tiff import MOST_PIXELS, TiledReader
+from styleaug.io.tiff import MOST_TIFF_PIXELS, TiledReader
 from styleaug.offline import slides, tiles
 from styleaug.offline.slides import stylise_slide
 from styleaug.offline.tiles import ArrayReader, stylise_tiles
@@ -364,7 +364,7 @@ def test_bombs_are_refused_with_their_size(tmp_path):
     claim(tmp_path / "in" / "bomb.tif", 10**6)
     result = run(tmp_path / "in", tmp_path / "out")
     ((_, reason),) = result.failed
-    assert "1000000 x 1000000 pixels" in reason and f"{MOST_PIXELS:,}" in reason
+    assert "1000000 x 1000000 pixels" in reason and f"{MOST_TIFF_PIXELS:,}" in reason
 
 
 def test_a_target_that_cannot_be_written_is_no_fault_of_the_source(tmp_path, small_slides):

@@ -52,10 +52,10 @@ class NewFile(click.Path):
 NEW_FILE = NewFile()
 
 
-SECONDS = 30.0
+_SECONDS = 30.0
 """Time between two lines about a training run in a file."""
 
-NAMED = 3
+_NAMED = 3
 """Images that seem to be label maps."""
 
 
@@ -72,7 +72,7 @@ def labels_named() -> Iterator[None]:
                 show(message, category, *place)
                 return
             found += 1
-            if found <= NAMED:
+            if found <= _NAMED:
                 say(f"warning: {message}")
 
         warnings.simplefilter("default", LabelWarning)
@@ -80,8 +80,8 @@ def labels_named() -> Iterator[None]:
         try:
             yield
         finally:
-            if found > NAMED:
-                say(f"warning: {found - NAMED} more images have few values, like label maps.")
+            if found > _NAMED:
+                say(f"warning: {found - _NAMED} more images have few values, like label maps.")
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def training_progress(batch: int) -> Iterator[Callable[[int, int, dict[str, floa
             speed = f"{batch * (step - first) / elapsed:.1f} images/s  " if step > first else ""
             told = speed + "  ".join(f"{name} {value:.3g}" for name, value in losses.items())
             shown.update(shown.task_ids[0], completed=step, told=told)
-            if shown.disable and time.monotonic() - said >= SECONDS:
+            if shown.disable and time.monotonic() - said >= _SECONDS:
                 said = time.monotonic()
                 say(f"step {step} of {steps}  {told}")
 

@@ -17,8 +17,8 @@ from styleaug.errors import ConfigError
 
 __all__ = ["evaluate", "robustness"]
 
-INPUT = click.Path(path_type=Path)
-STEPS = """\b
+_INPUT = click.Path(path_type=Path)
+_STEPS = """\b
 Steps of an arm: none, jitter, grey, blur, trivialaugment, randaugment, augmix, channel-swap, mixstyle,
   style:BANK_OR_GENERATOR[,p=.5][,strength=.5..1][,sampler=mix], fda:DIR, histogram-matching:DIR.
 
@@ -74,8 +74,8 @@ def recipe_of(classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
     return replace(default_recipe(classifier, pretrained=pretrained), **said)
 
 
-@click.command(epilog=STEPS)
-@click.argument("train", type=INPUT, metavar="TRAIN_DIR")
+@click.command(epilog=_STEPS)
+@click.argument("train", type=_INPUT, metavar="TRAIN_DIR")
 @click.option(
     "--test", "tests", multiple=True, metavar="[NAME=]DIR",
     help="Another domain with the same classes. home=DIR takes the place of the held-out images.",
@@ -89,7 +89,7 @@ def recipe_of(classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
 @click.option("--classifier", default="small", show_default=True,
     help="small, wrn-16-2, squeezenet, mobilenetv2, timm:NAME, or a torchvision name.")  # fmt: skip
 @click.option("--from-scratch", is_flag=True, help="Do not start from ImageNet weights.")
-@click.option("--weights", type=INPUT, help="Folder of ImageNet weights.  [default: downloaded]")
+@click.option("--weights", type=_INPUT, help="Folder of ImageNet weights.  [default: downloaded]")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each arm.")
 @click.option("--corruptions", help="all, or names with commas, applied to the home test.")
 @click.option("--severities", default="1-5", show_default=True, help="Of the corruptions: 1-5, or 1,3,5.")
@@ -243,8 +243,8 @@ def measurement(function: Callable[..., Any]) -> Callable[..., None]:
 
 @evaluate.command()
 @click.argument("generators", nargs=-1, required=True)
-@click.option("--content", type=INPUT, required=True, help="Folder of images to style.")
-@click.option("--style", type=INPUT, help="Folder of styles.  [default: codes of the bank]")
+@click.option("--content", type=_INPUT, required=True, help="Folder of images to style.")
+@click.option("--style", type=_INPUT, help="Folder of styles.  [default: codes of the bank]")
 @click.option("--bank", help="Name or path of a bank to draw codes from, in place of --style.")
 @click.option("--pairs", type=click.IntRange(1), default=64, show_default=True, help="Images styled.")
 @click.option("--size", type=click.IntRange(64, 1024), default=256, show_default=True, help="In pixels.")
@@ -253,7 +253,7 @@ def measurement(function: Callable[..., Any]) -> Callable[..., None]:
     help="From 0 to 1, the whole style.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of pairs.")
-@click.option("--weights", type=INPUT, help="Folder of the networks that judge.  [default: downloaded]")
+@click.option("--weights", type=_INPUT, help="Folder of the networks that judge.  [default: downloaded]")
 @click.option("--sheet", type=NEW_FILE, help="PNG file for the best, median and worst pairs.")
 @measurement
 def quality(generators: tuple[str, ...], content: Path, style: Path | None, **options: Any) -> Any:
@@ -267,8 +267,8 @@ def quality(generators: tuple[str, ...], content: Path, style: Path | None, **op
 
 
 @evaluate.command()
-@click.argument("train", type=INPUT)
-@click.argument("target", type=INPUT)
+@click.argument("train", type=_INPUT)
+@click.argument("target", type=_INPUT)
 @click.option("--bank", multiple=True, help="Name or path of a bank to try; may be repeated.")
 @click.option(
     "--generator", "generators", multiple=True,
@@ -283,7 +283,7 @@ def quality(generators: tuple[str, ...], content: Path, style: Path | None, **op
     help="Parts that images are divided in, to validate on one at a time.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
-@click.option("--weights", type=INPUT, help="Folder of SqueezeNet's weights, which read content better.")
+@click.option("--weights", type=_INPUT, help="Folder of SqueezeNet's weights, which read content better.")
 @click.option(
     "--content", type=click.Choice(["adain", "squeezenet"]),
     help="Network that reads content.  [default: squeezenet with --weights, else adain]",
@@ -302,11 +302,11 @@ def shift(
     return evaluate_shift(train, target, bank=bank or None, generators=generators or None, **options)
 
 
-@evaluate.command()
-@click.argument("images", type=INPUT)
+@evaluate.command("labels")
+@click.argument("images", type=_INPUT)
 @click.option("--generator", "generators", multiple=True, help="Name or path; may be repeated.")
 @click.option("--bank", multiple=True, help="Name or path; may be repeated.  [default: art]")
-@click.option("--style", "styles", type=INPUT, help="Folder to fit banks to.  [default: IMAGES]")
+@click.option("--style", "styles", type=_INPUT, help="Folder to fit banks to.  [default: IMAGES]")
 @click.option(
     "--strength", "strengths", type=click.FloatRange(0, 1, min_open=True), multiple=True,
     default=(0.25, 0.5, 0.75, 1.0), show_default=True, help="May be repeated.",
@@ -315,14 +315,14 @@ def shift(
     "--classifier", default="squeezenet", show_default=True,
     help="squeezenet or a torchvision name, for classes of ImageNet; trained, on the folders of IMAGES.",
 )  # fmt: skip
-@click.option("--masks", type=INPUT, help="Folder of masks with the names of the images.")
-@click.option("--weights", type=INPUT, help="Folder of SqueezeNet's weights.  [default: downloaded]")
+@click.option("--masks", type=_INPUT, help="Folder of masks with the names of the images.")
+@click.option("--weights", type=_INPUT, help="Folder of SqueezeNet's weights.  [default: downloaded]")
 @click.option("--size", type=click.IntRange(32, 1024), default=224, show_default=True, help="In pixels.")
 @click.option("--most", type=click.IntRange(1), default=200, show_default=True, help="Images that are read.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
 @click.option("--sheet", type=NEW_FILE, help="PNG file for the flips that the classifier is surest of.")
 @measurement
-def labels(images: Path, bank: tuple[str, ...], sheet: Path | None, **options: Any) -> Any:
+def _labels(images: Path, bank: tuple[str, ...], sheet: Path | None, **options: Any) -> Any:
     """Measure how safe labels are when IMAGES are styled: flipped decisions, moved edges, lost contrast.
 
     With a folder per class in IMAGES, --classifier trained trains a small network on two thirds of them.

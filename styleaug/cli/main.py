@@ -12,7 +12,7 @@ import click
 from styleaug.cli.console import NEW_FILE, finish, going_on, labels_named, output, progress, say, show_warning
 from styleaug.cli.evaluation import evaluate
 from styleaug.cli.options import NUMBERS, Command, shell_words
-from styleaug.cli.training import fit_style, train
+from styleaug.cli.training import fit_style_command, train_group
 from styleaug.errors import FileError, StyleAugError, printable
 
 __all__ = ["main", "video"]
@@ -100,9 +100,9 @@ def video(
     say(f"{out}: {film.frames} frames written")
 
 
-INPUT = click.Path(path_type=Path)
-OUTPUT = click.Path(path_type=Path)
-STRENGTH = click.FloatRange(0, 1)
+_INPUT = click.Path(path_type=Path)
+_OUTPUT = click.Path(path_type=Path)
+_STRENGTH = click.FloatRange(0, 1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -132,12 +132,12 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     say(f"What the classifiers saw: {out}")
 
 
-@cli.command()
-@click.argument("content", type=INPUT)
-@click.option("--style", type=INPUT, required=True, help="The image whose style it gets.")
+@cli.command("stylize")
+@click.argument("content", type=_INPUT)
+@click.option("--style", type=_INPUT, required=True, help="The image whose style it gets.")
 @click.option("-o", "--out", type=NEW_FILE, required=True, help="The image to write.")
 @click.option(
-    "--strength", type=STRENGTH, default=1.0, show_default=True, help="From 0 to 1, the whole style."
+    "--strength", type=_STRENGTH, default=1.0, show_default=True, help="From 0 to 1, the whole style."
 )
 @click.option("--generator", default="adain", show_default=True, help="Name, weights or a run folder.")
 @click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
@@ -145,7 +145,7 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     "--size", type=click.IntRange(16), default=512, show_default=True,
     help="Paint an image of more than SIZE x SIZE pixels reduced: a smaller SIZE gives larger strokes.",
 )  # fmt: skip
-def stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
+def _stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
     """Write the image CONTENT in the style of another image.
 
     OUT has the size, bit depth and transparency of CONTENT, which is never written to. For many images fit a
@@ -163,8 +163,8 @@ def stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
 
 
 @cli.command(cls=Command)
-@click.argument("source", type=INPUT)
-@click.option("-o", "--out", type=OUTPUT, required=True, help="Folder for the copies, outside SOURCE.")
+@click.argument("source", type=_INPUT)
+@click.option("-o", "--out", type=_OUTPUT, required=True, help="Folder for the copies, outside SOURCE.")
 @click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
 @click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
 @click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="For each image.")
@@ -178,7 +178,7 @@ def stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
 )  # fmt: skip
 @click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
 @click.option(
-    "--preserve", type=STRENGTH,
+    "--preserve", type=_STRENGTH,
     help="How much structure stays at least: 0 any, 1 all; 0.9 where findings matter.  [default: 0]",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the styles and strengths.")
@@ -262,25 +262,25 @@ def apply(
     finish(applied.failed, strict or nothing)
 
 
-@cli.command()
-@click.argument("images", type=INPUT, nargs=-1)
+@cli.command("preview")
+@click.argument("images", type=_INPUT, nargs=-1)
 @click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
 @click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
 @click.option(
     "-o", "--out", type=NEW_FILE, default=Path("preview.png"), show_default=True, help="Picture to write."
 )
 @click.option(
-    "--target", type=INPUT, help="Folder or image that the styles shall look like, shown beside them."
+    "--target", type=_INPUT, help="Folder or image that the styles shall look like, shown beside them."
 )
 @click.option("--styles", type=click.IntRange(1, 100), default=6, show_default=True, help="Columns.")
 @click.option(
-    "--strength", type=STRENGTH, default=1.0, show_default=True, help="From 0 to 1, the whole style."
+    "--strength", type=_STRENGTH, default=1.0, show_default=True, help="From 0 to 1, the whole style."
 )
 @click.option("--splice", type=click.Choice(["halves", "fields"]), help="Join two styles in each image.")
 @click.option("--size", type=click.IntRange(16, 1024), default=192, show_default=True, help="Of a tile.")
 @click.option("--most", type=click.IntRange(1, 100), default=8, show_default=True, help="Rows.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of styles.")
-def preview(
+def _preview(
     images: tuple[Path, ...],
     bank: str | None,
     generator: str | None,
@@ -329,7 +329,7 @@ def preview(
 )  # fmt: skip
 @click.option("--size", type=click.IntRange(1), nargs=2, metavar="H W", help="Fix it.  [default: any]")
 @click.option("--opset", type=click.IntRange(18), default=18, show_default=True, help="Of ONNX.")
-@click.option("--samples", type=INPUT, help="Folder of images to compare on.  [default: sample photos]")
+@click.option("--samples", type=_INPUT, help="Folder of images to compare on.  [default: sample photos]")
 def export(
     generator: str,
     out: Path,
@@ -393,12 +393,12 @@ def merge(banks: tuple[str, ...], out: Path) -> None:
     say(f"{first.merge(*others).save(out)}: {sum(map(len, [first, *others]))} styles")
 
 
-@bank.command()
+@bank.command("sample")
 @click.argument("bank")
 @click.option("-n", "--count", type=click.IntRange(1), required=True, help="Styles to keep.")
 @click.option("-o", "--out", type=NEW_FILE, required=True, help="The bank to write.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice.")
-def sample(bank: str, count: int, out: Path, seed: int) -> None:
+def _sample(bank: str, count: int, out: Path, seed: int) -> None:
     """Keep COUNT styles of BANK, picked at random."""
     from styleaug.weights import load_bank
 
@@ -422,8 +422,8 @@ def list_() -> None:
 
 
 cli.add_command(evaluate)
-cli.add_command(fit_style)
-cli.add_command(train)
+cli.add_command(fit_style_command)
+cli.add_command(train_group)
 cli.add_command(video)
 
 

@@ -100,7 +100,7 @@ def device_option() -> Callable[[Any], Any]:
 
 
 CALL = re.compile(r"""\b([a-z]+(?:_[a-z]+)*)=("[^"]*"|'[^']*'|[^\s,;:()]*[^\s,;:().])""")
-NAME = re.compile(r"(?<![\w./\\'\"=-])[a-z]+(?:_[a-z]+)+(?![\w/\\'\"=(-]|\.\w)")
+_NAME = re.compile(r"(?<![\w./\\'\"=-])[a-z]+(?:_[a-z]+)+(?![\w/\\'\"=(-]|\.\w)")
 
 
 def shell_words(text: str, root: click.Command) -> str:
@@ -109,7 +109,7 @@ def shell_words(text: str, root: click.Command) -> str:
     `min_images=1` becomes `--min-images 1`. What stands in a call, such as `StyleAugment(generator="run")`,
     is Python and stays.
     """
-    names = options_of(root)
+    names = _options_of(root)
 
     def option(found: re.Match[str]) -> str:
         before = text[: found.start()]
@@ -121,11 +121,11 @@ def shell_words(text: str, root: click.Command) -> str:
         return names[found[1]] if value == "True" else f"{names[found[1]]} {value}"
 
     text = CALL.sub(option, text)
-    return NAME.sub(lambda found: names.get(found[0], found[0]), text)
+    return _NAME.sub(lambda found: names.get(found[0], found[0]), text)
 
 
 @cache
-def options_of(root: click.Command) -> dict[str, str]:
+def _options_of(root: click.Command) -> dict[str, str]:
     """Map the names that arguments have in Python to those that they have as options."""
     found: dict[str, str] = {}
     waiting: list[click.Command] = [root]

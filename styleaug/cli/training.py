@@ -17,14 +17,14 @@ from styleaug.cli.options import NamedOption, shell_words
 from styleaug.errors import ConfigError
 from styleaug.io.atomic import check_target
 
-__all__ = ["fit_style", "train"]
+__all__ = ["fit_style_command", "train_group"]
 
-INPUT = click.Path(path_type=Path)
-OUTPUT = click.Path(path_type=Path)
+_INPUT = click.Path(path_type=Path)
+_OUTPUT = click.Path(path_type=Path)
 MINUTES = click.FloatRange(0)
 
 OWN = ("resume", "config", "preset_name", "networks", "minutes", "dry_run")
-"""Options of `train` that are not part of the configuration."""
+"""Options of `train_group` that are not part of the configuration."""
 
 RECIPES = {
     "adain": "Texture, stroke and colour of any style, by a perceptual loss.",
@@ -51,9 +51,9 @@ FITTING_ONLY = (
 
 
 @click.command("fit-style")
-@click.argument("images", type=INPUT, nargs=-1, required=True, metavar="[SOURCE] TARGET...")
+@click.argument("images", type=_INPUT, nargs=-1, required=True, metavar="[SOURCE] TARGET...")
 @click.option(
-    "-o", "--out", type=OUTPUT, required=True, help="The bank to write (.safetensors), or a run folder."
+    "-o", "--out", type=_OUTPUT, required=True, help="The bank to write (.safetensors), or a run folder."
 )
 @click.option("--generator", default="reinhard-rgb", show_default=True, help="Name, or path to weights.")
 @click.option(
@@ -88,7 +88,7 @@ FITTING_ONLY = (
 @click.option("--report", type=NEW_FILE, help="Draw the styles on a reference image: .html or .png.")
 @click.option(
     "--reference",
-    type=INPUT,
+    type=_INPUT,
     help="That image, such as one of the same kind that may be shown.  [default: one of ours]",
 )
 @click.option(
@@ -98,15 +98,15 @@ FITTING_ONLY = (
     "--finetune", type=click.IntRange(1), metavar="STEPS",
     help="Train --generator further on SOURCE in the styles of TARGET for STEPS steps first.",
 )  # fmt: skip
-@click.option("--config", type=INPUT, help="Of the training: options in a .json or .toml file.")
-@click.option("--networks", type=INPUT, help="Of the training: folder of loss networks.")
+@click.option("--config", type=_INPUT, help="Of the training: options in a .json or .toml file.")
+@click.option("--networks", type=_INPUT, help="Of the training: folder of loss networks.")
 @click.option("--resume", is_flag=True, help="Go on with the training that OUT holds.")
 @click.option("--minutes", type=MINUTES, default=float("inf"), help="Stop the training after this long.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images and crops.")
 @click.option("--licence", default="", help="Of the images, written into the bank.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
 @click.pass_context
-def fit_style(
+def fit_style_command(
     context: click.Context,
     images: tuple[Path, ...],
     out: Path,
@@ -259,7 +259,7 @@ def origin(generator: str) -> tuple[str, dict[str, Any]]:
 
 
 @click.group()
-def train() -> None:
+def train_group() -> None:
     """Train a generator from SOURCE to TARGET: two folders, or CSV/TSV lists with a column `path`.
 
     OUT becomes a run folder with log, samples, report.html and checkpoints, and in the end with the
@@ -303,14 +303,16 @@ def option_for(item: Any, default: Any) -> click.Option:
 def train_command(name: str, text: str) -> None:
     """Add `styleaug train NAME`."""
 
-    @train.command(name, cls=TrainCommand, help=f"{text}\n\nSOURCE and TARGET are folders or CSV/TSV lists.")
-    @click.argument("source", type=INPUT)
-    @click.argument("target", type=INPUT)
-    @click.option("-o", "--out", type=OUTPUT, required=True, help="Run folder.")
+    @train_group.command(
+        name, cls=TrainCommand, help=f"{text}\n\nSOURCE and TARGET are folders or CSV/TSV lists."
+    )
+    @click.argument("source", type=_INPUT)
+    @click.argument("target", type=_INPUT)
+    @click.option("-o", "--out", type=_OUTPUT, required=True, help="Run folder.")
     @click.option("--resume", is_flag=True, help="Go on with the run in OUT; --steps N prolongs it.")
-    @click.option("--config", type=INPUT, help="Options in a .json or .toml file; those given here win.")
+    @click.option("--config", type=_INPUT, help="Options in a .json or .toml file; those given here win.")
     @click.option("--preset", "preset_name", default="small", show_default=True, help="small or paper.")
-    @click.option("--networks", type=INPUT, help="Folder of loss networks; else torchvision's downloads.")
+    @click.option("--networks", type=_INPUT, help="Folder of loss networks; else torchvision's downloads.")
     @click.option("--minutes", type=MINUTES, default=float("inf"), help="Stop after this long.")
     @click.option("--dry-run", is_flag=True, help="Check the inputs, print the options as JSON, and stop.")
     def command(source: Path, target: Path, out: Path, **options: Any) -> None:

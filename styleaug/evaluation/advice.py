@@ -6,7 +6,7 @@ from typing import Any
 
 from styleaug.evaluation.domains import Gap, Parted
 
-__all__ = ["RULES", "STYLE", "Advice", "Evidence", "Option", "Rule", "advise"]
+__all__ = ["STYLE", "Advice", "Evidence", "Option", "advise"]
 
 STYLE = ("colour", "sharpness", "texture")
 """What counts as style; `"content"` is the fourth."""
@@ -102,7 +102,7 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class Rule:
+class _Rule:
     """When a rule holds, what it picks, and why; of several that hold the first counts."""
 
     name: str
@@ -113,7 +113,7 @@ class Rule:
 
 def advise(evidence: Evidence) -> Advice:
     """Apply the first rule that holds."""
-    rule = next(rule for rule in RULES if rule.holds(evidence))
+    rule = next(rule for rule in _RULES if rule.holds(evidence))
     option = rule.pick(evidence)
     notes = notes_on(evidence, option)
     if option is None:
@@ -173,34 +173,34 @@ def best_of_all(evidence: Evidence) -> Option | None:
     )
 
 
-RULES = (
-    Rule(
+_RULES = (
+    _Rule(
         "no shift",
         lambda e: e.style_by_chance and e.parted["content"].by_chance,
         no_option,
         "Neither style nor content tells the two sets apart better than chance. There is no shift to close.",
     ),
-    Rule(
+    _Rule(
         "content only",
         lambda e: e.style_by_chance,
         no_option,
         "The sets show different things in the same style. Styling will not close that: add images of what "
         "the target shows.",
     ),
-    Rule(
+    _Rule(
         "one instrument",
         lambda e: e.variety < NARROW,
         best_colour,
         "The training images vary little in lightness among themselves, as from one instrument, so a "
         "classifier takes their colours for granted: give them others and keep their texture.",
     ),
-    Rule(
+    _Rule(
         "colour only",
         lambda e: e.parted["texture"].by_chance or 2 * e.parted["texture"].apart < e.parted["colour"].apart,
         best_colour,
         "The sets differ in colour far more than in texture.",
     ),
-    Rule(
+    _Rule(
         "many scenes",
         lambda e: True,
         best_painter,

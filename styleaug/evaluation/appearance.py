@@ -22,7 +22,7 @@ from styleaug.perceptual import Features, load_features
 from styleaug.weights import load_generator
 
 __all__ = [
-    "MEASURES",
+    "APPEARANCES",
     "band_powers",
     "colour_rows",
     "content_features",
@@ -31,7 +31,7 @@ __all__ = [
     "power_slope",
 ]
 
-CHUNK = 64
+_CHUNK = 64
 """Images measured at a time; temporaries are several times as large as these."""
 OCTAVES = 5
 """Bands of spatial frequency, from half of the sampling rate downwards."""
@@ -39,7 +39,7 @@ REDUCE = 4
 """By how much images are reduced before their content is read, so that sharpness does not tell."""
 GREY, CONTRAST = 0.45, 0.2
 """Mean and deviation that each image gets before its content is read; those of usual photos."""
-FAINT = 0.02
+_FAINT = 0.02
 """Deviation below which an image's contrast is not raised further: it would be noise."""
 NOTABLE = 0.3
 """Standardised difference from which on a channel is worth words."""
@@ -58,7 +58,7 @@ HUES = (
 )
 """Every 45 degrees of Lab's plane, from +a towards +b."""
 
-MEASURES: dict[str, tuple[str, str]] = {
+APPEARANCES: dict[str, tuple[str, str]] = {
     "red": ("", ""),
     "green": ("", ""),
     "blue": ("", ""),
@@ -74,7 +74,7 @@ MEASURES: dict[str, tuple[str, str]] = {
 
 def colour_rows(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 9"]:
     """Give means, log deviations and correlations of the Lab channels."""
-    return torch.cat([colours_of(part) for part in images.split(CHUNK)])
+    return torch.cat([colours_of(part) for part in images.split(_CHUNK)])
 
 
 def colours_of(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 9"]:
@@ -88,7 +88,7 @@ def colours_of(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 9"]:
 
 def band_powers(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 5"]:
     """Give the log10 of the brightness's mean power in five octaves, the finest first."""
-    return torch.cat([powers_of(part) for part in images.split(CHUNK)])
+    return torch.cat([powers_of(part) for part in images.split(_CHUNK)])
 
 
 def powers_of(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 5"]:
@@ -114,9 +114,9 @@ def power_slope(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, " N"]:
 
 
 def measures(images: Float[Tensor, "N 3 H W"]) -> dict[str, Float[Tensor, " N"]]:
-    """Measure what `MEASURES` names, for each image: RGB in [0, 1], Lab in its units."""
-    rows = torch.cat([measure_some(part) for part in images.split(CHUNK)])
-    return dict(zip(MEASURES, rows.unbind(1), strict=True))
+    """Measure what `APPEARANCES` names, for each image: RGB in [0, 1], Lab in its units."""
+    rows = torch.cat([measure_some(part) for part in images.split(_CHUNK)])
+    return dict(zip(APPEARANCES, rows.unbind(1), strict=True))
 
 
 def measure_some(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 9"]:
@@ -133,13 +133,13 @@ def in_words(difference: dict[str, float], change: dict[str, float]) -> list[str
     """Say how the target looks beside the training images, the plainest difference first.
 
     Args:
-        difference: standardised, for each of `MEASURES`: target less training, in deviations of one image.
+        difference: standardised, for each of `APPEARANCES`: target less training, in deviations of one image.
         change: the same in the measures' own units.
     """
     found = [
-        (abs(size), f"{MEASURES[name][size > 0]} by {abs(size):.1f} deviations ({change[name]:+.3g})")
+        (abs(size), f"{APPEARANCES[name][size > 0]} by {abs(size):.1f} deviations ({change[name]:+.3g})")
         for name, size in difference.items()
-        if any(MEASURES[name]) and abs(size) >= NOTABLE
+        if any(APPEARANCES[name]) and abs(size) >= NOTABLE
     ]
     hue = math.hypot(change["a"], change["b"])
     size = math.hypot(difference["a"], difference["b"])
@@ -168,7 +168,7 @@ def content_features(
     else:
         features = Features("content", deepcopy(load_generator("adain")), read_deepest)
     features.to(device or "cpu")
-    return lambda images: torch.cat([features(colourless(part)) for part in images.split(CHUNK)])
+    return lambda images: torch.cat([features(colourless(part)) for part in images.split(_CHUNK)])
 
 
 def colourless(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
@@ -178,7 +178,7 @@ def colourless(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
     grey = F.interpolate(grey, size=small, mode="bilinear", antialias=True)
     grey = F.interpolate(grey, size=size, mode="bilinear")
     mean, std = grey.mean(dim=(2, 3), keepdim=True), grey.std(dim=(2, 3), keepdim=True)
-    flat = (grey - mean) / std.clamp_min(FAINT) * CONTRAST + GREY
+    flat = (grey - mean) / std.clamp_min(_FAINT) * CONTRAST + GREY
     return flat.clamp(0, 1).expand(-1, 3, -1, -1)
 
 

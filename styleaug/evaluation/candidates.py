@@ -19,7 +19,7 @@ from styleaug.weights import find_styles, load_generator
 
 __all__ = ["Candidate", "find_candidates"]
 
-CHUNK = 32
+_CHUNK = 32
 """Images styled by one draw; its seed is that of the chunk, so that all candidates pick alike."""
 MIN_IMAGES = 5
 """Images that each style of a fitted bank is averaged from: the default of `fit_style`."""
@@ -56,7 +56,7 @@ class Candidate:
             precision="float32",
         )
         rng = torch.Generator().manual_seed(seed)
-        return torch.cat([stylizer.apply(x, stylizer.draw(len(x), rng)) for x in images.split(CHUNK)])
+        return torch.cat([stylizer.apply(x, stylizer.draw(len(x), rng)) for x in images.split(_CHUNK)])
 
 
 def find_candidates(
@@ -98,7 +98,7 @@ def find_candidates(
 def given_bank(source: str | Path | StyleBank, number: int) -> Candidate:
     """Make a candidate of a bank; one that has no name is called by its number."""
     bank, generator = find_styles(source, None)
-    kind = named(generator) if bank is None else bank.provenance.generator
+    kind = _named(generator) if bank is None else bank.provenance.generator
     origin = f"bank {number}" if isinstance(source, StyleBank) else str(source)
     return Candidate(kind, generator, bank, origin, sampler_of(kind))
 
@@ -107,14 +107,14 @@ def fitted(source: str | Path | AbstractGenerator, styles: Path, seed: int) -> C
     """Make a candidate of a generator, with a bank of the images in `styles` unless it has a prior."""
     generator = source if isinstance(source, AbstractGenerator) else load_generator(source)
     if generator.has_prior:
-        return Candidate(named(source), source, None, "prior")
+        return Candidate(_named(source), source, None, "prior")
     files = image_files(styles)
     least = min(MIN_IMAGES, len(files)) if generator.codes_average else 1
     bank = fit_style(files, generator=generator, min_images=least, seed=seed).bank
-    return Candidate(named(source), source, bank, "fitted", sampler_of(generator.name))
+    return Candidate(_named(source), source, bank, "fitted", sampler_of(generator.name))
 
 
-def named(source: str | Path | AbstractGenerator) -> str:
+def _named(source: str | Path | AbstractGenerator) -> str:
     """Name a generator."""
     return source.name if isinstance(source, AbstractGenerator) else str(source)
 

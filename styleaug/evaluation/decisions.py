@@ -31,7 +31,7 @@ HELD_OUT = 1 / 3
 """Share of each class on which a classifier that was trained here decides."""
 MILD = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02}
 """A colour jitter that nobody takes for a risk: the yardstick."""
-BATCH = 32
+_BATCH = 32
 
 Decide = Callable[[Tensor], Tensor]
 """Images `(B, 3, H, W)` in [0, 1] to logits `(B, K)`."""
@@ -119,7 +119,7 @@ def decide(
         ConfigError: the classifier gives no logits `(B, K)`.
     """
     found = []
-    for part in images.split(BATCH):
+    for part in images.split(_BATCH):
         logits = classifier(part.to(device))
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(part):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -134,7 +134,7 @@ def mild_jitter(images: Float[Tensor, "N 3 H W"], seed: int) -> Float[Tensor, "N
     """Change colours as little as nobody minds; torch's global generator is left where it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return torch.cat([color_jitter(part, **MILD) for part in images.split(BATCH)])
+        return torch.cat([color_jitter(part, **MILD) for part in images.split(_BATCH)])
 
 
 def imagenet_classifier(name: str, weights: Path | None, device: torch.device) -> tuple[nn.Module, list[str]]:
@@ -182,10 +182,10 @@ class AtSide(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
         """Resize, then decide."""
-        return self.network(resized(images, self.side))
+        return self.network(_resized(images, self.side))
 
 
-def resized(images: Float[Tensor, "B 3 H W"], side: int) -> Float[Tensor, "B 3 S S"]:
+def _resized(images: Float[Tensor, "B 3 H W"], side: int) -> Float[Tensor, "B 3 S S"]:
     """Bring images to a side in pixels."""
     if images.shape[-2:] == (side, side):
         return images
@@ -225,7 +225,7 @@ def train_classifier(
     recipe = default_recipe(name) if recipe is None else recipe
     train, held = split_home(labels, seed, held_out=HELD_OUT, balanced=True)
     recipe = replace(recipe, batch=min(recipe.batch, len(train)))
-    small = torch.cat([resized(part.float() / 255, recipe.side) for part in images.split(BATCH)])
+    small = torch.cat([_resized(part.float() / 255, recipe.side) for part in images.split(_BATCH)])
     small = (small * 255).round().byte()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

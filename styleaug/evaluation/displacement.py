@@ -21,13 +21,13 @@ __all__ = [
     "profile_shift",
 ]
 
-WINDOW = 64
+_WINDOW = 64
 """Side in pixels of the windows in which displacement is local; neighbours overlap by half."""
 FLOOR = 0.1
 """Share of the strongest frequency's power below which a frequency counts less than fully."""
 FINE = 0.1
 """Step in pixels at which the correlation around its peak is computed; a parabola tells the rest."""
-REACH = 1.5
+_REACH = 1.5
 """Pixels around the peak in which it is."""
 MATCHED = 0.3
 """Height of the peak, 1 where nothing but the place differs, from which on two windows show the same."""
@@ -56,7 +56,7 @@ def edge_map(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B Y X"]:
 
 
 def displacements(
-    images: Float[Tensor, "B 3 H W"], styled: Float[Tensor, "B 3 H W"], *, window: int = WINDOW
+    images: Float[Tensor, "B 3 H W"], styled: Float[Tensor, "B 3 H W"], *, window: int = _WINDOW
 ) -> Displacement:
     """Measure how far the edges of styled images have moved.
 
@@ -67,7 +67,7 @@ def displacements(
     """
     own, other = edge_map(images), edge_map(styled)
     shift, _ = phase_shift(own, other)
-    parts = [cut(x, min(window, *x.shape[1:])) for x in (own, other)]
+    parts = [_cut(x, min(window, *x.shape[1:])) for x in (own, other)]
     worth = parts[0].flatten(1).std(dim=1) > EMPTY
     local, height = phase_shift(parts[0][worth], parts[1][worth])
     found = height >= MATCHED
@@ -75,7 +75,7 @@ def displacements(
     return Displacement(shift.norm(dim=1), local[found].norm(dim=1), matched)
 
 
-def cut(maps: Float[Tensor, "B Y X"], side: int) -> Float[Tensor, "M S S"]:
+def _cut(maps: Float[Tensor, "B Y X"], side: int) -> Float[Tensor, "M S S"]:
     """Cut windows that overlap by half."""
     step = max(1, side // 2)
     return maps.unfold(1, side, step).unfold(2, side, step).flatten(0, 2)
@@ -111,7 +111,7 @@ def phase_shift(
     total = cross.abs().sum(dim=(1, 2)).clamp_min(1e-12)
     peak = torch.fft.ifft2(cross).real.flatten(1).argmax(dim=1)
     coarse = torch.stack([wrapped(peak // width, height), wrapped(peak % width, width)], dim=1).to(one.dtype)
-    steps = torch.arange(-REACH, REACH + FINE / 2, FINE, device=one.device, dtype=one.dtype)
+    steps = torch.arange(-_REACH, _REACH + FINE / 2, FINE, device=one.device, dtype=one.dtype)
     fine = around(cross, coarse, steps) / total[:, None, None]
     at = fine.flatten(1).argmax(dim=1)
     row, column = at // len(steps), at % len(steps)
@@ -202,9 +202,9 @@ def profile_shift(own: Float[Tensor, "B R"], other: Float[Tensor, "B R"]) -> Flo
     return centre(other) - centre(own)
 
 
-CHUNK = 32
+_CHUNK = 32
 """Images measured at a time."""
-SMALL = 2
+_SMALL = 2
 """Sizes of small structures: blobs of 3 and of 6 pixels."""
 
 
@@ -231,7 +231,7 @@ def measure(
     """
     found: dict[str, list[Tensor]] = {name: [] for name in ("whole", "local", "edges", "share", "counts")}
     matched: list[tuple[float, int]] = []
-    for own, other in zip(images.split(CHUNK), styled.split(CHUNK), strict=True):
+    for own, other in zip(images.split(_CHUNK), styled.split(_CHUNK), strict=True):
         moved = displacements(own, other)
         found["whole"].append(moved.whole)
         found["local"].append(moved.local)
@@ -239,7 +239,7 @@ def measure(
             matched.append((moved.matched, len(moved.local)))
         found["edges"].append(edge_correlation(other, own))
         for size, (share, counts) in enumerate(contrast_kept(reduce(own), reduce(other))):
-            if size < SMALL:
+            if size < _SMALL:
                 found["share"].append(share.flatten())
                 found["counts"].append(counts.flatten())
     joined = {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in found.items()}

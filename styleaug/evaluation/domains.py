@@ -21,7 +21,7 @@ __all__ = [
     "wilson",
 ]
 
-STEPS = 50
+_STEPS = 50
 """The most steps of Newton's method; it needs about eight."""
 RESAMPLES = 200
 """Random halves from which an interval is read."""
@@ -100,7 +100,7 @@ def fit_logistic(
 
     beta = x.new_zeros(x.shape[1])
     now = loss(beta)
-    for _ in range(STEPS):
+    for _ in range(_STEPS):
         chance = torch.sigmoid(x @ beta)
         slope = x.T @ (weights * (chance - y)) + ridge * beta
         # The floor keeps the offset's entry above zero where every answer is certain.

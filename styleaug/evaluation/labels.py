@@ -26,7 +26,7 @@ from styleaug.evaluation.decisions import (
     train_classifier,
 )
 from styleaug.evaluation.displacement import measure
-from styleaug.evaluation.pairs import Squares, read_masks, read_squares
+from styleaug.evaluation.pairs import Squares, read_mask_files, read_squares
 from styleaug.evaluation.quality import find_device
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import from_float, to_float
@@ -37,11 +37,7 @@ from styleaug.sheets import contact_sheet
 
 __all__ = [
     "RULES",
-    "STRENGTHS",
     "LabelSafety",
-    "Row",
-    "Rule",
-    "Verdict",
     "evaluate_labels",
     "judge",
     "told_rules",
@@ -49,7 +45,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Rule:
+class _Rule:
     """A figure that is worse the higher it is, and where it stops being safe."""
 
     name: str
@@ -62,7 +58,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class _Verdict:
     """`"safe"`, `"careful"` or `"unsafe"`, and the rules that decided."""
 
     word: str
@@ -70,34 +66,34 @@ class Verdict:
 
 
 RULES = (
-    Rule(
+    _Rule(
         "flips", "right decisions (all, without labels) flipped, less those by mild jitter", 0.05, 0.25,
         "more flips than a jitter that everybody uses",
     ),
-    Rule(
+    _Rule(
         "moved", "95th percentile of the displacement of edges, px", 0.25, 1.0,
         "boxes and masks are drawn to about a pixel",
     ),
-    Rule(
+    _Rule(
         "lost edges", "share of windows whose edges are not found again", 0.02, 0.10,
         "where they are not, nothing says that the object is still there",
     ),
-    Rule(
+    _Rule(
         "contrast", "contrast of blobs of 3 and 6 px that is lost, median", 0.25, 0.50,
         "small findings are seen by their contrast",
     ),
-    Rule(
+    _Rule(
         "faint", "the same in the worst tenth of windows", 0.50, 0.90,
         "a finding may lie in the worst window",
     ),
-    Rule(
+    _Rule(
         "border", "95th percentile of the displacement of edges at mask borders, px", 0.50, 1.5,
         "the ring in which a border is sought is coarser than phase correlation",
     ),
 )  # fmt: skip
 
 
-def judge(flips: float, figures: Mapping[str, float]) -> Verdict:
+def judge(flips: float, figures: Mapping[str, float]) -> _Verdict:
     """Apply the rules; the worst decides. What was not measured is left out.
 
     Args:
@@ -115,7 +111,7 @@ def judge(flips: float, figures: Mapping[str, float]) -> Verdict:
     unsafe = [rule.name for rule in RULES if values[rule.name] > rule.unsafe]
     careful = [rule.name for rule in RULES if values[rule.name] > rule.careful]
     word = "unsafe" if unsafe else "careful" if careful else "safe"
-    return Verdict(word, ", ".join(unsafe or careful))
+    return _Verdict(word, ", ".join(unsafe or careful))
 
 
 def told_rules() -> list[str]:
@@ -126,14 +122,14 @@ def told_rules() -> list[str]:
     ]
 
 
-STRENGTHS = (0.25, 0.5, 0.75, 1.0)
-SHOWN = 12
+_STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+_SHOWN = 12
 """Flips on the sheet."""
-TILE = 160
+_TILE = 160
 
 
 @dataclass(frozen=True)
-class Row:
+class _Row:
     """What one generator does to labels at one strength."""
 
     name: str
@@ -141,7 +137,7 @@ class Row:
     flips: Flips
     figures: dict[str, float]
     """See `structure_kept.measure`."""
-    verdict: Verdict
+    verdict: _Verdict
 
     def to_dict(self) -> dict[str, Any]:
         """Give JSON-ready values; None where nothing could be measured."""
@@ -180,7 +176,7 @@ class Flip(NamedTuple):
 class LabelSafety:
     """What styling does to labels."""
 
-    rows: list[Row]
+    rows: list[_Row]
     jitter: Flips
     """Of a mild colour jitter: the yardstick."""
     classifier: str
@@ -284,7 +280,7 @@ def evaluate_labels(
     generators: Sequence[str | Path | AbstractGenerator] = (),
     bank: str | Path | StyleBank | Sequence[str | Path | StyleBank] | None = None,
     styles: str | Path | None = None,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float] = _STRENGTHS,
     classifier: str | Decide = "squeezenet",
     labels: Mapping[str, int] | None = None,
     masks: str | Path | None = None,
@@ -337,7 +333,7 @@ def evaluate_labels(
     candidates = find_candidates(banks, generators, images if styles is None else styles, seed=seed)
     folder = None if weights is None else Path(weights)
     subject = read_subject(Path(images), classifier, labels, folder, recipe, size, most, seed, place)
-    borders = None if masks is None else read_masks(Path(masks), subject.squares.names, size)
+    borders = None if masks is None else read_mask_files(Path(masks), subject.squares.names, size)
     pixels = to_float(subject.squares.images)
     before = decide(subject.decide, pixels, place)
     yardstick = decide(subject.decide, mild_jitter(pixels, seed), place)
@@ -346,12 +342,12 @@ def evaluate_labels(
     for candidate in candidates:
         for strength in strengths:
             report(len(rows), len(candidates) * len(strengths))
-            styled = paint(candidate, pixels, strength, seed, place)
+            styled = _paint(candidate, pixels, strength, seed, place)
             after = decide(subject.decide, styled, place)
             flips = count_flips(before.argmax(1), after.argmax(1), subject.labels)
             figures = measure(pixels, styled, borders)
             verdict = judge(flips.telling.share - jitter.telling.share, figures)
-            rows.append(Row(candidate.name, strength, flips, figures, verdict))
+            rows.append(_Row(candidate.name, strength, flips, figures, verdict))
             flipped += find_flips(subject, candidate.name, strength, before, after, pixels, styled)
     accuracy = None
     if subject.labels is not None:
@@ -423,7 +419,7 @@ def train_subject(
     return Subject(kept, labels[held], network, f"small, trained here, mean recall {recall:.2f}", classes)
 
 
-def paint(
+def _paint(
     candidate: Candidate, images: Float[Tensor, "N 3 H W"], strength: float, seed: int, device: torch.device
 ) -> Float[Tensor, "N 3 H W"]:
     """Style images as they are in memory: with 8 bits."""
@@ -445,7 +441,7 @@ def find_flips(
     right = torch.ones_like(old, dtype=torch.bool) if subject.labels is None else old == subject.labels
     rows = (old != new).nonzero()[:, 0]
     sure = after.amax(1) * before.amax(1)
-    order = sorted(rows.tolist(), key=lambda row: (not right[row], -float(sure[row])))[:SHOWN]
+    order = sorted(rows.tolist(), key=lambda row: (not right[row], -float(sure[row])))[:_SHOWN]
 
     def class_name(index: int) -> str:
         return subject.classes[index] if index < len(subject.classes) else str(index)
@@ -464,10 +460,10 @@ def worst_of(flips: list[Flip]) -> list[Flip]:
     chosen: dict[str, Flip] = {}
     for flip in sorted(flips, key=lambda flip: (not flip.right, -flip.sure)):
         chosen.setdefault(flip.file, flip)
-    return list(chosen.values())[:SHOWN]
+    return list(chosen.values())[:_SHOWN]
 
 
 def tile(image: Float[Tensor, "3 H W"]) -> Image.Image:
     """Give an image for the sheet."""
     pixels = from_float(image, torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.LANCZOS)
+    return Image.fromarray(pixels).resize((_TILE, _TILE), Image.Resampling.LANCZOS)

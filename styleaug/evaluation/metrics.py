@@ -33,7 +33,7 @@ __all__ = [
 DIRECTIONS = 32
 """On which features are projected; more of them make the figure steadier, and slower."""
 
-BINS = 8
+_BINS = 8
 """Of the colour histogram, along each of red, green and blue."""
 
 MOST_PLACES = 4096
@@ -154,10 +154,10 @@ def clipped(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
 
 
 def colour_histogram(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
-    """Count the colours of each image in `BINS` cubed bins; a row sums to 1."""
-    red, green, blue = (images * BINS).long().clamp(0, BINS - 1).flatten(2).unbind(dim=1)
-    bins = (red * BINS + green) * BINS + blue
-    counts = torch.zeros(len(images), BINS**3, device=images.device)
+    """Count the colours of each image in `_BINS` cubed bins; a row sums to 1."""
+    red, green, blue = (images * _BINS).long().clamp(0, _BINS - 1).flatten(2).unbind(dim=1)
+    bins = (red * _BINS + green) * _BINS + blue
+    counts = torch.zeros(len(images), _BINS**3, device=images.device)
     return counts.scatter_add_(1, bins, torch.ones_like(bins, dtype=counts.dtype)) / bins.shape[1]
 
 

@@ -18,7 +18,7 @@ from styleaug.io.files import image_files, list_image_files, open_image, stem_of
 from styleaug.io.pixels import open_style
 from styleaug.io.scan import as_picture
 
-__all__ = ["Pairs", "Squares", "match", "read_masks", "read_pairs", "read_squares"]
+__all__ = ["Pairs", "Squares", "match", "read_mask_files", "read_pairs", "read_squares"]
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,9 @@ def match(contents: int, styles: int, count: int) -> tuple[Int[Tensor, " P"], In
     return order % contents, (order + order // turn) % styles
 
 
-def read_masks(folder: Path, names: list[str], size: int) -> tuple[Bool[Tensor, "N H W"], Bool[Tensor, " N"]]:
+def read_mask_files(
+    folder: Path, names: list[str], size: int
+) -> tuple[Bool[Tensor, "N H W"], Bool[Tensor, " N"]]:
     """Read the mask of each image, cut as the image is: its middle square, brought to `size`.
 
     A mask has its image's path without the suffix, or where no path is shared its last part.

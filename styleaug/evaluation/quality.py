@@ -43,19 +43,18 @@ from styleaug.weights import find_styles, load_generator
 __all__ = [
     "MEASURES",
     "UNCHANGED",
-    "Painter",
+    "Method",
     "Quality",
     "Scores",
     "draw_pairs",
     "encode_styles",
     "evaluate_quality",
-    "judge",
     "measure_quality",
 ]
 
 UNCHANGED = "content unchanged"
 """Name of the row that says what doing nothing is worth."""
-BATCH = 4
+_BATCH = 4
 """Pairs at a time; at 256 pixels VGG-19's levels take 32 MB for each image."""
 DIVERSE_CONTENTS, DIVERSE_STYLES = 8, 4
 """So many contents, each in so many styles, tell how diverse a generator is."""
@@ -73,7 +72,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Painter:
+class Method:
     """A generator on a device, and the code of each style.
 
     Args:
@@ -118,13 +117,13 @@ def encode_styles(
 ) -> tuple[AbstractGenerator, Float[Tensor, "M S"]]:
     """Put a generator on a device and read the code of each style once."""
     generator = place(generator, device, bfloat16=False)
-    chunks = (shrink(to_float(chunk.to(device)), generator.code_size) for chunk in styles.split(BATCH))
+    chunks = (shrink(to_float(chunk.to(device)), generator.code_size) for chunk in styles.split(_BATCH))
     return generator, torch.cat([generator.encode_style(chunk) for chunk in chunks])
 
 
 @torch.inference_mode()
-def judge(
-    painters: Mapping[str, Painter],
+def _judge(
+    painters: Mapping[str, Method],
     pairs: Pairs,
     networks: Networks,
     *,
@@ -145,10 +144,10 @@ def judge(
     """
     networks.to(device)
     wanted = look_at_styles(pairs, networks, device)
-    everyone = {UNCHANGED: Painter(None, torch.zeros(0, 0)), **painters}
+    everyone = {UNCHANGED: Method(None, torch.zeros(0, 0)), **painters}
     rows: dict[str, dict[str, list[Tensor]]] = {name: defaultdict(list) for name in everyone}
     features: dict[str, list[Tensor]] = {name: [] for name in everyone}
-    for chunk in torch.arange(len(pairs)).split(BATCH):
+    for chunk in torch.arange(len(pairs)).split(_BATCH):
         content = look(to_float(pairs.contents.images[pairs.content_of[chunk]].to(device)), networks)
         for name, painter in everyone.items():
             styled = content
@@ -166,7 +165,7 @@ def judge(
             {metric: torch.cat(parts) for metric, parts in rows[name].items()},
             torch.cat(features[name]),
             None if wanted is None else wanted.features,
-            spread(painter, pairs, networks, device),
+            _spread(painter, pairs, networks, device),
         )
         for name, painter in everyone.items()
     }
@@ -182,7 +181,7 @@ def look_at_styles(pairs: Pairs, networks: Networks, device: torch.device) -> Wa
     if pairs.styles is None:
         return None
     stats, features = [], []
-    for chunk in pairs.styles.images.split(BATCH):
+    for chunk in pairs.styles.images.split(_BATCH):
         view = look(to_float(chunk.to(device)), networks)
         stats.append([channel_stats(level) for level in view.vgg])
         features.append(view.squeeze[-1].mean(dim=(2, 3)).cpu())
@@ -219,8 +218,8 @@ def reached(
     }
 
 
-def spread(
-    painter: Painter, pairs: Pairs, networks: Networks, device: torch.device
+def _spread(
+    painter: Method, pairs: Pairs, networks: Networks, device: torch.device
 ) -> Float[Tensor, " K"] | None:
     """Measure how unlike some contents become in several styles; None where there is one style."""
     styles = len(painter.codes) if painter.generator else len(pairs.style_of.unique())
@@ -259,11 +258,11 @@ def summarise(
     return Scores(means, errors, {name: values.tolist() for name, values in rows.items()})
 
 
-Source = str | Path | AbstractGenerator
+_Source = str | Path | AbstractGenerator
 LEAST_SIZE, MOST_SIZE = 64, 1024
-TILE = 192
+SHEET_TILE = 192
 """Side in pixels of a picture on the sheet."""
-LABEL, COLUMN, WIDTH = 38, 21, 100
+LABEL, COLUMN, _WIDTH = 38, 21, 100
 """Characters of the table's first column, of each other, and of the notes below."""
 
 
@@ -373,7 +372,7 @@ class Quality:
             for key, (label, better) in shown.items():
                 cells = "".join(f"{cell(scores, key):>{width}}" for scores in self.scores.values())
                 lines.append(f"  {better} {label:{LABEL - 4}}{cells}")
-        return "\n".join([*lines, "", *(fill(printable(note), WIDTH) for note in self.notes)])
+        return "\n".join([*lines, "", *(fill(printable(note), _WIDTH) for note in self.notes)])
 
     def save(self, path: str | Path) -> Path:
         """Write it atomically as JSON.
@@ -396,7 +395,7 @@ def cell(scores: Scores, key: str) -> str:
 
 
 def evaluate_quality(
-    generator: Source | Sequence[Source],
+    generator: _Source | Sequence[_Source],
     content: str | Path,
     style: str | Path | None = None,
     *,
@@ -444,7 +443,7 @@ def evaluate_quality(
         )
     if style is not None and bank is not None:
         raise ConfigError("give either a folder of styles or a bank: codes are read from the one or drawn.")
-    sources = [generator] if isinstance(generator, Source) else list(generator)
+    sources = [generator] if isinstance(generator, _Source) else list(generator)
     named = name_generators(sources)
     place_of = find_device(device)
     codes = {
@@ -465,7 +464,7 @@ def evaluate_quality(
 
 
 def measure_quality(
-    painters: dict[str, Painter],
+    painters: dict[str, Method],
     pairs: Pairs,
     networks: Networks,
     *,
@@ -473,7 +472,7 @@ def measure_quality(
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quality:
     """Measure painters on pairs that are there already; see `judging.judge`."""
-    scores = judge(painters, pairs, networks, device=device, report=report)
+    scores = _judge(painters, pairs, networks, device=device, report=report)
     return Quality(
         scores,
         [pairs.names(pair) for pair in range(len(pairs))],
@@ -484,7 +483,7 @@ def measure_quality(
     )
 
 
-def name_generators(sources: Sequence[Source]) -> dict[str, AbstractGenerator]:
+def name_generators(sources: Sequence[_Source]) -> dict[str, AbstractGenerator]:
     """Load generators, each under a name of its own."""
     if not sources:
         raise ConfigError("give at least one generator.")
@@ -503,7 +502,7 @@ def make_painters(
     codes: dict[str, Tensor],
     strength: float,
     device: torch.device,
-) -> dict[str, Painter]:
+) -> dict[str, Method]:
     """Put generators on the device, with the codes that were drawn, or else those of the styles."""
     painters = {}
     for name, generator in named.items():
@@ -511,12 +510,12 @@ def make_painters(
             placed, rows = place(generator, device, bfloat16=False), codes[name]
         else:
             placed, rows = encode_styles(generator, pairs.styles.images, device)
-        painters[name] = Painter(placed, rows, strength)
+        painters[name] = Method(placed, rows, strength)
     return painters
 
 
 def draw_codes(
-    bank: str | Path | StyleBank | None, source: Source, generator: AbstractGenerator, count: int, seed: int
+    bank: str | Path | StyleBank | None, source: _Source, generator: AbstractGenerator, count: int, seed: int
 ) -> Tensor:
     """Draw codes from a bank, or from the normal distribution where a generator needs no bank."""
     found, _ = find_styles(bank, source)
@@ -543,7 +542,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
 
 @torch.inference_mode()
 def draw_pairs(
-    quality: Quality, painters: dict[str, Painter], pairs: Pairs, device: torch.device
+    quality: Quality, painters: dict[str, Method], pairs: Pairs, device: torch.device
 ) -> Image.Image:
     """Draw the best, median and worst pairs by style reached and by content kept, mean over generators."""
     rows, titles = [], []
@@ -565,7 +564,7 @@ def draw_pairs(
 
 
 def paint_row(
-    painters: dict[str, Painter], pairs: Pairs, pair: int, device: torch.device
+    painters: dict[str, Method], pairs: Pairs, pair: int, device: torch.device
 ) -> list[Image.Image]:
     """Paint one pair with every painter, beside what it was made of."""
     rows = pairs.style_of[pair, None]
@@ -574,7 +573,7 @@ def paint_row(
     images = to_float(content.to(device))
     tiles += [from_float(p.paint(images, rows), torch.uint8) for p in painters.values()]
     pictures = (Image.fromarray(tile[0].permute(1, 2, 0).cpu().contiguous().numpy()) for tile in tiles)
-    return [picture.resize((TILE, TILE), Image.Resampling.LANCZOS) for picture in pictures]
+    return [picture.resize((SHEET_TILE, SHEET_TILE), Image.Resampling.LANCZOS) for picture in pictures]
 
 
 def shorten(name: str) -> str:

@@ -15,7 +15,7 @@ from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError, FileError, printable
 from styleaug.evaluation.advice import STYLE, Advice, Evidence, Option, advise
 from styleaug.evaluation.appearance import (
-    MEASURES,
+    APPEARANCES,
     band_powers,
     colour_rows,
     content_features,
@@ -34,14 +34,14 @@ from styleaug.perceptual import frechet_distance, kernel_distance, load_features
 from styleaug.sheets import contact_sheet
 from styleaug.training.losses import edge_correlation
 
-__all__ = ["GENERATORS", "Shift", "evaluate_shift"]
+__all__ = ["Shift", "evaluate_shift"]
 
-GENERATORS = ("reinhard-rgb", "randstainna", "photo", "fourier", "adain")
+_GENERATORS = ("reinhard-rgb", "randstainna", "photo", "fourier", "adain")
 """Tried unless others, or banks, are given: each with a bank fitted to the target."""
-STRENGTHS = (0.5, 1.0)
+_STRENGTHS = (0.5, 1.0)
 MOST_STYLED = 150
 """Training images that each candidate styles."""
-SHOWN = 4
+_SHOWN = 4
 """Images of the sheet."""
 WIDEST = -1.0
 """Of shares closed that are shown; further below all are as bad."""
@@ -175,7 +175,7 @@ def evaluate_shift(
         target: folder of images like those that the classifier will meet; no labels are needed.
         bank: bank or banks to try: names, paths, run folders or `StyleBank`s.
         generators: to try with a bank that is fitted to the target here; without banks or generators,
-            those in `GENERATORS`.
+            those in `_GENERATORS`.
         size: side in pixels of the squares that are compared.
         most: images read of each folder; of more a random part.
         folds: of the cross-validation.
@@ -204,7 +204,7 @@ def evaluate_shift(
         raise ConfigError(f"content must be adain or squeezenet, got {content!r}.")
     place = find_device(device)
     sides = [read_side(folder, most, size, folds, seed) for folder in (train, target)]
-    chosen = GENERATORS if generators is None and bank is None else tuple(generators or ())
+    chosen = _GENERATORS if generators is None and bank is None else tuple(generators or ())
     candidates = find_candidates(bank, chosen, target, seed=seed)
     look = Look(network, None if weights is None else Path(weights), place)
     ends = [to_float(side.images) for side in sides]
@@ -216,15 +216,15 @@ def evaluate_shift(
     }
     options, styled = [], {}
     for candidate in candidates:
-        for strength in STRENGTHS:
-            report(len(options), len(STRENGTHS) * len(candidates))
-            painted = paint(candidate, ends[0], strength, seed, place)
-            options.append(compare(candidate, strength, ends[0], painted, rows, look, keys, folds, seed))
-            styled[candidate.name] = painted[:SHOWN]
+        for strength in _STRENGTHS:
+            report(len(options), len(_STRENGTHS) * len(candidates))
+            painted = _paint(candidate, ends[0], strength, seed, place)
+            options.append(_compare(candidate, strength, ends[0], painted, rows, look, keys, folds, seed))
+            styled[candidate.name] = painted[:_SHOWN]
     report(len(options), len(options))
     looks, variety = compare_looks(measures(ends[0]), measures(ends[1]))
     evidence = Evidence(
-        parted, variety, looks["slope"]["deviations"], [o for o in options if o.strength == STRENGTHS[-1]]
+        parted, variety, looks["slope"]["deviations"], [o for o in options if o.strength == _STRENGTHS[-1]]
     )
     if sheet:
         save_image(draw_sheet(ends[0], ends[1], styled), Path(sheet))
@@ -288,7 +288,7 @@ class Look:
         }
 
 
-def paint(
+def _paint(
     candidate: Candidate, images: Float[Tensor, "N 3 H W"], strength: float, seed: int, device: torch.device
 ) -> Float[Tensor, "K 3 H W"]:
     """Style the first training images, as they are in memory: with 8 bits."""
@@ -296,7 +296,7 @@ def paint(
     return to_float(from_float(styled, torch.uint8))
 
 
-def compare(
+def _compare(
     candidate: Candidate,
     strength: float,
     train: Float[Tensor, "N 3 H W"],
@@ -324,7 +324,7 @@ def compare_looks(
 ) -> tuple[dict[str, dict[str, float]], float]:
     """Give means and standardised differences, and the deviation of the training images' lightness."""
     looks = {}
-    for name in MEASURES:
+    for name in APPEARANCES:
         own, other = train[name], target[name]
         spread = ((own.var() + other.var()) / 2).sqrt().clamp_min(1e-6)
         looks[name] = {
@@ -352,7 +352,7 @@ def draw_sheet(
 ) -> Image.Image:
     """Lay out training images, each candidate's version of them at full strength, and target images."""
     columns = {"train": train, **styled, "target": target}
-    count = min(SHOWN, *(len(images) for images in columns.values()))
+    count = min(_SHOWN, *(len(images) for images in columns.values()))
     rows = [[picture(images[row]) for images in columns.values()] for row in range(count)]
     return contact_sheet(rows, list(columns))
 

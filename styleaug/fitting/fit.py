@@ -25,11 +25,11 @@ from styleaug.io.pixels import images_in, open_style, shrink, views
 from styleaug.io.scan import Window
 from styleaug.weights import load_generator
 
-__all__ = ["Choice", "Fit", "Group", "fit_style"]
+__all__ = ["Choice", "Group", "fit_style"]
 
 Choice = Literal["random", "diverse"]
-CHOICES = get_args(Choice)
-MAX_STYLES = 100_000
+_CHOICES = get_args(Choice)
+_MAX_STYLES = 100_000
 """The most codes from which the diverse ones are chosen."""
 MAX_NUMBERS = 2**28
 """The most numbers in those codes, 1 GiB: PatchSwap has 19 526 in each."""
@@ -47,7 +47,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Fit:
+class _Fit:
     """A fitted bank, the files that could not be read for it, and what its user should know."""
 
     bank: StyleBank
@@ -86,7 +86,7 @@ def fit_style(
     seed: int = 0,
     licence: str = "",
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> Fit:
+) -> _Fit:
     """Read the styles of images into a bank.
 
     No labels are needed, and no pixels or names are kept. Each style is the mean of similar ones of several
@@ -125,8 +125,8 @@ def fit_style(
         ConfigError: a number outside its range, an unknown choice, fewer patients or files than `min_images`,
             or a generator whose styles have no code, none that can be averaged, or none with bounds.
     """
-    if choose not in CHOICES:
-        raise ConfigError(f"choose must be one of {', '.join(CHOICES)}, got {choose!r}.")
+    if choose not in _CHOICES:
+        raise ConfigError(f"choose must be one of {', '.join(_CHOICES)}, got {choose!r}.")
     max_styles, patches = check_count("max_styles", max_styles), check_count("patches", patches)
     seed = check_seed(seed)
     privacy = Privacy(min_images, epsilon, delta)
@@ -213,7 +213,7 @@ class Reading:
         self, order: list[int], quota: int, everything: bool, report: Callable[[int, int], None]
     ) -> None:
         """Read images in this order, until each group has `quota` rows, or all that memory takes."""
-        most = min(MAX_STYLES, MAX_NUMBERS // self.network.code_length) // len(self.pools)
+        most = min(_MAX_STYLES, MAX_NUMBERS // self.network.code_length) // len(self.pools)
         needed = quota * self.privacy.min_images
         limit = max(needed, most) if everything else needed
         sizes = Counter(self.study.groups)
@@ -284,7 +284,7 @@ class Reading:
 
 def make_bank(
     reading: Reading, quota: int, rng: torch.Generator, *, grouped: bool, labels: bool, licence: str
-) -> Fit:
+) -> _Fit:
     """Make rows of each group that has enough origins, and a bank of all."""
     network, privacy, failed, warnings = reading.network, reading.privacy, reading.failed, reading.warnings()
     pools = {name: pool for name, pool in reading.pools.items() if pool.codes}
@@ -319,10 +319,10 @@ def make_bank(
         delta=privacy.delta,
     )
     if not grouped:
-        return Fit(StyleBank(rows[0], provenance), sorted(failed), warnings, left_out=left_out)
+        return _Fit(StyleBank(rows[0], provenance), sorted(failed), warnings, left_out=left_out)
     numbers = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(part) for part in rows]))
     bank = StyleBank(torch.cat(rows), provenance, groups=numbers, labels=tuple(groups))
-    return Fit(bank, sorted(failed), warnings, groups, left_out)
+    return _Fit(bank, sorted(failed), warnings, groups, left_out)
 
 
 def noise_warning(pool: Pool, network: AbstractGenerator, privacy: Privacy, of: str) -> list[str]:

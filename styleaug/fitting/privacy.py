@@ -34,7 +34,6 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.weights import bank_names, cards, load_bank
 
 __all__ = [
-    "Frame",
     "Pool",
     "Privacy",
     "cover",
@@ -47,7 +46,7 @@ __all__ = [
     "private_summary",
 ]
 
-BLOCK = 4096
+_BLOCK = 4096
 """Codes among which neighbours are looked for; the time grows with its square."""
 
 
@@ -56,7 +55,7 @@ def microaggregate(codes: Float[Tensor, "N S"], least: int) -> list[Int[Tensor, 
 
     MDAV (Domingo-Ferrer & Mateo-Sanz 2002, in the form of Domingo-Ferrer & Torra 2005), on entries scaled to
     unit deviation: the code farthest from the mean and the one farthest from that each take their nearest
-    neighbours, until few are left. More than `BLOCK` codes are first halved along the widest entry.
+    neighbours, until few are left. More than `_BLOCK` codes are first halved along the widest entry.
 
     Args:
         codes: `(N, S)`, at least `least` of them.
@@ -70,7 +69,7 @@ def microaggregate(codes: Float[Tensor, "N S"], least: int) -> list[Int[Tensor, 
         return list(every[:, None])
     scaled = (codes - codes.mean(dim=0)) / codes.std(dim=0, correction=0).clamp_min(1e-6)
     groups = []
-    for block in halve(scaled, every, max(BLOCK, 4 * least)):
+    for block in _halve(scaled, every, max(_BLOCK, 4 * least)):
         left = block
         while len(left) >= 2 * least:
             centre = scaled[left].mean(dim=0)
@@ -85,14 +84,14 @@ def microaggregate(codes: Float[Tensor, "N S"], least: int) -> list[Int[Tensor, 
     return groups
 
 
-def halve(codes: Float[Tensor, "N S"], rows: Int[Tensor, " K"], most: int) -> list[Int[Tensor, " L"]]:
+def _halve(codes: Float[Tensor, "N S"], rows: Int[Tensor, " K"], most: int) -> list[Int[Tensor, " L"]]:
     """Split rows at the median of their widest entry, until no part has more than `most`."""
     if len(rows) <= most:
         return [rows]
     widest = codes[rows].var(dim=0).argmax()
     order = rows[codes[rows, widest].argsort(stable=True)]
     middle = len(order) // 2
-    return halve(codes, order[:middle], most) + halve(codes, order[middle:], most)
+    return _halve(codes, order[:middle], most) + _halve(codes, order[middle:], most)
 
 
 def farthest(codes: Float[Tensor, "N S"], rows: Int[Tensor, " K"], point: Float[Tensor, " S"]) -> Tensor:
@@ -119,18 +118,18 @@ def cover(codes: Float[Tensor, "N S"], count: int, rng: torch.Generator) -> Int[
     """
     scaled = (codes - codes.mean(dim=0)) / codes.std(dim=0).clamp_min(1e-6)
     start = torch.randint(len(codes), (1,), generator=rng)
-    centres = scaled[farthest_first(scaled, start, count)]
+    centres = scaled[_farthest_first(scaled, start, count)]
     for _ in range(20):
         owner = torch.cdist(scaled, centres).argmin(dim=1)
         size = torch.bincount(owner, minlength=count)[:, None]
         sums = torch.zeros_like(centres).index_add_(0, owner, scaled)
         centres = torch.where(size > 0, sums / size.clamp_min(1), centres)
     chosen = torch.cdist(centres, scaled).argmin(dim=1).unique()
-    chosen = farthest_first(scaled, chosen, count)  # two centres may have had the same neighbour
+    chosen = _farthest_first(scaled, chosen, count)  # two centres may have had the same neighbour
     return chosen.sort().values
 
 
-def farthest_first(codes: Float[Tensor, "N S"], chosen: Int[Tensor, " J"], count: int) -> Int[Tensor, " K"]:
+def _farthest_first(codes: Float[Tensor, "N S"], chosen: Int[Tensor, " J"], count: int) -> Int[Tensor, " K"]:
     """Add to `chosen` the row farthest from all of them, until there are `count` (Gonzalez 1985)."""
     distance = torch.cdist(codes, codes[chosen]).amin(dim=1)
     rows = chosen.tolist()
@@ -287,7 +286,7 @@ def loss_of(epsilon: float, delta: float) -> float:
 
 
 @dataclass(frozen=True)
-class Frame:
+class _Frame:
     """Coordinates in which a generator's codes are measured; nothing in it may depend on the images.
 
     A code is `centre + axes @ z`.
@@ -317,7 +316,7 @@ class Frame:
         return torch.minimum(torch.maximum(drawn, self.low), self.high).float()
 
 
-def frame_of(generator: AbstractGenerator) -> Frame:
+def frame_of(generator: AbstractGenerator) -> _Frame:
     """Find the coordinates of a generator's codes.
 
     Its `code_range`, where codes are short; else the widest axes of the shipped bank for it, which are of
@@ -330,11 +329,11 @@ def frame_of(generator: AbstractGenerator) -> Frame:
         low, high = (torch.tensor(end, dtype=torch.float64) for end in generator.code_range)
         half, size = (high - low) / 2, math.sqrt(generator.code_length)
         usual = generator.usual_spread
-        return Frame((low + high) / 2, half.diag(), size, BOX_SPREAD * size, low, high, usual)
+        return _Frame((low + high) / 2, half.diag(), size, BOX_SPREAD * size, low, high, usual)
     if generator.has_prior:
         size = generator.code_length
         axes, most = torch.eye(size, dtype=torch.float64), math.sqrt(size) + 2  # beyond are 2 % or fewer
-        return Frame(axes.new_zeros(size), axes, most, most, axes.new_full((size,), -4.0), 4 * axes.sum(1))
+        return _Frame(axes.new_zeros(size), axes, most, most, axes.new_full((size,), -4.0), 4 * axes.sum(1))
     for name in bank_names():
         if cards()["banks"][name]["fingerprint"] == generator.fingerprint and generator.codes_average:
             return public_frame(load_bank(name).codes.double())
@@ -344,14 +343,14 @@ def frame_of(generator: AbstractGenerator) -> Frame:
     )
 
 
-def public_frame(codes: Float[Tensor, "N S"]) -> Frame:
+def public_frame(codes: Float[Tensor, "N S"]) -> _Frame:
     """Make coordinates of a public bank's widest axes, each of unit deviation in it."""
     mean, std = codes.mean(dim=0), codes.std(dim=0).clamp_min(1e-6)
     _, size, axes = torch.linalg.svd((codes - mean) / std, full_matrices=False)
     deviation = size[:PUBLIC_AXES] / math.sqrt(len(codes) - 1)
     spanned = std[:, None] * axes[:PUBLIC_AXES].T * deviation
     most = math.sqrt(PUBLIC_AXES) + 2
-    return Frame(mean, spanned, 2 * most, most, codes.amin(dim=0), codes.amax(dim=0))
+    return _Frame(mean, spanned, 2 * most, most, codes.amin(dim=0), codes.amax(dim=0))
 
 
 def clip(z: Float[Tensor, "N R"], norm: float) -> Float[Tensor, "N R"]:
@@ -360,7 +359,7 @@ def clip(z: Float[Tensor, "N R"], norm: float) -> Float[Tensor, "N R"]:
 
 
 def private_summary(
-    z: Float[Tensor, "N R"], frame: Frame, epsilon: float, delta: float
+    z: Float[Tensor, "N R"], frame: _Frame, epsilon: float, delta: float
 ) -> tuple[Float[Tensor, " R"], Float[Tensor, "R R"]]:
     """Measure mean and covariance with noise such that both together are (epsilon, delta)-private.
 
@@ -390,12 +389,12 @@ def private_summary(
     return mean, axes @ sizes.diag() @ axes.T
 
 
-def mean_sensitivity(frame: Frame, count: int) -> float:
+def mean_sensitivity(frame: _Frame, count: int) -> float:
     """Bound how far the mean moves if one row is another: from one end of the ball to the other."""
     return 2 * frame.radius / count
 
 
-def covariance_sensitivity(frame: Frame, count: int) -> float:
+def covariance_sensitivity(frame: _Frame, count: int) -> float:
     """Bound how far the covariance about a given point moves, in the Frobenius norm, if one row is another.
 
     `|x x' - y y'|^2 = |x|^4 + |y|^4 - 2 (x y)^2`, at most twice the fourth power of the longest.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from styleaug.errors import ConfigError
 from styleaug.io.dicom import TAGS, has_prefix, read_tags
-from styleaug.io.dicom import origin_of as dicom_origin
+from styleaug.io.dicom import patient_of as dicom_origin
 from styleaug.io.lists import LISTS, list_images
 
 __all__ = ["ALIASES", "Study", "balance_warnings", "modality_of", "origin_of", "read_study"]
@@ -29,7 +29,7 @@ ALIASES = {
 """Short names for DICOM tags."""
 UNKNOWN = "unknown"
 """Group of the files that have no folder or tag of their own."""
-CLASS_GAP = 0.1
+_CLASS_GAP = 0.1
 """Total variation distance up to which the classes of two groups count as equally frequent."""
 
 
@@ -175,7 +175,7 @@ def balance_warnings(study: Study) -> list[str]:
         mine = shares([one for one, group in zip(study.classes, study.groups, strict=True) if group == name])
         gaps = {one: mine.get(one, 0.0) - share for one, share in every.items()}
         distance = 0.5 * sum(map(abs, gaps.values()))
-        if distance > CLASS_GAP:
+        if distance > _CLASS_GAP:
             worst = max(gaps, key=lambda one: abs(gaps[one]))
             told.append(
                 f"group {name!r} has other classes than the rest (total variation distance {distance:.2f}; "

@@ -19,9 +19,9 @@ from styleaug.io.tensors import DIGEST, check_digest, to_bytes
 
 __all__ = ["Unfinished"]
 
-KEY = "styleaug_codes"
+_KEY = "styleaug_codes"
 """Of the metadata."""
-SECONDS = 10.0
+_SECONDS = 10.0
 """Least time between two writes."""
 WRITING = 20
 """Writes are at least so many times as far apart as they are long."""
@@ -43,7 +43,7 @@ class Unfinished:
             raise FileError(f"cannot keep codes in {path}: it is a folder.")
         self.known: dict[bytes, Tensor] = {} if path is None else read_codes(path)
         self.used: dict[bytes, Tensor] = {}
-        self.due = time.monotonic() + SECONDS
+        self.due = time.monotonic() + _SECONDS
 
     def key(self, file: Path) -> bytes | None:
         """Tell a file from others, and from its earlier versions; None if it cannot be looked at."""
@@ -71,13 +71,13 @@ class Unfinished:
         if time.monotonic() >= self.due:
             began = time.monotonic()
             self.write()
-            self.due = time.monotonic() + max(SECONDS, WRITING * (time.monotonic() - began))
+            self.due = time.monotonic() + max(_SECONDS, WRITING * (time.monotonic() - began))
 
     def write(self) -> None:
         """Write all codes, readable by the owner alone."""
         assert self.path is not None
         keys = torch.frombuffer(bytearray(b"".join(self.used)), dtype=torch.uint8).view(-1, 32)
-        content = to_bytes(KEY, {}, {"keys": keys, "codes": torch.stack(list(self.used.values()))})
+        content = to_bytes(_KEY, {}, {"keys": keys, "codes": torch.stack(list(self.used.values()))})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Not `atomic`, which gives files the usual permissions; these are made with 0600.
@@ -108,7 +108,7 @@ def read_codes(path: Path) -> dict[bytes, Tensor]:
         return {}
     try:
         with in_utf8(path) as name, safe_open(name, "pt") as file:
-            meta = json.loads((file.metadata() or {})[KEY])
+            meta = json.loads((file.metadata() or {})[_KEY])
             keys, codes = file.get_tensor("keys"), file.get_tensor("codes")
         check_digest(path, {DIGEST: "", **meta}, (), renew="")  # one without a digest has a wrong one
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):

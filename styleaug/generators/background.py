@@ -70,11 +70,11 @@ def weighted_moments(seen: Float[Tensor, "B D H W"]) -> Float[Tensor, "B M"]:
 
 def known_tissue(tissue: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 1 1"]:
     """Return 1 for images with enough tissue to have statistics, and 0 for others."""
-    share = pooled(share_of, tissue)
+    share = pooled(_share_of, tissue)
     return per_row((share[:, 0] >= LEAST_TISSUE).to(tissue.dtype))
 
 
-def share_of(tissue: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1"]:
+def _share_of(tissue: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1"]:
     """Compute which share of each image is tissue."""
     return tissue.mean(dim=(2, 3))
 

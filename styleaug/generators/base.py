@@ -22,7 +22,7 @@ TISSUE = "-tissue"
 
 MOST_CODE = 1000.0
 """No statistic of a trained network's features is as large: those of the shipped banks end at 46."""
-ROOM = 1.0
+_ROOM = 1.0
 """How far outside an entry of a code may lie, in ranges: noise leads a little there, damage farther."""
 
 
@@ -93,7 +93,7 @@ class AbstractGenerator(nn.Module, ABC):
     def code_bounds(self) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
         """Return the least and greatest value that each entry of a bank's code may have.
 
-        They are those of `code_range`, with `ROOM` on either side; else `MOST_CODE` either way.
+        They are those of `code_range`, with `_ROOM` on either side; else `MOST_CODE` either way.
         """
         if self.code_range is None:
             most = torch.full((self.code_length,), MOST_CODE, device="cpu")
@@ -154,9 +154,9 @@ class AbstractGenerator(nn.Module, ABC):
 
 
 def with_room(low: Sequence[float], high: Sequence[float]) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
-    """Return bounds of codes as tensors, with `ROOM` on either side."""
+    """Return bounds of codes as tensors, with `_ROOM` on either side."""
     least, most = (torch.tensor(end, dtype=torch.float32, device="cpu") for end in (low, high))
-    room = ROOM * (most - least)
+    room = _ROOM * (most - least)
     return least - room, most + room
 
 
@@ -175,7 +175,7 @@ def per_row(strength: Float[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
     return strength[:, None, None, None]
 
 
-def mix(
+def mixed(
     images: Float[Tensor, "B C H W"], styled: Float[Tensor, "B C H W"], strength: Float[Tensor, " B"]
 ) -> Float[Tensor, "B C H W"]:
     """Blend from `images` (strength 0) to `styled` (strength 1), inside [0, 1].
@@ -231,7 +231,7 @@ def blend(
     images: Float[Tensor, "B 3 H W"], styled: Float[Tensor, "B 3 H W"], strength: Float[Tensor, " B"]
 ) -> Float[Tensor, "B 3 H W"]:
     """Clamp `styled` to the gamut, then mix it in; the result has the dtype of `images`."""
-    return mix(images, styled.clamp(0, 1).to(images.dtype), strength.to(images.dtype))
+    return mixed(images, styled.clamp(0, 1).to(images.dtype), strength.to(images.dtype))
 
 
 @cache

@@ -44,7 +44,7 @@ class Space(NamedTuple):
     join: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-SPACES = {
+_SPACES = {
     "rgb": Space(3, lambda images: images, lambda images, old, new: new),
     "lab": Space(3, rgb_to_lab, lambda images, old, new: lab_to_rgb(new)),
     "ycbcr": Space(3, rgb_to_ycbcr, lambda images, old, new: ycbcr_to_rgb(new)),
@@ -98,9 +98,9 @@ class ChannelStats(AbstractGenerator):
 
     def __init__(self, space: str = "lab"):
         super().__init__()
-        self.space = space_named(space, tuple(SPACES))
+        self.space = space_named(space, tuple(_SPACES))
         self.name = f"reinhard-{space}"
-        self.code_length = 2 * SPACES[space].planes
+        self.code_length = 2 * _SPACES[space].planes
         self.usual_spread = 0.01 if space == "hed" else 0.1  # its range is that of light no slide has
         ranges = RANGES[space]
         spreads = [(0.0, (high - low) / 2) for low, high in ranges]  # no deviation is larger
@@ -113,7 +113,7 @@ class ChannelStats(AbstractGenerator):
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
         """Read the mean and standard deviation of each channel."""
         full = widen(images)
-        planes = SPACES[self.space].split(full)
+        planes = _SPACES[self.space].split(full)
         if not self.tissue:
             return channel_stats(planes)
         tissue = tissue_weight(full)
@@ -127,7 +127,7 @@ class ChannelStats(AbstractGenerator):
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
         """Shift and scale the channels of each image to the statistics in its code."""
-        space, full = SPACES[self.space], widen(images)
+        space, full = _SPACES[self.space], widen(images)
         old = space.split(full)
         mean, std = codes.to(full.dtype).chunk(2, dim=1)
         std = std.clamp(min=0)  # a code drawn from a Gaussian may go below
@@ -151,7 +151,7 @@ class HistogramMatching(AbstractGenerator):
     `MAX_GAIN` = 5, so that the noise of flat regions is not torn apart; around a steeper place the
     style's histogram is not reached.
 
-    Ranks are read on a regular grid of at most about `GRID` = 16384 pixels, from histograms of 256
+    Ranks are read on a regular grid of at most about `_GRID` = 16384 pixels, from histograms of 256
     bins that lie on the 8-bit levels; a pixel between two levels counts in part for each, and is
     mapped between their two values.
 
@@ -174,7 +174,7 @@ class HistogramMatching(AbstractGenerator):
         self.space = space_named(space, ("rgb", "luminance"))
         self.name = "histogram" if space == "rgb" else f"histogram-{space}"
         self.quantiles = quantiles
-        self.code_length = SPACES[space].planes * quantiles
+        self.code_length = _SPACES[space].planes * quantiles
         self.code_range = ([0.0] * self.code_length, [1.0] * self.code_length)
 
     def extra_repr(self) -> str:
@@ -184,7 +184,7 @@ class HistogramMatching(AbstractGenerator):
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
         """Read the quantile function of each channel."""
         full = widen(images)
-        pixels = thin(SPACES[self.space].split(full)).flatten(2).sort(dim=2).values
+        pixels = thin(_SPACES[self.space].split(full)).flatten(2).sort(dim=2).values
         if self.tissue:
             return self.encode_tissue(full, pixels)
         t = torch.linspace(0, math.pi, self.quantiles, dtype=pixels.dtype, device=pixels.device)
@@ -195,7 +195,7 @@ class HistogramMatching(AbstractGenerator):
     ) -> Float[Tensor, "B S"]:
         """Read the quantile functions of the tissue; of images without any, those of all pixels."""
         background = thin(tissue_weight(images)).flatten(2) < 0.5
-        planes = thin(SPACES[self.space].split(images)).flatten(2)
+        planes = thin(_SPACES[self.space].split(images)).flatten(2)
         none = background.all(dim=2, keepdim=True)
         seen = torch.where(none, pixels, planes.masked_fill(background, math.nan))
         t = torch.linspace(0, math.pi, self.quantiles, dtype=pixels.dtype, device=pixels.device)
@@ -208,25 +208,25 @@ class HistogramMatching(AbstractGenerator):
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
         """Replace each value by the style's value at the same rank."""
-        space, full = SPACES[self.space], widen(images)
+        space, full = _SPACES[self.space], widen(images)
         old = space.split(full)
         style = codes.to(full.dtype).unflatten(1, (space.planes, self.quantiles)).sort(dim=2).values
         tissue = tissue_weight(full) if self.tissue else None
         ranks, seen = level_ranks(old) if tissue is None else tissue_ranks(old, tissue)
         table = interpolate(style, torch.acos(1 - 2 * ranks) / math.pi * (self.quantiles - 1))
-        table = limit_slope(table, seen, MAX_GAIN / (LEVELS - 1))
-        new = interpolate(table, old.flatten(2).clamp(0, 1) * (LEVELS - 1)).view_as(old)
+        table = limit_slope(table, seen, MAX_GAIN / (_LEVELS - 1))
+        new = interpolate(table, old.flatten(2).clamp(0, 1) * (_LEVELS - 1)).view_as(old)
         styled = blend(images, space.join(full, old, new), strength)
         return styled if tissue is None else on_tissue_only(images, styled, tissue * known_tissue(tissue))
 
 
-GRID = 16384
+_GRID = 16384
 MAX_STEP = 1024
-"""Of images as large as 131072 x 131072; only `grid` has such a bound."""
-LEVELS = 256
+"""Of images as large as 131072 x 131072; only `color_grid` has such a bound."""
+_LEVELS = 256
 
 
-def thin(planes: Float[Tensor, "B C H W"], most: int = GRID) -> Float[Tensor, "B C H2 W2"]:
+def thin(planes: Float[Tensor, "B C H W"], most: int = _GRID) -> Float[Tensor, "B C H2 W2"]:
     """Take every n-th row and column, about `most` pixels in all."""
     step = math.ceil(math.sqrt(planes.shape[2] * planes.shape[3] / most))
     return planes[:, :, ::step, ::step]
@@ -251,7 +251,7 @@ def level_ranks(
 ) -> tuple[Float[Tensor, "B C 256"], Bool[Tensor, "B C 256"]]:
     """Compute the mean rank in [0, 1] of a pixel at each of the 256 levels, and which levels occur."""
     if sharing():
-        shares = pooled(level_shares, planes, most=GRID)
+        shares = pooled(level_shares, planes, most=_GRID)
         return (shares.cumsum(dim=2) - shares / 2).clamp(0, 1), shares > 0
     counts, total = level_counts(planes)
     below_or_at = counts.cumsum(dim=2)
@@ -263,21 +263,21 @@ def tissue_ranks(
     planes: Float[Tensor, "B C H W"], tissue: Float[Tensor, "B 1 H W"]
 ) -> tuple[Float[Tensor, "B C 256"], Bool[Tensor, "B C 256"]]:
     """Compute what `level_ranks` does, of the tissue."""
-    shares = pooled(tissue_shares, torch.cat([planes, tissue], dim=1), most=GRID)
+    shares = pooled(tissue_shares, torch.cat([planes, tissue], dim=1), most=_GRID)
     total = shares.sum(dim=2, keepdim=True)
-    shares = torch.where(total > 0, shares / total.clamp_min(1e-6), 1 / LEVELS)  # without any it has no say
+    shares = torch.where(total > 0, shares / total.clamp_min(1e-6), 1 / _LEVELS)  # without any it has no say
     return (shares.cumsum(dim=2) - shares / 2).clamp(0, 1), shares > 0
 
 
 def tissue_shares(seen: Float[Tensor, "B D H W"]) -> Float[Tensor, "B C 256"]:
     """Compute the share of the pixels that are tissue and at each of the 256 levels."""
     seen = thin(seen.detach()).flatten(2)
-    planes, counted = seen[:, :-1].clamp(0, 1) * (LEVELS - 1), (seen[:, -1:] >= 0.5).to(seen.dtype)
+    planes, counted = seen[:, :-1].clamp(0, 1) * (_LEVELS - 1), (seen[:, -1:] >= 0.5).to(seen.dtype)
     level = planes.floor()
     upper, index = planes - level, level.long()
-    shares = planes.new_zeros(*planes.shape[:2], LEVELS + 1)
+    shares = planes.new_zeros(*planes.shape[:2], _LEVELS + 1)
     shares.scatter_add_(2, index, (1 - upper) * counted).scatter_add_(2, index + 1, upper * counted)
-    return shares[:, :, :LEVELS] / planes.shape[2]
+    return shares[:, :, :_LEVELS] / planes.shape[2]
 
 
 def level_shares(planes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 256"]:
@@ -291,19 +291,19 @@ def level_counts(planes: Float[Tensor, "B C H W"]) -> tuple[Int[Tensor, "B C 256
     # In whole 256ths of a pixel: sums of integers do not depend on their order, so that a row gives
     # the same bits alone, in a batch and on every device.
     planes, open_size = planes.detach(), any(isinstance(size, torch.SymInt) for size in planes.shape[2:])
-    parts = (planes if open_size else thin(planes)).flatten(2).clamp(0, 1) * ((LEVELS - 1) * 256)
+    parts = (planes if open_size else thin(planes)).flatten(2).clamp(0, 1) * ((_LEVELS - 1) * 256)
     parts = parts.round().long()
     level, upper = parts >> 8, parts & 255
     lower, pixels = 256 - upper, parts.shape[2]
     if open_size:  # a step that depends on it is none that `torch.export` can take: all are read, some count
-        counted = grid(planes)
+        counted = color_grid(planes)
         lower, upper, pixels = lower * counted, upper * counted, counted.sum()
-    counts = parts.new_zeros(*parts.shape[:2], LEVELS + 1)
-    counts = counts.scatter_add_(2, level, lower).scatter_add_(2, level + 1, upper)[:, :, :LEVELS]
+    counts = parts.new_zeros(*parts.shape[:2], _LEVELS + 1)
+    counts = counts.scatter_add_(2, level, lower).scatter_add_(2, level + 1, upper)[:, :, :_LEVELS]
     return counts, 256 * pixels
 
 
-def grid(planes: Float[Tensor, "B C H W"], most: int = GRID) -> Int[Tensor, " P"]:
+def color_grid(planes: Float[Tensor, "B C H W"], most: int = _GRID) -> Int[Tensor, " P"]:
     """Give 1 for each pixel that `thin` takes, and 0 for the others."""
     height, width = planes.shape[2:]
     smaller = torch.arange(MAX_STEP, device=planes.device).square() * most < height * width

@@ -23,15 +23,15 @@ __all__ = [
     "ycbcr_to_rgb",
 ]
 
-Row = tuple[float, float, float]
+_Row = tuple[float, float, float]
 
 # Linear sRGB to XYZ (IEC 61966-2-1), each row divided by its entry of the D65 white point.
-RGB_TO_XYZ: tuple[Row, ...] = (
+RGB_TO_XYZ: tuple[_Row, ...] = (
     (0.412453 / 0.95047, 0.357580 / 0.95047, 0.180423 / 0.95047),
     (0.212671, 0.715160, 0.072169),
     (0.019334 / 1.08883, 0.119193 / 1.08883, 0.950227 / 1.08883),
 )
-XYZ_TO_RGB: tuple[Row, ...] = (
+XYZ_TO_RGB: tuple[_Row, ...] = (
     (3.079980302, -1.537151516, -0.542821308),
     (-0.921247752, 1.875990001, 0.045247340),
     (0.052890461, -0.204041338, 1.151232012),
@@ -43,12 +43,12 @@ LINEAR_KNEE = ((GAMMA_KNEE + 0.055) / 1.055) ** 2.4
 LAB_KNEE, LAB_SLOPE = 6 / 29, 3 * (6 / 29) ** 2
 
 # ITU-R BT.601: luma, and the spans that bring the colour differences to [-0.5, 0.5].
-LUMA: Row = (0.299, 0.587, 0.114)
+LUMA: _Row = (0.299, 0.587, 0.114)
 CB_SPAN, CR_SPAN = 1.772, 1.402
 
 # Densities of red, green and blue (rows) of haematoxylin, eosin and DAB (Ruifrok & Johnston 2001), and back.
-HED_TO_DENSITY: tuple[Row, ...] = ((0.65, 0.07, 0.27), (0.70, 0.99, 0.57), (0.29, 0.11, 0.78))
-DENSITY_TO_HED: tuple[Row, ...] = (
+HED_TO_DENSITY: tuple[_Row, ...] = ((0.65, 0.07, 0.27), (0.70, 0.99, 0.57), (0.29, 0.11, 0.78))
+DENSITY_TO_HED: tuple[_Row, ...] = (
     (1.877982737, -0.065908062, -0.601907363),
     (-1.007678686, 1.134730372, -0.480414188),
     (-0.556115818, -0.135521799, 1.573588072),
@@ -145,12 +145,12 @@ def hed_to_rgb(hed: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     return transform(hed * (-1 / math.log(2)), HED_TO_DENSITY).exp2_().clamp(max=1)
 
 
-def transform(images: Float[Tensor, "B 3 H W"], matrix: tuple[Row, ...]) -> Float[Tensor, "B 3 H W"]:
+def transform(images: Float[Tensor, "B 3 H W"], matrix: tuple[_Row, ...]) -> Float[Tensor, "B 3 H W"]:
     """Multiply the three channels of each pixel by a 3x3 matrix."""
     return torch.stack([weigh(images, row) for row in matrix], dim=1)
 
 
-def weigh(images: Float[Tensor, "B 3 H W"], weights: Row) -> Float[Tensor, "B H W"]:
+def weigh(images: Float[Tensor, "B 3 H W"], weights: _Row) -> Float[Tensor, "B H W"]:
     """Sum the channels with the given weights."""
     first, second, third = images.unbind(1)
     return (first * weights[0]).add_(second, alpha=weights[1]).add_(third, alpha=weights[2])

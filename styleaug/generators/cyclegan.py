@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from styleaug.generators.base import AbstractGenerator, checked_settings, mix
+from styleaug.generators.base import AbstractGenerator, checked_settings, mixed
 from styleaug.generators.layers import ResidualBlock, Stem, Tail, initialise_gan, on_padded
 
 __all__ = ["CycleGAN"]
@@ -80,7 +80,7 @@ class CycleGAN(AbstractGenerator):
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
         """Translate each image, as far as `strength` says."""
-        return mix(images, on_padded(self.translate, images, self.multiple, self.minimum), strength)
+        return mixed(images, on_padded(self.translate, images, self.multiple, self.minimum), strength)
 
     def translate(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         """Run the network itself, to about [0, 1].

@@ -12,7 +12,7 @@ from styleaug.generators.shared import average, places, predicted
 
 __all__ = ["FourierAmplitude"]
 
-FAINT = 1e-3
+_FAINT = 1e-3
 
 
 class FourierAmplitude(AbstractGenerator):
@@ -24,7 +24,7 @@ class FourierAmplitude(AbstractGenerator):
 
     The paper's window reaches `beta * min(H, W)` cycles per image from the centre, ours `cycles` at
     any size: beta = 0.01 at 300 pixels is `cycles=3`. Frequencies at or above an image's Nyquist
-    limit are left alone. An amplitude under `FAINT` = 0.001 has a phase of mere noise, and
+    limit are left alone. An amplitude under `_FAINT` = 0.001 has a phase of mere noise, and
     grows no more than from there: a flat image takes the style's mean and no pattern.
 
     Code: amplitudes >= 0 divided by the number of pixels. For each channel, first those with u >= 0,
@@ -94,7 +94,7 @@ class FourierAmplitude(AbstractGenerator):
         """
         old = average(low_spectrum(images, self.cycles, start=start))
         wanted = self.amplitudes(codes.to(images.dtype))
-        gain = wanted / torch.maximum(magnitude(old), wanted.clamp(max=FAINT))
+        gain = wanted / torch.maximum(magnitude(old), wanted.clamp(max=_FAINT))
         new = old * gain[:, :, None]
         new[:, :, 0, :, 0, 0] = wanted[..., 0, 0]  # the phase of a mean is 0, even of a black image's
         return new - old

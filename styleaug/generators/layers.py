@@ -45,7 +45,7 @@ def channel_stats(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2"]:
         to the variance, so that their gradient is finite on flat images).
     """
     if torch.is_grad_enabled() and features.requires_grad and not sharing():
-        return ChannelStats.apply(features)
+        return _ChannelStats.apply(features)
     return read_stats(features)
 
 
@@ -71,7 +71,7 @@ def moments(features: Tensor) -> Tensor:
     return torch.cat([features.mean(dim=(2, 3)), features.square().mean(dim=(2, 3))], dim=1)
 
 
-class ChannelStats(torch.autograd.Function):
+class _ChannelStats(torch.autograd.Function):
     """`channel_stats` with its gradient in one multiply-add, in the features' own type and layout.
 
     Autograd's took half of a training step through VGG-19 on a CPU.
@@ -99,17 +99,17 @@ def normalise(
 ) -> Float[Tensor, "B C H W"]:
     """Bring each channel to mean 0 and standard deviation 1 (`stats` saves reading them again)."""
     if stats is None and torch.is_grad_enabled() and features.requires_grad and not sharing():
-        return Normalise.apply(features)
-    return standardise(features, read_stats(features) if stats is None else stats)
+        return _Normalise.apply(features)
+    return _standardise(features, read_stats(features) if stats is None else stats)
 
 
-def standardise(features: Tensor, stats: Tensor) -> Tensor:
+def _standardise(features: Tensor, stats: Tensor) -> Tensor:
     """Take off the mean and divide by the deviation, in one multiply-add over the pixels."""
     mean, std = split_stats(stats)
     return torch.addcmul((-mean / std).to(features.dtype), features, (1 / std).to(features.dtype))
 
 
-class Normalise(torch.autograd.Function):
+class _Normalise(torch.autograd.Function):
     """`normalise` with its gradient in two sums and two multiply-adds, in the features' own type."""
 
     @staticmethod
@@ -117,7 +117,7 @@ class Normalise(torch.autograd.Function):
         stats = read_stats(features)
         # The features and not the result, so that a ReLU may overwrite the result.
         ctx.save_for_backward(features, stats)
-        return standardise(features, stats)
+        return _standardise(features, stats)
 
     @staticmethod
     @once_differentiable

@@ -23,9 +23,9 @@ from styleaug.generators.layers import (
 
 __all__ = ["PatchSwap"]
 
-SIDE = 3
+_SIDE = 3
 """Side of a patch in features, each of which stands for 8 x 8 pixels."""
-ROUNDS = 10
+_ROUNDS = 10
 """Rounds of k-means."""
 MAX_PATCHES = 256
 SAME = 1e-4
@@ -48,7 +48,7 @@ class PatchSwap(AbstractGenerator):
     is the mean of patches, and its colours are means over 8 x 8 pixels. An image with fewer patches
     than the dictionary has room for keeps all of them, though, and so its colours at 1/8 of the size.
 
-    Names -> paper: `field` Phi(C) and Phi(S), `read_patches` phi_j(S), `nearest` NN(i) (eq. 2), `swap`
+    Names -> paper: `field` Phi(C) and Phi(S), `read_patches` phi_j(S), `nearest_patches` NN(i) (2), `swap`
     eq. 3 and the averaging after it.
 
     Args:
@@ -69,7 +69,7 @@ class PatchSwap(AbstractGenerator):
         self.least_side = network.least_side
         self.margin = 48 + 16 * network.depth  # two cells more than the network's, for patches
         self.channels = network.widths[-1] + 3
-        self.dictionary_length = patches * self.channels * SIDE**2
+        self.dictionary_length = patches * self.channels * _SIDE**2
         self.code_length = network.code_length + self.dictionary_length
 
     def settings(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def swap(features: Float[Tensor, "B C H W"], dictionary: Float[Tensor, "B K D"])
     Chen & Schmidt 2016, eqs. 2 and 3, one of a patch's nine cells after the other: no patch is laid
     out, which took a fifth longer and nine times the memory.
     """
-    chosen = nearest(features, dictionary)
+    chosen = nearest_patches(features, dictionary)
     index = chosen.flatten(1)[:, None].expand(-1, features.shape[1], -1)
     total, count = torch.zeros_like(features), torch.zeros_like(features[:1, :1])
     for cell, place, number in zip(cells(dictionary), shifts(total), shifts(count), strict=True):
@@ -186,32 +186,34 @@ def swap(features: Float[Tensor, "B C H W"], dictionary: Float[Tensor, "B K D"])
     return total / count
 
 
-def nearest(features: Float[Tensor, "B C H W"], dictionary: Float[Tensor, "B K D"]) -> Int[Tensor, "B H2 W2"]:
+def nearest_patches(
+    features: Float[Tensor, "B C H W"], dictionary: Float[Tensor, "B K D"]
+) -> Int[Tensor, "B H2 W2"]:
     """Find for each patch the row of the dictionary with the largest normalised cross-correlation (eq. 2).
 
     The norm of the patch itself is left out, as it is the same for all rows.
     """
     parts = zip(cells(F.normalize(dictionary, dim=2)), shifts(features.detach()), strict=True)
     match = torch.stack([cell @ shifted.flatten(2) for cell, shifted in parts]).sum(dim=0)
-    return match.argmax(dim=1).unflatten(1, (features.shape[2] - SIDE + 1, -1))
+    return match.argmax(dim=1).unflatten(1, (features.shape[2] - _SIDE + 1, -1))
 
 
 def shifts(features: Float[Tensor, "B C H W"]) -> Iterator[Tensor]:
     """View where each of a patch's cells may lie, `(B, C, H - 2, W - 2)` each, in rows."""
-    height, width = (size - SIDE + 1 for size in features.shape[-2:])
-    for y in range(SIDE):
-        for x in range(SIDE):
+    height, width = (size - _SIDE + 1 for size in features.shape[-2:])
+    for y in range(_SIDE):
+        for x in range(_SIDE):
             yield features[:, :, y : y + height, x : x + width]
 
 
 def cells(dictionary: Float[Tensor, "B K D"]) -> tuple[Tensor, ...]:
     """View the dictionary's patches cell by cell, `(B, K, C)` each, in the order of `shifts`."""
-    return dictionary.unflatten(2, (-1, SIDE**2)).unbind(dim=3)
+    return dictionary.unflatten(2, (-1, _SIDE**2)).unbind(dim=3)
 
 
 def read_patches(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P D"]:
     """Lay out all patches, `(B, (H - 2) * (W - 2), C * 9)`."""
-    return F.unfold(features, SIDE).mT.contiguous()
+    return F.unfold(features, _SIDE).mT.contiguous()
 
 
 def cluster(patches: Float[Tensor, "B N D"], count: int) -> Float[Tensor, "B K D"]:
@@ -225,30 +227,30 @@ def cluster(patches: Float[Tensor, "B N D"], count: int) -> Float[Tensor, "B K D
         like with like.
     """
     unit = F.normalize(patches, dim=2)
-    centres = take(patches, farthest_first(unit, count))
+    centres = _take(patches, _farthest_first(unit, count))
     names = torch.arange(count, device=patches.device)
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS):
         owner = (unit @ F.normalize(centres, dim=2).mT).argmax(dim=2)
         member = (owner[:, :, None] == names).to(patches.dtype)  # for a product: sums by index vary on a GPU
         size = member.sum(dim=1)[:, :, None]
         centres = torch.where(size > 0, member.mT @ patches / size.clamp_min(1), centres)
-    brightness = centres[..., -3 * SIDE**2 :].mean(dim=2)
-    return take(centres, brightness.argsort(dim=1, stable=True))
+    brightness = centres[..., -3 * _SIDE**2 :].mean(dim=2)
+    return _take(centres, brightness.argsort(dim=1, stable=True))
 
 
-def farthest_first(unit: Float[Tensor, "B N D"], count: int) -> Int[Tensor, "B K"]:
+def _farthest_first(unit: Float[Tensor, "B N D"], count: int) -> Int[Tensor, "B K"]:
     """Choose patches far from each other, the first far from the mean (Gonzalez 1985)."""
     similar = (unit * unit.mean(dim=1, keepdim=True)).sum(dim=2)
     rows = [similar.argmin(dim=1, keepdim=True)]
     similar = torch.full_like(similar, -torch.inf)
     while len(rows) < count:
-        similar = torch.maximum(similar, (unit @ take(unit, rows[-1]).mT)[:, :, 0])
+        similar = torch.maximum(similar, (unit @ _take(unit, rows[-1]).mT)[:, :, 0])
         # Where all are chosen or equal, rounding must not decide which of them are repeated.
         similar = torch.where(similar > 1 - SAME, 1, similar)
         rows.append(similar.argmin(dim=1, keepdim=True))
     return torch.cat(rows, dim=1)
 
 
-def take(patches: Float[Tensor, "B N D"], rows: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
+def _take(patches: Float[Tensor, "B N D"], rows: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
     """Pick for each image its own rows."""
     return patches.gather(1, rows[:, :, None].expand(-1, -1, patches.shape[2]))

@@ -21,9 +21,9 @@ from styleaug.generators.shared import places, predicted
 
 __all__ = ["Photo"]
 
-SMALL = 64
+_SMALL = 64
 """Side of the copy that the network sees, whatever the image's size."""
-CELLS = SMALL // 4
+CELLS = _SMALL // 4
 """Side of the grid: positions at which transforms are predicted."""
 
 
@@ -121,7 +121,7 @@ class Photo(AbstractGenerator):
         """Read the statistics of the image's colours and of each encoder level."""
         images = images.contiguous()  # arithmetic with one number a channel is slow in other layouts
         colours = channel_stats(images)
-        levels = self.encoder(whiten(shrink(images), colours))
+        levels = self.encoder(whiten(_shrink(images), colours))
         return torch.cat([colours, *(channel_stats(level) for level in levels)], dim=1)
 
     def forward(
@@ -159,7 +159,7 @@ class Photo(AbstractGenerator):
         strength: Float[Tensor, " B"],
     ) -> tuple[Float[Tensor, "B G 16 16"], Float[Tensor, "B 4"], Float[Tensor, "B 6"]]:
         """Predict the grid, the weights and bias of the tone, and the colours to give."""
-        levels = self.encoder(whiten(shrink(images), colours))
+        levels = self.encoder(whiten(_shrink(images), colours))
         own = torch.cat([colours, *(channel_stats(level) for level in levels)], dim=1)
         codes = torch.lerp(own, codes.float(), strength.float()[:, None])
         both = torch.cat([own, codes], dim=1).to(levels[-1].dtype)
@@ -190,10 +190,10 @@ class Photo(AbstractGenerator):
         return painted
 
 
-def shrink(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 64 64"]:
+def _shrink(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 64 64"]:
     """Make the small copy that the network sees, whatever the shape."""
     # In float32, as bfloat16 has no such kernel on a CPU.
-    return F.interpolate(images.float(), size=(SMALL, SMALL), mode="bilinear", antialias=True)
+    return F.interpolate(images.float(), size=(_SMALL, _SMALL), mode="bilinear", antialias=True)
 
 
 def positions(grid: Tensor, whitened: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:

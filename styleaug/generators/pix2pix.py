@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from styleaug.errors import ConfigError
-from styleaug.generators.base import AbstractGenerator, checked_settings, mix
+from styleaug.generators.base import AbstractGenerator, checked_settings, mixed
 from styleaug.generators.layers import initialise_gan, normalise, on_padded, smooth
 
 __all__ = ["Pix2Pix"]
@@ -81,7 +81,7 @@ class Pix2Pix(AbstractGenerator):
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
         """Translate each image, as far as `strength` says."""
-        return mix(images, on_padded(self.translate, images, self.multiple, self.multiple), strength)
+        return mixed(images, on_padded(self.translate, images, self.multiple, self.multiple), strength)
 
     def translate(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         """Run the network itself, to [0, 1]; H and W are multiples of `multiple`."""

@@ -68,7 +68,7 @@ class Place:
     core: tuple[int, int, int, int] | None = None
 
 
-Box = tuple[int, int, int, int]
+_Box = tuple[int, int, int, int]
 """Top, left, bottom, right, the last two excluded."""
 
 
@@ -85,7 +85,7 @@ class Shared:
 class Forward:
     """One run of a generator whose statistics are shared.
 
-    Who reads them in many runs, as views do not fit memory, may `run` a subclass with a `record` of its own.
+    Who reads them in many runs, as views do not fit memory, may `run_shared` a subclass with a `record`.
     """
 
     shared: Shared
@@ -109,18 +109,18 @@ class Forward:
         """Give the next statistics to each of the rows."""
         values = self.shared.values[self.used]
         self.used += 1
-        return tuple(spread(value, rows) for value in values)
+        return tuple(_spread(value, rows) for value in values)
 
     def record(self, rows: int, *values: Tensor) -> tuple[Tensor, ...]:
         """Keep statistics, and give them to each of the rows."""
         self.shared.values.append(values)
-        return tuple(spread(value, rows) for value in values)
+        return tuple(_spread(value, rows) for value in values)
 
     def over_slices(self, values: Tensor) -> Tensor:
         """Average over the views of each group."""
         return values.unflatten(0, (self.groups, -1)).mean(dim=1)
 
-    def boxes(self, size: Sequence[int]) -> list[Box]:
+    def boxes(self, size: Sequence[int]) -> list[_Box]:
         """Find which cells of each view's planes count.
 
         Args:
@@ -207,7 +207,7 @@ def average(values: Tensor) -> Tensor:
     if forward.places is None:
         return forward.record(len(values), forward.over_slices(values))[0]
     areas = [area(box) for box in forward.boxes([forward.padded(side) for side in forward.size])]
-    return forward.record(len(values), weighted(values, areas))[0]
+    return forward.record(len(values), weighted_mean(values, areas))[0]
 
 
 def predicted(
@@ -280,7 +280,7 @@ def survey(
     """
     shared = Shared(generator.name, tiled=places is not None)
     forward = Forward(shared, False, len(codes), views.shape[2:], places, margin, whole)
-    run(generator, views, codes, strength, forward)
+    run_shared(generator, views, codes, strength, forward)
     return shared
 
 
@@ -312,7 +312,7 @@ def paint(
             f"these statistics are of {kind} under {shared.generator!r}; survey these views first."
         )
     forward = Forward(shared, True, len(codes), images.shape[2:], places)
-    painted = run(generator, images, codes, strength, forward)
+    painted = run_shared(generator, images, codes, strength, forward)
     assert forward.used == len(shared.values)
     return painted
 
@@ -332,10 +332,12 @@ def together(
         strength: `(G,)` in [0, 1].
     """
     shared = Shared(generator.name)
-    return run(generator, images, codes, strength, Forward(shared, False, len(codes), images.shape[2:]))
+    return run_shared(
+        generator, images, codes, strength, Forward(shared, False, len(codes), images.shape[2:])
+    )
 
 
-def run(
+def run_shared(
     generator: AbstractGenerator, images: Tensor, codes: Tensor, strength: Tensor, forward: Forward
 ) -> Tensor:
     """Run the generator with each style given to all views of its group."""
@@ -343,9 +345,9 @@ def run(
     if not len(codes) or rows % len(codes) or (forward.places is not None and len(codes) != 1):
         raise ConfigError(f"{rows} views cannot share {len(codes)} styles; give one style for each image.")
     forward.multiple, forward.minimum = generator.multiple, generator.minimum
-    check_places(generator, forward.places, rows)
+    _check_places(generator, forward.places, rows)
     with running(forward):
-        return generator(images, spread(codes, rows), spread(strength, rows))
+        return generator(images, _spread(codes, rows), _spread(strength, rows))
 
 
 @contextmanager
@@ -358,7 +360,7 @@ def running(forward: Forward | None) -> Iterator[None]:
         FORWARD.reset(token)
 
 
-def check_places(generator: AbstractGenerator, places: Sequence[Place] | None, rows: int) -> None:
+def _check_places(generator: AbstractGenerator, places: Sequence[Place] | None, rows: int) -> None:
     """Refuse tiles that do not lie on the cells of the whole image."""
     if places is not None and len(places) != rows:
         raise ConfigError(f"each view needs its place, got {len(places)} places for {rows} views.")
@@ -376,7 +378,7 @@ def over_tiles(
     found = forward.boxes(planes.shape[2:])
     pixels = forward.total or sum(map(area, found))
     step = 1 if most is None else max(1, math.ceil(math.sqrt(pixels / most)))
-    alike: dict[Box, list[int]] = {}
+    alike: dict[_Box, list[int]] = {}
     for row, (place, (top, left, bottom, right)) in enumerate(zip(forward.places, found, strict=True)):
         # Rows and columns of the whole image, so that all of its tiles read what it would itself.
         box = top + -(top + place.top) % step, left + -(left + place.left) % step, bottom, right
@@ -393,22 +395,22 @@ def over_tiles(
         means.append(read(seen if len(rows) == len(planes) else seen[rows]))
         counts += [seen.shape[2] * seen.shape[3]] * len(rows)
     forward.counted = sum(counts)
-    return weighted(torch.cat(means), counts)
+    return weighted_mean(torch.cat(means), counts)
 
 
-def weighted(values: Tensor, counts: Sequence[int]) -> Tensor:
+def weighted_mean(values: Tensor, counts: Sequence[int]) -> Tensor:
     """Average rows by their counts, to one row."""
     shares = values.new_tensor(counts) / sum(counts)
     return torch.tensordot(shares, values, dims=1)[None]
 
 
-def area(box: Box) -> int:
+def area(box: _Box) -> int:
     """Count a box's cells."""
     top, left, bottom, right = box
     return max(0, bottom - top) * max(0, right - left)
 
 
-def spread(values: Tensor, rows: int) -> Tensor:
+def _spread(values: Tensor, rows: int) -> Tensor:
     """Give each group's value to all of its rows."""
     if len(values) == 1:
         return values.expand(rows, *values.shape[1:])

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from styleaug.generators.background import FAINT, LEAST_TISSUE, LEVEL, WHITE, log_light
 from styleaug.generators.base import per_row
-from styleaug.generators.color import grid, thin
+from styleaug.generators.color import color_grid, thin
 from styleaug.generators.shared import places, pooled, sharing
 
 __all__ = ["MOST", "USUAL", "WHITE", "Stains", "read_stains", "repaint", "unit", "unmixing"]
 
-PIXELS = 4096
+_PIXELS = 4096
 """About how many pixels the dyes are read from, on a regular grid."""
-TOP = PIXELS // 100 + 2
+_TOP = _PIXELS // 100 + 2
 """How many of the highest values are looked at for the 99th percentile."""
 LINE = 1e-4
 """Share of the variance across the main direction of densities below which they count as one line."""
@@ -33,17 +33,17 @@ LEAST_ANGLE = math.radians(2)
 """Between two dyes; at less they cannot be told apart, and noise would pass for them."""
 SPARSITY = 0.1
 """Weight of Vahadane's penalty on amounts (lambda)."""
-ROUNDS = 16
+_ROUNDS = 16
 """Updates of Vahadane's dictionary."""
 MOST = (0.05, 10.0)
 """Least and greatest 99th percentile of an amount."""
 FAST_NUMPY = torch.backends.cpu.get_cpu_capability() == "AVX512"
 """Whether NumPy computes logarithms in vectors, in a third of the time that torch takes."""
-BLOCK = 4 * 224 * 224
+_BLOCK = 4 * 224 * 224
 """Pixels repainted at a time on a CPU, so that what is written stays in the cache until it is read."""
 FAR = 1e6
 """Farther than any angle or amount."""
-BINS = 2048
+_BINS = 2048
 """Of the histograms in which views that share statistics count their pixels."""
 
 USUAL = (0.5626, 0.7201, 0.4062, 0.2159, 0.8012, 0.5581, 1.9705, 1.0308)
@@ -102,7 +102,7 @@ def repaint_in_blocks(
 ) -> Float[Tensor, "B 3 H W"]:
     """Do as `repaint`, a few images at a time in memory that stays in the cache."""
     count, channels, height, width = images.shape
-    rows = max(1, min(count, BLOCK // max(1, height * width)))
+    rows = max(1, min(count, _BLOCK // max(1, height * width)))
     buffers = images.new_empty(2, rows, channels, height, width)
     painted = torch.empty_like(images)
     for start in range(0, count, rows):
@@ -133,7 +133,7 @@ def unmixing(axes: Float[Tensor, "B 3 2"]) -> Float[Tensor, "B 2 3"]:
     return rows / (1 - overlap.square()).clamp(min=1e-6)[:, :, None]
 
 
-class Pixels(NamedTuple):
+class _Pixels(NamedTuple):
     """The pixels from which dyes are read."""
 
     density: Float[Tensor, "B 3 H W"]
@@ -141,28 +141,28 @@ class Pixels(NamedTuple):
     """0 for those that are only there because a graph's size is open; None where all count."""
 
 
-def pixels_of(images: Float[Tensor, "B 3 H W"]) -> Pixels:
+def pixels_of(images: Float[Tensor, "B 3 H W"]) -> _Pixels:
     """Take the pixels from which dyes are read, without their gradients."""
     images, counted = images.detach(), None
     if any(isinstance(size, torch.SymInt) for size in images.shape[2:]):
-        counted = grid(images, PIXELS).to(images.dtype)  # all are read, some count
+        counted = color_grid(images, _PIXELS).to(images.dtype)  # all are read, some count
     elif not (sharing() and places()):  # tiles are thinned together, where `pooled` reads them
-        images = thin(images, PIXELS)
-    return Pixels(WHITE - log_light(images), counted)
+        images = thin(images, _PIXELS)
+    return _Pixels(WHITE - log_light(images), counted)
 
 
-def mean_over(pixels: Pixels, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def mean_over(pixels: _Pixels, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Average over the pixels, and over those of the views that share statistics.
 
     Args:
         pixels: of each image.
         read: maps densities `(B, 3, P)` and `(B, P)`, 1 where there is tissue, to sums over P.
     """
-    return pooled(lambda seen: mean_of(pixels, read, seen), pixels.density, most=PIXELS)
+    return pooled(lambda seen: mean_of(pixels, read, seen), pixels.density, most=_PIXELS)
 
 
 def mean_of(
-    pixels: Pixels, read: Callable[[Tensor, Tensor], Tensor], seen: Float[Tensor, "B 3 H W"]
+    pixels: _Pixels, read: Callable[[Tensor, Tensor], Tensor], seen: Float[Tensor, "B 3 H W"]
 ) -> Tensor:
     """Average over the pixels of some views."""
     density, tissue = seen.flatten(2), tissue_in(seen)
@@ -172,7 +172,7 @@ def mean_of(
 
 
 def high_over(
-    pixels: Pixels, values: Callable[[Tensor], Tensor], bounds: tuple[float, float], *, stained: bool
+    pixels: _Pixels, values: Callable[[Tensor], Tensor], bounds: tuple[float, float], *, stained: bool
 ) -> Float[Tensor, "B K"]:
     """Compute the 99th percentile of `values`, between ranks linearly as NumPy does.
 
@@ -186,7 +186,7 @@ def high_over(
     if not sharing():
         return highest(values(pixels.density.flatten(2)), weigh(pixels.density))
     shares = pooled(
-        lambda seen: histogram(values(seen.flatten(2)), weigh(seen), bounds), pixels.density, most=PIXELS
+        lambda seen: histogram(values(seen.flatten(2)), weigh(seen), bounds), pixels.density, most=_PIXELS
     )
     return level_of(shares, bounds)
 
@@ -197,7 +197,7 @@ def tissue_in(seen: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B P"]:
 
 
 def weights_of(
-    pixels: Pixels, seen: Float[Tensor, "B 3 H W"], *, stained: bool
+    pixels: _Pixels, seen: Float[Tensor, "B 3 H W"], *, stained: bool
 ) -> Float[Tensor, "B P"] | None:
     """Give 1 for pixels that count, and 0 for others; None if all do."""
     if stained:
@@ -213,7 +213,7 @@ def for_rows(values: Tensor, seen: Tensor) -> Tensor:
 def highest(values: Float[Tensor, "B K P"], weights: Float[Tensor, "B P"] | None) -> Float[Tensor, "B K"]:
     """Compute the 99th percentile of the values whose weight is 1, from the highest few."""
     size = values.shape[2]
-    few = TOP if isinstance(size, torch.SymInt) else size // 100 + 2
+    few = _TOP if isinstance(size, torch.SymInt) else size // 100 + 2
     if isinstance(size, torch.SymInt) or size < few:
         values = F.pad(values, (0, few), value=-FAR)
         weights = None if weights is None else F.pad(weights, (0, few))
@@ -234,22 +234,22 @@ def highest(values: Float[Tensor, "B K P"], weights: Float[Tensor, "B P"] | None
 def histogram(
     values: Float[Tensor, "B K P"], weights: Float[Tensor, "B P"] | None, bounds: tuple[float, float]
 ) -> Float[Tensor, "B K N"]:
-    """Compute the weight in each of `BINS` bins, as a share of all pixels."""
+    """Compute the weight in each of `_BINS` bins, as a share of all pixels."""
     low, high = bounds
-    bins = (values - low) * (BINS / (high - low))
-    bins = bins.nan_to_num(0).clamp(0, BINS - 1).long()  # without tissue, or all grey, there is no plane
+    bins = (values - low) * (_BINS / (high - low))
+    bins = bins.nan_to_num(0).clamp(0, _BINS - 1).long()  # without tissue, or all grey, there is no plane
     weights = torch.ones_like(values) if weights is None else weights[:, None].expand_as(values)
-    return values.new_zeros(*values.shape[:2], BINS).scatter_add_(2, bins, weights) / values.shape[2]
+    return values.new_zeros(*values.shape[:2], _BINS).scatter_add_(2, bins, weights) / values.shape[2]
 
 
 def level_of(shares: Float[Tensor, "B K N"], bounds: tuple[float, float]) -> Float[Tensor, "B K"]:
     """Compute the 99th percentile from a histogram, within a bin linearly."""
     below = shares.cumsum(dim=2)
     wanted = 0.99 * below[:, :, -1:]
-    bins = (below < wanted).sum(dim=2, keepdim=True).clamp(max=BINS - 1)
+    bins = (below < wanted).sum(dim=2, keepdim=True).clamp(max=_BINS - 1)
     inside = shares.gather(2, bins)
     part = 1 - (below.gather(2, bins) - wanted) / inside.clamp(min=1e-12)
-    return (bounds[0] + (bins + part.clamp(0, 1)) * ((bounds[1] - bounds[0]) / BINS))[:, :, 0]
+    return (bounds[0] + (bins + part.clamp(0, 1)) * ((bounds[1] - bounds[0]) / _BINS))[:, :, 0]
 
 
 def read_stains(images: Float[Tensor, "B 3 H W"], *, sparse: bool = False) -> Stains:
@@ -273,7 +273,7 @@ def read_stains(images: Float[Tensor, "B 3 H W"], *, sparse: bool = False) -> St
     return Stains(axes, most, (share >= LEAST_TISSUE) & apart)
 
 
-def macenko_axes(pixels: Pixels) -> tuple[Float[Tensor, "B 3 2"], Float[Tensor, " B"]]:
+def macenko_axes(pixels: _Pixels) -> tuple[Float[Tensor, "B 3 2"], Float[Tensor, " B"]]:
     """Find two dyes as the outermost directions in the plane in which densities vary most.
 
     Returns:
@@ -334,7 +334,7 @@ def least_axis(covariance: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3"]:
     return unit(power.gather(2, column[:, None, None].expand(-1, 3, 1))[:, :, 0] * 1e15)
 
 
-def vahadane_axes(pixels: Pixels, axes: Float[Tensor, "B 3 2"]) -> Float[Tensor, "B 3 2"]:
+def vahadane_axes(pixels: _Pixels, axes: Float[Tensor, "B 3 2"]) -> Float[Tensor, "B 3 2"]:
     """Find two dyes of which densities are sparse sums, none negative, starting from `axes`.
 
     Minimises `|V - W H|^2 / 2 + lambda |H|_1` over W, H >= 0 with unit columns of W (Vahadane et al.
@@ -342,7 +342,7 @@ def vahadane_axes(pixels: Pixels, axes: Float[Tensor, "B 3 2"]) -> Float[Tensor,
     dyes is known in closed form.
     """
     dyes = list(unit(axes.clamp(min=0)).unbind(2))
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS):
         sums = mean_over(pixels, lambda density, tissue: sparse_sums(density, tissue, dyes))
         with_dyes, among = sums[:, :6].unflatten(1, (3, 2)), sums[:, 6:]
         for this in (0, 1):

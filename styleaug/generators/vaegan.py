@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from styleaug.generators.base import AbstractGenerator, checked_settings, mix
+from styleaug.generators.base import AbstractGenerator, checked_settings, mixed
 from styleaug.generators.layers import (
     ModulatedBlock,
     Stem,
@@ -121,7 +121,7 @@ class VAEGAN(AbstractGenerator):
     ) -> Float[Tensor, "B 3 H W"]:
         """Translate each image in the way of its code, as far as `strength` says."""
         styled = on_padded(lambda padded: self.translate(padded, codes), images, self.multiple, self.minimum)
-        return mix(images, styled, strength)
+        return mixed(images, styled, strength)
 
     def translate(
         self, images: Float[Tensor, "B 3 H W"], codes: Float[Tensor, "B S"]

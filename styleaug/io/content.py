@@ -8,12 +8,12 @@ from PIL import features
 
 from styleaug.errors import FileError
 
-__all__ = ["ANIMATED", "HEAD", "OPTIONAL", "check_bits", "head_of", "image_kind"]
+__all__ = ["ANIMATED_KINDS", "HEAD", "OPTIONAL", "check_bits", "head_of", "image_kind"]
 
 HEAD = 4096
 """How many bytes are read."""
 
-KINDS = (
+_KINDS = (
     ("JPEG", re.compile(rb"\xff\xd8\xff")),
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
     ("GIF", re.compile(rb"GIF8[79]a")),
@@ -32,7 +32,7 @@ OPTIONAL = {
 }
 """Formats that not every Pillow can read, and whether this one can."""
 
-ANIMATED = {"GIF", "PNG", "WEBP", "AVIF"}
+ANIMATED_KINDS = {"GIF", "PNG", "WEBP", "AVIF"}
 """Formats whose files may hold several frames to be shown one after the other."""
 
 SIZ = re.compile(rb"\xff\x4f\xff\x51.{36}(..)(.+)", re.DOTALL)
@@ -55,7 +55,7 @@ def head_of(source: Path | BytesIO) -> bytes:
 
 def image_kind(head: bytes) -> str:
     """Return PIL's name of the format that a file's first bytes show, or "" for none that we read."""
-    return next((name for name, start in KINDS if start.match(head)), "")
+    return next((name for name, start in _KINDS if start.match(head)), "")
 
 
 def check_bits(path: Path | str, head: bytes, kind: str) -> None:

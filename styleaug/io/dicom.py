@@ -20,16 +20,14 @@ from styleaug.io.packed import Inflated
 from styleaug.io.scan import Scan, Window, check_size, make_scan, missing, quiet, rescaled, unreadable
 
 __all__ = [
-    "PIXELS",
     "check_codestreams",
     "check_kind",
     "decode",
     "has_prefix",
     "modality_lookup",
-    "number",
     "open_dicom",
-    "origin_of",
     "padding_of",
+    "patient_of",
     "read_shape",
     "read_tags",
     "rescale_of",
@@ -39,7 +37,7 @@ __all__ = [
     "window_of",
 ]
 
-PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 NO_LIGHT = {"SEG": "labels", "RTDOSE": "a dose"}
 """Kinds of objects with pixels that must not be styled: they are what a network shall learn."""
 RLE = "1.2.840.10008.1.2.5"
@@ -49,7 +47,7 @@ TWELVE_BITS = "1.2.840.10008.1.2.4.51"
 def check_kind(data: Any, path: Path) -> None:
     """Refuse what has no pixels, and pixels that are no image."""
     modality = str(data.get("Modality") or "unknown modality")
-    if not any(keyword in data for keyword in PIXELS):
+    if not any(keyword in data for keyword in _PIXELS):
         raise FileError(f"{path} has no pixels ({modality}), or is no DICOM file; leave it out.")
     if modality in NO_LIGHT:
         raise FileError(f"{path} holds {NO_LIGHT[modality]} ({modality}) and no image; leave it out.")
@@ -211,7 +209,7 @@ def rescale_of(data: Any, frames: int) -> tuple[Any, Any]:
     """Read slope and intercept: numbers, or `(T, 1, 1)` where frames differ."""
     pairs = []
     for item in functional_groups(data, frames, "PixelValueTransformationSequence"):
-        slope, intercept = number(item, "RescaleSlope"), number(item, "RescaleIntercept")
+        slope, intercept = _number(item, "RescaleSlope"), _number(item, "RescaleIntercept")
         # Each means nothing without the other, and a slope of zero would leave nothing.
         pairs.append((slope, intercept) if slope and intercept is not None else (1.0, 0.0))
     if len(set(pairs)) == 1:
@@ -233,7 +231,7 @@ def value_of(data: Any, keyword: str) -> Any:
         return value.decode("latin-1").strip("\0 ") if isinstance(value, bytes) else None
 
 
-def number(item: Any, keyword: str) -> float | None:
+def _number(item: Any, keyword: str) -> float | None:
     """Read the first value of a tag as a finite number, if it is one."""
     with suppress(Exception):  # pydicom converts on reading, and raises anything on wrong values
         value = item.get(keyword)
@@ -244,9 +242,9 @@ def number(item: Any, keyword: str) -> float | None:
 
 def window_of(data: Any) -> tuple[float, float] | None:
     """Read the first window, or the range of the lookup table, in true values."""
-    frames = number(data, "NumberOfFrames") or 1
+    frames = _number(data, "NumberOfFrames") or 1
     item = functional_groups(data, int(frames), "FrameVOILUTSequence")[0]
-    centre, width = number(item, "WindowCenter"), number(item, "WindowWidth")
+    centre, width = _number(item, "WindowCenter"), _number(item, "WindowWidth")
     if centre is not None and width is not None and width > 0:
         return centre - width / 2, centre + width / 2
     with suppress(Exception):
@@ -283,16 +281,16 @@ def stored_limits(data: Any, dtype: np.dtype) -> tuple[float, float]:
     """Give the least and largest value that the stored bits can hold."""
     if dtype.kind == "f":
         return 0.0, 1.0
-    bits = number(data, "BitsStored") or 8 * dtype.itemsize
+    bits = _number(data, "BitsStored") or 8 * dtype.itemsize
     return (0, 2**bits - 1) if dtype.kind == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def padding_of(data: Any, stored: np.ndarray) -> np.ndarray | None:
     """Tell which pixels lie outside what was scanned, if any do."""
-    value = number(data, "PixelPaddingValue")
+    value = _number(data, "PixelPaddingValue")
     if value is None:
         return None
-    other = number(data, "PixelPaddingRangeLimit")
+    other = _number(data, "PixelPaddingRangeLimit")
     low, high = sorted((value, value if other is None else other))
     padding = (stored >= low) & (stored <= high)
     return padding if padding.any() else None
@@ -373,19 +371,19 @@ def open_dicom(path: Path, short_side: int | None = None, window: Window | None 
         ConfigError: pydicom, or what decodes its transfer syntax, is missing.
     """
     with quiet("pydicom"):
-        data = parse(path)
+        data = _parse(path)
         check_kind(data, path)
         shape = read_shape(data, path)
         check_codestreams(data, path)
         stored = decode(data, path).reshape(shape)
-        for keyword in PIXELS:  # decoded, so the encoded ones need not stay in memory
+        for keyword in _PIXELS:  # decoded, so the encoded ones need not stay in memory
             if keyword in data:
                 delattr(data, keyword)
         build = colour_scan if stored.ndim == 4 else grey_scan
         return build(data, stored, path, window)
 
 
-def parse(path: Path, **options: Any) -> Any:
+def _parse(path: Path, **options: Any) -> Any:
     """Read a data set.
 
     Raises:
@@ -494,7 +492,7 @@ def colour_scan(data: Any, frames: np.ndarray, path: Path, window: Window | None
     if frames.dtype.kind != "u":
         raise FileError(f"{path} has colour with signs; save it again.")
 
-    stored_as_colour = number(data, "SamplesPerPixel") == 3
+    stored_as_colour = _number(data, "SamplesPerPixel") == 3
     own = stored_limits(data, frames.dtype) if stored_as_colour else None
 
     def save(styled: np.ndarray, target: Path) -> None:
@@ -546,29 +544,29 @@ def derived(data: Any) -> Any:
         except Exception:  # its value is no DICOM, and cannot be written again
             del header[tag]
     if not syntax_of(data).is_little_endian:
-        header.walk(swap)
+        header.walk(_swap)
     kinds = header.get("ImageType") or []
     kinds = [kind for kind in kinds if isinstance(kind, str)] if not isinstance(kinds, str) else [kinds]
-    put(header, "ImageType", ["DERIVED", "SECONDARY", *kinds[2:]])
-    put(header, "DerivationDescription", "Stylised by styleaug")
+    _put(header, "ImageType", ["DERIVED", "SECONDARY", *kinds[2:]])
+    _put(header, "DerivationDescription", "Stylised by styleaug")
     for keyword in STALE:
         if keyword in header:
             delattr(header, keyword)
     header.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     if not header.get("SOPClassUID"):
         kind = header.file_meta.get("MediaStorageSOPClassUID") or SECONDARY_CAPTURE
-        put(header, "SOPClassUID", kind)
+        _put(header, "SOPClassUID", kind)
     return header
 
 
-def put(header: Any, keyword: str, value: Any) -> None:
+def _put(header: Any, keyword: str, value: Any) -> None:
     """Set a tag, of the type that it should have and not of the one that was found."""
     if keyword in header:
         delattr(header, keyword)
     setattr(header, keyword, value)
 
 
-def swap(_: Any, element: Any) -> None:
+def _swap(_: Any, element: Any) -> None:
     """Turn the bytes of a big-endian value round."""
     size = SWAPPED.get(element.VR)
     if size and isinstance(element.value, bytes) and len(element.value) % size == 0:
@@ -586,21 +584,21 @@ def write(data: Any, stored: np.ndarray, path: Path, **tags: Any) -> None:
         try:
             header = derived(data)
             for keyword, value in tags.items():
-                put(header, keyword, value)
+                _put(header, keyword, value)
             if stored.dtype.kind == "f":
                 setattr(header, "FloatPixelData" if bits == 32 else "DoubleFloatPixelData", content)
             else:
                 header.add_new("PixelData", "OW" if bits > 8 else "OB", content + b"\0" * (len(content) % 2))
-                used = int(number(header, "BitsStored") or bits)
+                used = int(_number(header, "BitsStored") or bits)
                 used = used if header.BitsAllocated == bits else bits
-                put(header, "PixelRepresentation", int(stored.dtype.kind == "i"))
+                _put(header, "PixelRepresentation", int(stored.dtype.kind == "i"))
                 for keyword, value in (("Allocated", bits), ("Stored", used)):
-                    put(header, f"Bits{keyword}", value)
-                put(header, "HighBit", used - 1)
+                    _put(header, f"Bits{keyword}", value)
+                _put(header, "HighBit", used - 1)
             # The same pixels of the same image are the same object, however often they are made.
             source = str(header.get("SOPInstanceUID", ""))
             digest = hashlib.sha256(content).hexdigest()
-            put(header, "SOPInstanceUID", generate_uid(entropy_srcs=[source, digest]))
+            _put(header, "SOPInstanceUID", generate_uid(entropy_srcs=[source, digest]))
             header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
             pydicom.dcmwrite(path, header, enforce_file_format=True, implicit_vr=False, little_endian=True)
         except FileError:
@@ -623,7 +621,7 @@ def read_tags(path: str | Path) -> dict[str, str]:
         ConfigError: pydicom is missing.
     """
     with quiet("pydicom"):
-        data = parse(Path(path), stop_before_pixels=True, specific_tags=list(TAGS))
+        data = _parse(Path(path), stop_before_pixels=True, specific_tags=list(TAGS))
         found = {}
         for keyword in TAGS:
             with suppress(Exception):
@@ -632,7 +630,7 @@ def read_tags(path: str | Path) -> dict[str, str]:
         return found
 
 
-def series_of(path: str | Path) -> str:
+def dicom_series(path: str | Path) -> str:
     """Give a digest that is the same for all slices of one volume, or "" for what is no slice of one.
 
     A slice has a single frame and a place in the patient.
@@ -644,7 +642,7 @@ def series_of(path: str | Path) -> str:
     alike = ("SeriesInstanceUID", "Rows", "Columns", "BitsAllocated", "PixelRepresentation")
     rest = ("NumberOfFrames", "ImagePositionPatient", "SliceLocation")
     with quiet("pydicom"):
-        data = parse(Path(path), stop_before_pixels=True, specific_tags=[*alike, *rest])
+        data = _parse(Path(path), stop_before_pixels=True, specific_tags=[*alike, *rest])
         found = {keyword: value_of(data, keyword) for keyword in (*alike, *rest)}
     placed = found["ImagePositionPatient"] is not None or found["SliceLocation"] is not None
     if not placed or not found["SeriesInstanceUID"] or str(found["NumberOfFrames"] or 1) != "1":
@@ -652,7 +650,7 @@ def series_of(path: str | Path) -> str:
     return hashlib.sha256(repr([str(found[keyword]) for keyword in alike]).encode()).hexdigest()
 
 
-def origin_of(path: str | Path) -> str:
+def patient_of(path: str | Path) -> str:
     """Give a digest that is the same for all files of a patient, to count patients by.
 
     It is made of the patient's identifier, else of the study's, else of the path. Whoever knows an
@@ -664,7 +662,7 @@ def origin_of(path: str | Path) -> str:
     """
     keywords = ("PatientID", "StudyInstanceUID")
     with quiet("pydicom"):
-        data = parse(Path(path), stop_before_pixels=True, specific_tags=list(keywords))
+        data = _parse(Path(path), stop_before_pixels=True, specific_tags=list(keywords))
         texts = [f"{keyword}:{str(value_of(data, keyword) or '').strip()}" for keyword in keywords]
     named = [text for text in texts if not text.endswith(":")] or [f"path:{Path(path).resolve()}"]
     return hashlib.sha256(named[0].encode(errors="surrogatepass")).hexdigest()

@@ -14,7 +14,7 @@ from styleaug.errors import FileError, LabelWarning, StyleAugError, first_line, 
 from styleaug.images import alpha_of, to_pixels
 from styleaug.io.arrays import open_npy, save_npy
 from styleaug.io.atomic import atomic
-from styleaug.io.content import ANIMATED, OPTIONAL, check_bits, head_of, image_kind
+from styleaug.io.content import ANIMATED_KINDS, OPTIONAL, check_bits, head_of, image_kind
 from styleaug.io.dicom import open_dicom
 from styleaug.io.encoders import save_bmp, save_gif, save_pil
 from styleaug.io.headers import KEY, read_header, turn_of
@@ -106,7 +106,7 @@ def series_of(path: Path) -> str:
     from styleaug.io import dicom
 
     try:
-        return dicom.series_of(path)
+        return dicom.dicom_series(path)
     except Exception:  # is told of when the file is opened
         return ""
 
@@ -281,7 +281,7 @@ def open_pil(source: Path | BytesIO, short_side: int | None, *, upright: bool = 
             raise FileError(f"{path} is too large: {error}") from None
         with image:
             kind = str(image.format)
-            if kind in ANIMATED and getattr(image, "is_animated", False):
+            if kind in ANIMATED_KINDS and getattr(image, "is_animated", False):
                 video = "" if kind == "AVIF" else ", or style it with styleaug video"
                 raise FileError(f"{path} is an animation; save its frames as files of their own{video}.")
             shown = Image.getmodebands(READ_AS.get(image.mode, image.mode))
@@ -360,19 +360,19 @@ def save_nothing(image: Image.Image | np.ndarray, file: BytesIO, options: dict) 
     raise ValueError("such a file is only made of another one, by styling it")
 
 
-PLAIN = frozenset({"L", "RGB"})
-CLEAR = PLAIN | {"LA", "RGBA"}
+_PLAIN = frozenset({"L", "RGB"})
+CLEAR = _PLAIN | {"LA", "RGBA"}
 DEEP = CLEAR | {"I;16"}
 
-JPEG = Codec("JPEG", open_raster, save_pil, {"format": "JPEG", "quality": 95, "subsampling": 0}, PLAIN)
+_JPEG = Codec("JPEG", open_raster, save_pil, {"format": "JPEG", "quality": 95, "subsampling": 0}, _PLAIN)
 PNG = Codec("PNG", open_png, save_pil, {"format": "PNG"}, DEEP)
 TIFF = Codec("TIFF", open_tiff, save_pil, {"format": "TIFF", "compression": "tiff_deflate"}, DEEP)
-BMP = Codec("BMP", open_raster, save_bmp, {"format": "BMP"}, PLAIN | {"RGBA"})
+BMP = Codec("BMP", open_raster, save_bmp, {"format": "BMP"}, _PLAIN | {"RGBA"})
 GIF = Codec("GIF", open_raster, save_gif, {"format": "GIF"}, CLEAR)
 WEBP = Codec("WEBP", open_raster, save_pil, {"format": "WEBP", "quality": 95}, CLEAR)
 AVIF = Codec("AVIF", open_raster, save_pil, {"format": "AVIF", "quality": 95, "subsampling": "4:4:4"}, CLEAR)
 JPEG2000 = Codec("JPEG2000", open_raster, save_pil, {"format": "JPEG2000"}, DEEP)
-PPM = Codec("PPM", open_raster, save_pil, {"format": "PPM"}, PLAIN | {"I;16"})
+PPM = Codec("PPM", open_raster, save_pil, {"format": "PPM"}, _PLAIN | {"I;16"})
 TGA = Codec("TGA", open_raster, save_pil, {"format": "TGA"}, CLEAR)
 NPY = Codec("NumPy", open_npy, save_npy, {"allow_pickle": False})
 DICOM = Codec("DICOM", open_dicom, save_nothing, {})
@@ -382,14 +382,14 @@ METAIMAGE = Codec("MetaImage", open_metaimage, save_nothing, {})
 
 RASTERS = {
     codec.name: codec
-    for codec in (JPEG, PNG, TIFF, BMP, GIF, WEBP, AVIF, JPEG2000, PPM, TGA)
+    for codec in (_JPEG, PNG, TIFF, BMP, GIF, WEBP, AVIF, JPEG2000, PPM, TGA)
     if OPTIONAL.get(codec.name, True)
 }
 """What this Pillow reads and writes, by PIL's names; it knows many more."""
 
 ENDINGS = {
     PNG: ".png .apng",
-    JPEG: ".jpg .jpeg .jpe .jfif",
+    _JPEG: ".jpg .jpeg .jpe .jfif",
     TIFF: ".tif .tiff",
     BMP: ".bmp",
     GIF: ".gif",

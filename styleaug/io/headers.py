@@ -16,7 +16,7 @@ __all__ = ["KEY", "Header", "read_header", "save_options", "turn_of"]
 KEY = "styleaug header"
 """Where `Image.info` has a `Header`."""
 
-MOST_BYTES = 65_000
+_MOST_BYTES = 65_000
 """Of EXIF, and of XMP: JPEG has no room for more."""
 
 PORTABLE = {"JPEG": ("dpi", "exif", "xmp"), "PNG": ("dpi", "exif"), "WEBP": ("exif", "xmp")} | dict.fromkeys(
@@ -82,7 +82,7 @@ def read_header(image: Image.Image, source: Path | BytesIO, *, turn: int, uprigh
     if kind in ("JPEG", "PNG", "WEBP"):
         options |= {"exif": exif_of(image, upright=upright)}
         xmp = image.info.get("xmp")
-        options |= {"xmp": xmp} if isinstance(xmp, bytes) and len(xmp) <= MOST_BYTES and not turned else {}
+        options |= {"xmp": xmp} if isinstance(xmp, bytes) and len(xmp) <= _MOST_BYTES and not turned else {}
     if kind == "JPEG" and image.info.get("comment"):
         options["comment"] = image.info["comment"]
     if kind == "PNG":
@@ -103,7 +103,7 @@ def exif_of(image: Image.Image, *, upright: bool) -> bytes:
         content = exif.tobytes() if len(exif) else b""
     except Exception:  # what cameras and editors wrote there can be anything
         return b""
-    return content if len(content) <= MOST_BYTES else b""
+    return content if len(content) <= _MOST_BYTES else b""
 
 
 def png_info(source: Path | BytesIO, *, turned: bool) -> PngInfo | None:

@@ -15,16 +15,16 @@ __all__ = ["count_labels", "warn_of_labels"]
 FEW = 32
 """Values of a label map, and of next to no image."""
 
-SEVERAL = 256
+_SEVERAL = 256
 """Values that an image may have, too; a label map's are those of its neighbours as well."""
 
-ALIKE = 0.8
+_ALIKE = 0.8
 """Share of the pixels beside the background whose neighbour has the same value, in a label map."""
 
 LEAST = 4096
 """Pixels; smaller images have few values by themselves."""
 
-SAMPLE = 2**20
+_SAMPLE = 2**20
 
 
 def count_labels(picture: Any) -> int:
@@ -39,10 +39,10 @@ def count_labels(picture: Any) -> int:
         values = picture.frames if isinstance(picture, Scan) else np.asarray(picture)[None]
     if values.ndim != 3 or values.size < LEAST:
         return 0
-    if len(np.unique(values.ravel()[:: values.size // LEAST])) > SEVERAL:
+    if len(np.unique(values.ravel()[:: values.size // LEAST])) > _SEVERAL:
         return 0
     middle = len(values) // 2  # slices at the ends are often empty
-    thick = max(1, SAMPLE // values[0].size)
+    thick = max(1, _SAMPLE // values[0].size)
     part = values[max(0, middle - thick // 2) :][:thick]
     if part.dtype == np.uint8:  # faster than to sort them
         counts = np.bincount(part.ravel())
@@ -50,13 +50,13 @@ def count_labels(picture: Any) -> int:
         counts = counts[found]
     else:
         found, counts = np.unique(part, return_counts=True)
-    if not 2 <= len(found) <= SEVERAL or (found.dtype.kind == "f" and (found != found.round()).any()):
+    if not 2 <= len(found) <= _SEVERAL or (found.dtype.kind == "f" and (found != found.round()).any()):
         return 0
     if len(found) <= FEW:
         return len(found)
     inside = part[..., 1:] != found[counts.argmax()]
     alike = (part[..., 1:] == part[..., :-1])[inside]
-    return len(found) if alike.mean() > ALIKE else 0
+    return len(found) if alike.mean() > _ALIKE else 0
 
 
 def warn_of_labels(picture: Any, path: Path) -> None:

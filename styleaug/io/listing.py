@@ -16,7 +16,7 @@ __all__ = ["Listing", "list_files", "stem_of", "suffix_of"]
 NUMBER = re.compile(r"\.\d+(-\d+)?")
 """How names of DICOM files end that have no suffix, and those of their copies."""
 
-IMAGES = """
+_IMAGES = """
 .apng .avif .avifs .bpg .cr2 .cr3 .cur .czi .dds .dib .djvu .dng .emf .eps .exr .fit .fits .gif .hdr .heic
 .heif .hif .icns .ico .j2c .j2k .jp2 .jpc .jpf .jpm .jpx .jxl .jxr .lif .lsm .mgz .mnc .mpo .mrxs .nd2 .ndpi
 .nef .nhdr .orf .pbm .pcx .pfm .pgm .pnm .ppm .psb .psd .qoi .raf .ras .rw2 .scn .sgi .svg .svs .tga .vsi
@@ -24,16 +24,16 @@ IMAGES = """
 """
 """Suffixes of images. Those that this version of Pillow and we cannot read are named, not passed over."""
 
-OTHERS = """
+_OTHERS = """
 .avi .bin .cfg .csv .db .doc .docx .gz .h5 .hdf5 .htm .html .ini .ipynb .json .jsonl .lock .log .mat .md .mkv
 .mov .mp3 .mp4 .npz .onnx .parquet .pdf .pickle .pkl .pt .pth .py .raw .rst .safetensors .sh .sqlite .tar
 .tfrecord .tgz .toml .tsv .txt .wav .webm .xls .xlsx .xml .yaml .yml .zip .zraw
 """
 """Suffixes of what lies beside images; such files are counted and not looked into."""
 
-NOT_READ, BESIDE = frozenset(IMAGES.split()), frozenset(OTHERS.split())
+NOT_READ, BESIDE = frozenset(_IMAGES.split()), frozenset(_OTHERS.split())
 
-PLAIN = re.compile(r"(\.\w{1,12})?")
+_PLAIN = re.compile(r"(\.\w{1,12})?")
 """Suffixes that are told one by one."""
 
 
@@ -128,7 +128,7 @@ def enter(
                 else:
                     inner.append((path, (*chain, real)))
             elif entry.is_file():
-                take(path, suffixes, found)
+                _take(path, suffixes, found)
             elif entry.is_symlink():
                 found.skipped.append((path, f"{path} is a link that leads nowhere; remove or mend it."))
             else:
@@ -138,7 +138,7 @@ def enter(
     return inner
 
 
-def take(path: Path, suffixes: Container[str], found: Listing) -> None:
+def _take(path: Path, suffixes: Container[str], found: Listing) -> None:
     """Put a file into a listing: read, named as left out, or counted."""
     suffix = suffix_of(path)
     if suffix in suffixes:
@@ -148,7 +148,7 @@ def take(path: Path, suffixes: Container[str], found: Listing) -> None:
     elif suffix not in BESIDE and (kind := image_kind(first_bytes(path))):
         found.skipped.append((path, f"{path} is a {kind} image by its content; give it the suffix of one."))
     else:
-        found.others[suffix if PLAIN.fullmatch(suffix) else "other"] += 1
+        found.others[suffix if _PLAIN.fullmatch(suffix) else "other"] += 1
 
 
 def first_bytes(path: Path) -> bytes:

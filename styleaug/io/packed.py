@@ -14,7 +14,7 @@ from styleaug.errors import FileError
 
 __all__ = ["Inflated", "Packing", "Readable", "open_packed", "pack", "read_rest", "read_whole"]
 
-CHUNK = 2**20
+_CHUNK = 2**20
 SLACK = 2**26
 """Bytes that may follow what was declared: some programs fill a file up."""
 
@@ -48,7 +48,7 @@ class Inflated:
             EOFError: the file ends before the stream does.
         """
         while not self.inflate.eof:
-            packed = self.inflate.unconsumed_tail or self.file.read(CHUNK)
+            packed = self.inflate.unconsumed_tail or self.file.read(_CHUNK)
             if found := self.inflate.decompress(packed, size):
                 return found
             if not packed:
@@ -95,7 +95,7 @@ def read_whole(stream: Readable, size: int, path: Path) -> np.ndarray:
     content = np.empty(size, np.uint8)  # takes memory only where it is written
     at = 0
     while at < size:
-        part = read(stream, min(CHUNK, size - at), path)
+        part = read(stream, min(_CHUNK, size - at), path)
         if not part:
             raise FileError(f"{path} is truncated: {at:,} of {size:,} bytes are there. Copy it again.")
         content[at : at + len(part)] = np.frombuffer(part, np.uint8)
@@ -110,7 +110,7 @@ def read_rest(stream: Readable, path: Path) -> None:
         FileError: it is damaged, or goes on for more than `SLACK` bytes.
     """
     beyond = 0
-    while part := read(stream, CHUNK, path):
+    while part := read(stream, _CHUNK, path):
         beyond += len(part)
         if beyond > SLACK:
             raise FileError(f"{path} unpacks to over {SLACK:,} bytes more than its header says; remove it.")

@@ -11,7 +11,7 @@ from styleaug.errors import FileError
 
 __all__ = ["check_path", "check_regular", "in_utf8"]
 
-KINDS = {
+_KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -49,7 +49,7 @@ def check_regular(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise FileError(f"cannot open {checked}: {error.strerror or error}.") from None
     if not stat.S_ISREG(mode):
-        kind = KINDS.get(stat.S_IFMT(mode), "no ordinary file")
+        kind = _KINDS.get(stat.S_IFMT(mode), "no ordinary file")
         raise FileError(f"cannot open {checked}: it is {kind}; give an ordinary file.")
     return checked
 

@@ -93,7 +93,7 @@ def open_style(source: Any, code_size: int, window: Window | None = None) -> Flo
         raise ImageError(f"{name} is transparent all over, so it has no style; leave it out.")
     image = opaque(image)[0] if path is None else image
     try:
-        pixels = scan_pixels(image) if isinstance(image, Scan) else checked(image)
+        pixels = _scan_pixels(image) if isinstance(image, Scan) else checked(image)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     height, width = pixels.shape[-2:]
@@ -166,7 +166,7 @@ def checked(image: Any) -> Tensor:
     return to_float(pixels) if pixels.dtype.is_floating_point else pixels
 
 
-def scan_pixels(scan: Scan) -> Float[Tensor, "T C H W"]:
+def _scan_pixels(scan: Scan) -> Float[Tensor, "T C H W"]:
     """Give at most `FRAMES` slices from the middle of a scan, black to white as 0 to 1."""
     count = len(scan.frames)
     first = int(MARGIN * count) if scan.volume else 0

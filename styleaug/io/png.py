@@ -16,10 +16,10 @@ from styleaug.io.scan import Scan, Window, make_scan, missing, without_alpha
 __all__ = ["check_pixels", "is_deep", "open_deep", "parts_of", "scale_key"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-SEVERAL = {2: 3, 4: 2, 6: 4}
+_SEVERAL = {2: 3, 4: 2, 6: 4}
 """Channels of the colour types with more than one."""
 
-KEPT = (b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"pHYs", b"eXIf", b"tIME", b"tEXt", b"zTXt", b"iTXt")
+_KEPT = (b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"pHYs", b"eXIf", b"tIME", b"tEXt", b"zTXt", b"iTXt")
 """Parts that say how colours are meant, how large a pixel is, and who says what."""
 
 KEPT_BYTES = 2**24
@@ -30,7 +30,7 @@ def is_deep(path: Path) -> bool:
     """Tell from its header whether a PNG has several channels of 16 bits."""
     with path.open("rb") as file:
         head = file.read(26)
-    return head[:8] == SIGNATURE and head[12:16] == b"IHDR" and head[24] == 16 and head[25] in SEVERAL
+    return head[:8] == SIGNATURE and head[12:16] == b"IHDR" and head[24] == 16 and head[25] in _SEVERAL
 
 
 def open_deep(path: Path, window: Window | None = None) -> Scan:
@@ -47,14 +47,14 @@ def open_deep(path: Path, window: Window | None = None) -> Scan:
     with path.open("rb") as file:
         head = file.read(26)
     width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
-    check_size(path, height, width, 1, 2 * SEVERAL[head[25]])
+    check_size(path, height, width, 1, 2 * _SEVERAL[head[25]])
     check_bytes(path, path.stat().st_size)
     content = path.read_bytes()
     try:
         pixels: np.ndarray = imagecodecs.png_decode(content)[None]
     except Exception as error:
         raise FileError(f"cannot read {path}: {error}. Remove the file or save it again.") from None
-    kept = b"".join(part(*found) for found in parts_of(BytesIO(content), KEPT))
+    kept = b"".join(part(*found) for found in parts_of(BytesIO(content), _KEPT))
     # The decoder gives colours with a transparent one among them an alpha channel, too.
     alpha = pixels.shape[-1] in (2, 4)
     frames, whole = without_alpha(pixels) if alpha else (pixels, np.asarray)

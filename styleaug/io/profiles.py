@@ -6,7 +6,7 @@ from PIL import Image, ImageCms
 
 __all__ = ["fits", "to_rgb"]
 
-SPACES = {
+_SPACES = {
     "1": b"GRAY",
     "L": b"GRAY",
     "LA": b"GRAY",
@@ -17,13 +17,13 @@ SPACES = {
 }
 """Modes, and the colour space that a profile's header names for them."""
 
-MOST_BYTES = 2**24
+_MOST_BYTES = 2**24
 """Of a profile; those of presses have 4 million at most."""
 
 
 def fits(profile: bytes | None, mode: str) -> bool:
     """Tell whether a profile is one, of the colour space of this mode."""
-    return bool(profile) and profile[36:40] == b"acsp" and profile[16:20] == SPACES.get(mode, b"")
+    return bool(profile) and profile[36:40] == b"acsp" and profile[16:20] == _SPACES.get(mode, b"")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -33,7 +33,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     is kept where it is one of RGB that YCbCr or a palette was stored in.
     """
     profile, shown = image.info.get("icc_profile"), None
-    if image.mode == "CMYK" and profile and fits(profile, "CMYK") and len(profile) <= MOST_BYTES:
+    if image.mode == "CMYK" and profile and fits(profile, "CMYK") and len(profile) <= _MOST_BYTES:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))
             shown = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")

@@ -20,7 +20,7 @@ from styleaug.io.volumes import value_limits
 
 __all__ = ["open_metaimage", "open_nrrd"]
 
-HEADER_BYTES = 2**20
+_HEADER_BYTES = 2**20
 """Of the text; the longest that are known, of diffusion series, have a tenth of it."""
 
 MOST_AXES = 16
@@ -110,7 +110,7 @@ USED = {
 }
 """The keys that are read; the others are written again as they are."""
 
-Line = tuple[str, str, bytes]
+_Line = tuple[str, str, bytes]
 """Of a header: the key, in small letters; the value; and the line itself."""
 
 
@@ -142,10 +142,10 @@ def open_nrrd(path: Path, short_side: int | None = None, window: Window | None =
         head += [b"encoding: raw\n", b"endian: little\n"] * text
         target.write_bytes(b"".join([*head, b"\n", pack(content, layout.packing or "raw")]))
 
-    return scan_of(stored, layout, save, window)
+    return _scan_of(stored, layout, save, window)
 
 
-def nrrd_lines(file: BinaryIO, path: Path) -> Iterable[Line]:
+def nrrd_lines(file: BinaryIO, path: Path) -> Iterable[_Line]:
     """Read the text, which ends with an empty line or with the file."""
     for number, line in enumerate(text_lines(file, path)):
         text = line.decode("latin-1").strip()
@@ -159,7 +159,7 @@ def nrrd_lines(file: BinaryIO, path: Path) -> Iterable[Line]:
         yield key, value.strip(), line
 
 
-def nrrd_layout(lines: list[Line], path: Path) -> Layout:
+def nrrd_layout(lines: list[_Line], path: Path) -> Layout:
     """Read what an NRRD's fields say of its array."""
     fields = unique(lines, path)
     shape = whole_numbers(fields, "sizes", path)[::-1]
@@ -221,10 +221,10 @@ def open_metaimage(path: Path, short_side: int | None = None, window: Window | N
             head.append(f"CompressedDataSize = {len(packed)}\n".encode())
         target.write_bytes(b"".join([*head, b"ElementDataFile = LOCAL\n", packed]))
 
-    return scan_of(stored, layout, save, window)
+    return _scan_of(stored, layout, save, window)
 
 
-def meta_lines(file: BinaryIO, path: Path) -> Iterable[Line]:
+def meta_lines(file: BinaryIO, path: Path) -> Iterable[_Line]:
     """Read the text, which ends with the key ElementDataFile."""
     for line in text_lines(file, path):
         text = line.decode("latin-1").strip()
@@ -237,7 +237,7 @@ def meta_lines(file: BinaryIO, path: Path) -> Iterable[Line]:
     raise FileError(f"{path} is no MetaImage file, or is damaged; remove it.")
 
 
-def meta_layout(lines: list[Line], path: Path) -> Layout:
+def meta_layout(lines: list[_Line], path: Path) -> Layout:
     """Read what a MetaImage's keys say of its array."""
     fields = unique(lines, path)
     shape = whole_numbers(fields, "dimsize", path)[::-1]
@@ -251,15 +251,15 @@ def meta_layout(lines: list[Line], path: Path) -> Layout:
     if len(order) > 1:
         raise FileError(f"{path} contradicts itself about its byte order; remove it.")
     channels = whole_numbers(fields, "elementnumberofchannels", path, "1")[0]
-    packing: Packing = "zlib" if said(fields.get("compresseddata", "False")) else "raw"
-    text = not said(fields.get("binarydata", "True"))
+    packing: Packing = "zlib" if _said(fields.get("compresseddata", "False")) else "raw"
+    text = not _said(fields.get("binarydata", "True"))
     local = fields["elementdatafile"].upper() == "LOCAL"
     skip = whole_numbers(fields, "headersize", path, "0")[0]
     if local and skip not in (0, -1):
         raise wrong(path, "headersize", fields)
     return Layout(
         (*shape, channels) if channels != 1 else tuple(shape),
-        dtype.newbyteorder(">" if said(next(iter(order), "False")) and not text else "<"),
+        dtype.newbyteorder(">" if _said(next(iter(order), "False")) and not text else "<"),
         len(shape) if channels != 1 else None,
         None if text else packing,
         None if local else fields["elementdatafile"],
@@ -267,7 +267,7 @@ def meta_layout(lines: list[Line], path: Path) -> Layout:
     )
 
 
-def scan_of(
+def _scan_of(
     stored: np.ndarray, layout: Layout, save: Callable[[bytes, Path], None], window: Window | None
 ) -> Scan:
     """Build a scan of an array whose bytes `save` writes behind the header."""
@@ -286,22 +286,22 @@ def scan_of(
     return make_scan(frames, write, window=window, whole=eight, volume=len(frames) > 1)
 
 
-def said(text: str) -> bool:
+def _said(text: str) -> bool:
     """Tell whether a MetaImage says yes."""
     return text[:1] in ("T", "t", "1")
 
 
 def text_lines(file: BinaryIO, path: Path) -> Iterable[bytes]:
-    """Read lines with their ends, up to `HEADER_BYTES` of them."""
-    left = HEADER_BYTES
+    """Read lines with their ends, up to `_HEADER_BYTES` of them."""
+    left = _HEADER_BYTES
     while line := file.readline(left):
         left -= len(line)
         if left <= 0:
-            raise FileError(f"{path} has a header of more than {HEADER_BYTES:,} bytes; remove it.")
+            raise FileError(f"{path} has a header of more than {_HEADER_BYTES:,} bytes; remove it.")
         yield line if line.endswith(b"\n") else line + b"\n"
 
 
-def unique(lines: list[Line], path: Path) -> dict[str, str]:
+def unique(lines: list[_Line], path: Path) -> dict[str, str]:
     """Collect keys and values; a key that comes twice could be read either way."""
     fields = {}
     for key, value, _ in lines:
@@ -383,7 +383,7 @@ def content_of(file: BinaryIO, layout: Layout, path: Path) -> np.ndarray:
     """Read as many numbers as were declared, from where a file is."""
     count = math.prod(layout.shape)
     for _ in range(layout.lines):
-        if not file.readline(HEADER_BYTES):
+        if not file.readline(_HEADER_BYTES):
             break
     if layout.packing is None:
         return words_of(file, count, layout.dtype, path)

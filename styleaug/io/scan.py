@@ -31,7 +31,7 @@ __all__ = [
     "without_alpha",
 ]
 
-SAMPLE = 2**20
+_SAMPLE = 2**20
 """How many values `auto` looks at."""
 
 PERCENTILES = (0.5, 99.5)
@@ -144,7 +144,7 @@ def without_gaps(
 
 def percentiles(frames: np.ndarray, beside: np.ndarray | None) -> Span:
     """Give the range that holds nearly all values of a scan, read on a thinned grid."""
-    step = max(1, math.ceil((frames.size / SAMPLE) ** (1 / min(3, frames.ndim))))
+    step = max(1, math.ceil((frames.size / _SAMPLE) ** (1 / min(3, frames.ndim))))
     grid = tuple(slice(None, None, step if size >= 2 * step else 1) for size in frames.shape[:3])
     values = frames[grid].astype(np.float64)
     values = values if beside is None else values[~beside[grid]]

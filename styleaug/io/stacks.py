@@ -22,13 +22,13 @@ TILE_WIDTH, TILE_HEIGHT = 322, 323
 MOST_TILE = 2**24
 """Pixels of a tile that PIL is given: it makes room for all of it, however small the image is."""
 
-SIGNED = 2
+_SIGNED = 2
 MOST_LEVELS = 32
 """Of a pyramid that PIL, which takes its time for each page, is asked about."""
 
-NAMED = {270: "description", 305: "software"}
+_NAMED = {270: "description", 305: "software"}
 SAID = (269, 271, 272, 285, 306, 315, 316, 33432)
-"""Tags that say who made what and when; those in `NAMED` have an argument of their own in tifffile."""
+"""Tags that say who made what and when; those in `_NAMED` have an argument of their own in tifffile."""
 IMAGEJ = ("spacing", "unit", "finterval", "fps", "mode", "min", "max")
 
 
@@ -49,7 +49,7 @@ def pil_mode(path: Path, short_side: int | None = None) -> str:
                 large = image.width * image.height > MAX_PIXELS
                 large = large or tags.get(TILE_WIDTH, 0) * tags.get(TILE_HEIGHT, 0) > MOST_TILE
                 # PIL forgets the sign of 8 bits.
-                signed = SIGNED in tags.get(SAMPLE_FORMAT, ())
+                signed = _SIGNED in tags.get(SAMPLE_FORMAT, ())
                 mode = image.mode
                 for number in range(1, MOST_LEVELS):
                     try:
@@ -92,14 +92,14 @@ def open_stack(path: Path, short_side: int | None = None, window: Window | None 
     tifffile = tifffile_for(path)
     try:
         with quiet("tifffile"), tifffile.TiffFile(path) as file:
-            return scan_of(file, path, short_side, window)
+            return _scan_of(file, path, short_side, window)
     except (FileError, FileNotFoundError):
         raise
     except Exception as error:  # damaged files make tifffile raise anything
         raise FileError(f"{path} is no TIFF image, or is damaged ({error}); remove it.") from None
 
 
-def scan_of(file: Any, path: Path, short_side: int | None, window: Window | None) -> Scan:
+def _scan_of(file: Any, path: Path, short_side: int | None, window: Window | None) -> Scan:
     """Read an open file."""
     check_end(file, path)
     series = file.series[0]
@@ -136,7 +136,7 @@ def scan_of(file: Any, path: Path, short_side: int | None, window: Window | None
     kind = plane.dtype.kind
     limits = (0.0, 1.0) if kind == "f" else (np.iinfo(plane.dtype).min, np.iinfo(plane.dtype).max)
     frames, back, _ = rescaled(colour, 1.0, 0.0, limits)
-    options = options_of(file, level, first, plane)
+    options = _options_of(file, level, first, plane)
 
     def save(styled: np.ndarray, target: Path) -> None:
         pixels = multiplied(whole(back(styled)))
@@ -185,7 +185,7 @@ def frames_first(axes: str) -> list[int]:
     return sorted(range(len(axes)), key=lambda place: (ranks.get(axes[place], 0), place))
 
 
-def options_of(file: Any, level: Any, page: Any, plane: Plane) -> dict[str, Any]:
+def _options_of(file: Any, level: Any, page: Any, plane: Plane) -> dict[str, Any]:
     """Give the form, the tags and the compression of a file for another one of its kind."""
     axes, kind = level.axes, file.series[0].kind
     samples = level.shape[axes.index("S")] if "S" in axes else 1
@@ -210,17 +210,17 @@ def options_of(file: Any, level: Any, page: Any, plane: Plane) -> dict[str, Any]
         return options | {"ome": True, "metadata": {"axes": axes, **sizes_of(file)}}
     if file.is_shaped:
         return options | {"ome": False, "metadata": {}}
-    texts = said(page)
+    texts = _said(page)
     if file.is_ome or file.is_imagej:  # of another form than it says
         texts.pop("description", None)
     return options | {"ome": False, "metadata": None, **texts}
 
 
-def said(page: Any) -> dict[str, Any]:
+def _said(page: Any) -> dict[str, Any]:
     """Collect description, software, date and names of a page."""
-    texts = {tag: page.tags.valueof(tag) for tag in (*NAMED, *SAID)}
+    texts = {tag: page.tags.valueof(tag) for tag in (*_NAMED, *SAID)}
     found = {tag: text.encode() for tag, text in texts.items() if isinstance(text, str) and text}
-    options: dict[str, Any] = {NAMED[tag]: found.pop(tag) for tag in NAMED if tag in found}
+    options: dict[str, Any] = {_NAMED[tag]: found.pop(tag) for tag in _NAMED if tag in found}
     extra = [(tag, 2, 0, text + b"\0", True) for tag, text in found.items()]
     return options | ({"extratags": extra} if extra else {})
 

@@ -25,7 +25,7 @@ def stamp_of(path: Path, *, timed: bool = True, before: os.stat_result | None = 
     if before and (facts.st_size, facts.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         return "changed while it was read"
     time = f" {facts.st_mtime_ns}" if timed else ""
-    return f"{facts.st_size}{time} {digest_of(path)}"
+    return f"{facts.st_size}{time} {_digest_of(path)}"
 
 
 def is_unchanged(path: Path, stamp: Any, *, since: int = 0) -> bool:
@@ -44,12 +44,12 @@ def is_unchanged(path: Path, stamp: Any, *, since: int = 0) -> bool:
         if facts.st_size != int(found[1]):
             return False
         same = facts.st_mtime_ns == int(found[2]) if found[2] else facts.st_mtime_ns <= since
-        return same or digest_of(path) == found[3]
+        return same or _digest_of(path) == found[3]
     except OSError:
         return False
 
 
-def digest_of(path: Path) -> str:
+def _digest_of(path: Path) -> str:
     """Hash a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()

@@ -15,7 +15,7 @@ from styleaug.io.scan import missing, quiet, unreadable
 
 __all__ = ["TiledReader", "write_tiled"]
 
-CACHE_BYTES = 2**28
+_CACHE_BYTES = 2**28
 """How much a reader keeps of what it has decoded: a row of tiles needs the same strips again."""
 
 LARGEST_SEGMENT = 2**29
@@ -24,11 +24,11 @@ LARGEST_SEGMENT = 2**29
 MOST_UNLIKE = 2000
 """Pages of a file in which not all are alike."""
 
-MOST_PIXELS = 2**34
+MOST_TIFF_PIXELS = 2**34
 """Larger images are refused with their size: 131,072 x 131,072, more than the largest slides have."""
 
-JPEG = (6, 7, 34892, 33007)
-KEPT = {5: "lzw", 8: "zlib", 32946: "zlib", 32773: "packbits", 50000: "zstd"}
+_JPEG = (6, 7, 34892, 33007)
+_KEPT = {5: "lzw", 8: "zlib", 32946: "zlib", 32773: "packbits", 50000: "zstd"}
 """Compressions without loss that are written again as they were found."""
 
 ORIENTATION = 274
@@ -167,7 +167,7 @@ class TiledReader:
             return None
         self.cache[key] = segment
         self.cached += segment.nbytes
-        while self.cached > CACHE_BYTES and len(self.cache) > 1:
+        while self.cached > _CACHE_BYTES and len(self.cache) > 1:
             _, old = self.cache.popitem(last=False)
             self.cached -= old.nbytes
         return segment
@@ -205,8 +205,10 @@ class Plane:
         separate, depth, self.height, self.width, contiguous = page.shaped
         if depth != 1 or page.dtype is None or 0 in page.shaped:
             raise FileError(f"{path} has pixels of shape {page.shape} that are no image; save it again.")
-        if self.height * self.width > MOST_PIXELS:
-            raise FileError(f"{path} has {self.width} x {self.height} pixels, more than {MOST_PIXELS:,}.")
+        if self.height * self.width > MOST_TIFF_PIXELS:
+            raise FileError(
+                f"{path} has {self.width} x {self.height} pixels, more than {MOST_TIFF_PIXELS:,}."
+            )
         if page.compression != 1 and page.dtype.itemsize * math.prod(self.tile(page)) > LARGEST_SEGMENT:
             raise FileError(
                 f"{path} is compressed in one piece of {self.width} x {self.height} pixels, so no part of it "
@@ -219,7 +221,7 @@ class Plane:
         self.flat = bool(page.is_memmappable) and len(pages) == 1 and separate == 1
         kind = int(page.photometric)
         if kind not in (BLACK_IS_ZERO, RGB, PALETTE, WHITE_IS_ZERO) and not (
-            kind == YCBCR and page.compression in JPEG
+            kind == YCBCR and page.compression in _JPEG
         ):
             raise FileError(f"{path} has {page.photometric!r} pixels; save it as grey or RGB.")
         self.inverted = kind == WHITE_IS_ZERO and self.stored.kind == "u"
@@ -268,7 +270,7 @@ class Plane:
             handle.seek(offset)
             data = handle.read(count)
         tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
-        found, _, _ = page.decode(data, index, **(tables if page.compression in JPEG else {}))
+        found, _, _ = page.decode(data, index, **(tables if page.compression in _JPEG else {}))
         return None if found is None else found[0].astype(self.stored, copy=False)
 
     def mapped(self) -> np.ndarray:
@@ -401,12 +403,12 @@ def kept_of(page: Any, dtype: np.dtype, channels: int) -> dict[str, Any]:
     if page is None:
         return {"compression": "zlib", "predictor": True}
     kept: dict[str, Any] = {}
-    if page.compression in JPEG and dtype == np.uint8 and channels in (1, 3):
+    if page.compression in _JPEG and dtype == np.uint8 and channels in (1, 3):
         kept |= {"compression": "jpeg", "compressionargs": {"level": 95}, "subsampling": (1, 1)}
     elif page.compression == 1:
         kept |= {"compression": None}
     else:
-        name = KEPT.get(int(page.compression), "zlib")
+        name = _KEPT.get(int(page.compression), "zlib")
         kept |= {"compression": name, "predictor": name != "packbits"}
     if 282 in page.tags and 283 in page.tags:
         kept |= {"resolution": page.resolution, "resolutionunit": int(page.resolutionunit)}

@@ -13,7 +13,7 @@ from styleaug.io.scan import Scan, Window, make_scan, missing, quiet, rescaled
 
 __all__ = ["open_nifti", "value_limits"]
 
-HEADER_BYTES = 2**26
+_HEADER_BYTES = 2**26
 """Header and extensions of a NIfTI file."""
 
 NIFTI_1, NIFTI_2 = 348, 540
@@ -44,7 +44,7 @@ def open_nifti(path: Path, short_side: int | None = None, window: Window | None 
     packing: Packing = "gzip" if path.name.lower().endswith(".gz") else "raw"
     with path.open("rb") as file:
         stream = open_packed(file, packing)
-        header, head = read_header(stream, path)
+        header, head = _read_header(stream, path)
         shape, dtype, slope, intercept = check_voxels(path, header)
         # Fortran's order of (X, Y, Z, time) is C's of (time, Z, Y, X).
         flat = read_whole(stream, math.prod(shape) * dtype.itemsize, path).view(dtype)
@@ -70,11 +70,11 @@ def open_nifti(path: Path, short_side: int | None = None, window: Window | None 
     )
 
 
-def read_header(stream: Readable, path: Path) -> tuple[Any, bytes]:
+def _read_header(stream: Readable, path: Path) -> tuple[Any, bytes]:
     """Read the header, and all bytes that come before the voxels.
 
     Raises:
-        FileError: damaged, another format, or more than `HEADER_BYTES`.
+        FileError: damaged, another format, or more than `_HEADER_BYTES`.
         ConfigError: nibabel is missing.
     """
     try:
@@ -91,7 +91,7 @@ def read_header(stream: Readable, path: Path) -> tuple[Any, bytes]:
             offset = int(header.get_data_offset())
         except Exception as error:  # damaged headers make nibabel raise anything
             raise FileError(f"{path} is no NIfTI image, or is damaged ({error}); remove it.") from None
-    if not len(head) <= offset <= HEADER_BYTES:
+    if not len(head) <= offset <= _HEADER_BYTES:
         raise FileError(f"{path} has voxels from byte {offset}, which cannot be; remove it.")
     if int(header["intent_code"]) in CIFTI:
         raise FileError(f"{path} is a CIFTI-2 file and no image of voxels; leave it out.")

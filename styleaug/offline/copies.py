@@ -27,7 +27,7 @@ Format = Literal["images", "parquet", "webdataset"]
 Line = dict[str, Any]
 """What the manifest says of one output; or, with `"error"`, why there is none of a source."""
 
-WINDOW = 32
+_WINDOW = 32
 WINDOW_BYTES = 2**26
 """How many samples, and how much of them, are in memory and may share a batch."""
 
@@ -160,7 +160,7 @@ class Copier:
         if not scans:
             return
         try:
-            volume = scan_pixels(joined(list(scans.values())))
+            volume = scan_pixels(_joined(list(scans.values())))
         except Exception as error:
             yield from ({"source": name, "error": self.reason(name, error)} for name in scans)
             return
@@ -190,7 +190,7 @@ class Copier:
                     window=self.window,
                     device=self.device,
                 )
-                yield self.line(name, output, stamp, copy=copy, **facts(draw))
+                yield self.line(name, output, stamp, copy=copy, **_facts(draw))
             except Exception as error:
                 yield {"source": name, "error": self.reason(name, error)}
                 return
@@ -211,7 +211,7 @@ class Copier:
                 raise picture
             check_output(self.out / output)
             save_image(picture, self.out / output, like=self.source / name)
-            return self.line(name, output, stamp, copy=copy, **facts(draw))
+            return self.line(name, output, stamp, copy=copy, **_facts(draw))
         except Exception as error:
             return {"source": name, "output": output, "error": self.reason(name, error)}
 
@@ -304,7 +304,7 @@ class Copier:
             else:
                 for copy in self.each_copy():
                     writer.add(sample, images[place, copy], self.suffix(copy))
-                    line["images"].append({"key": sample.key, "copy": copy, **facts(of[place, copy])})
+                    line["images"].append({"key": sample.key, "copy": copy, **_facts(of[place, copy])})
 
     def weight(self, found: Ready | str) -> int:
         """Tell how much memory the copies of an image take."""
@@ -359,7 +359,7 @@ def check_output(path: Path) -> None:
         raise FileError(f"{path} is a link, and what it leads to would be replaced; remove it.")
 
 
-def joined(scans: list[Scan]) -> Scan:
+def _joined(scans: list[Scan]) -> Scan:
     """Join slices to a volume, shown from the least to the largest value that any of them shows."""
     lows, highs = zip(*(scan.span for scan in scans), strict=True)
     frames = np.concatenate([scan.frames for scan in scans])
@@ -373,7 +373,7 @@ def windows(items: Iterable[T], weight: Callable[[T], int]) -> Iterator[list[T]]
     for item in items:
         window.append(item)
         total += weight(item)
-        if len(window) >= WINDOW or total >= WINDOW_BYTES:
+        if len(window) >= _WINDOW or total >= WINDOW_BYTES:
             yield window
             window, total = [], 0
     if window:
@@ -404,7 +404,7 @@ def scan_pixels(scan: Scan) -> Ready:
     return (frames[None] if scan.volume and len(frames) > 1 else frames), restore
 
 
-def facts(params: StyleParams) -> Line:
+def _facts(params: StyleParams) -> Line:
     """Tell what was drawn for one copy."""
     return {
         "strength": round(float(params["strength"][0]), 6),

@@ -158,11 +158,11 @@ def apply_folder(
         copies=copies,
         seed=seed,
         column=column,
-        device=device_of(workers),
+        device=_device_of(workers),
         window=window,
     )
     units = plan(copier, names)
-    check_places(copier, names, listing)
+    _check_places(copier, names, listing)
     if format != "images":
         check_column(root, names, column)
     with Manifest(out, settings_of(copier), rank, world) as manifest:
@@ -175,7 +175,7 @@ def apply_folder(
             result.left_out = listing.left_out()
         total = sum(len(unit.wanted) for unit in mine)
         left = {output for unit in todo for output in unit.wanted}
-        with closing(run(todo, copier, engine, workers, address)) as lines:
+        with closing(_run(todo, copier, engine, workers, address)) as lines:
             for line in lines:
                 done = [line["output"]] if "output" in line else copier.outputs(line["source"])
                 left.difference_update(done)
@@ -232,7 +232,7 @@ def plan(copier: Copier, names: list[str]) -> list[Unit]:
     ]
 
 
-def check_places(copier: Copier, names: list[str], listing: Listing) -> None:
+def _check_places(copier: Copier, names: list[str], listing: Listing) -> None:
     """Make sure that no output lands on an input or among inputs, whatever links there are on either side.
 
     Raises:
@@ -336,14 +336,14 @@ def place_among(engine: Engine) -> tuple[int, int]:
     return int(rank), int(world)
 
 
-def device_of(workers: int) -> str:
+def _device_of(workers: int) -> str:
     """Choose the device of this process: worker processes stay on the CPU."""
     if workers or not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
 
 
-def run(
+def _run(
     units: list[Unit], copier: Copier, engine: Engine, workers: int, address: str | None
 ) -> Generator[Line]:
     """Do the units, and yield the lines about their outputs."""
@@ -352,7 +352,7 @@ def run(
             yield from copier(unit)
         return
     if engine == "ray":
-        results = cluster.run(units, copier, workers=workers, address=address)
+        results = cluster.run_on_ray(units, copier, workers=workers, address=address)
     else:
         results = in_processes(units, copier, workers)
     with closing(results):  # ends workers and the cluster, also when the loop is left

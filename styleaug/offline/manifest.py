@@ -18,7 +18,7 @@ from styleaug.offline.copies import Line, Unit
 
 __all__ = ["Applied", "Manifest"]
 
-NAME = re.compile(r"manifest(-\d+-of-(\d+))?\.jsonl")
+_NAME = re.compile(r"manifest(-\d+-of-(\d+))?\.jsonl")
 
 
 class Known(NamedTuple):
@@ -123,7 +123,7 @@ class Manifest:
 
     def files(self) -> list[Path]:
         """List the manifests of all processes that ever wrote to the folder."""
-        return sorted(path for path in self.out.iterdir() if NAME.fullmatch(path.name) and path.is_file())
+        return sorted(path for path in self.out.iterdir() if _NAME.fullmatch(path.name) and path.is_file())
 
     def path_of(self, rank: int) -> Path:
         """Name a process's manifest."""
@@ -131,7 +131,7 @@ class Manifest:
 
     def check_alone(self, path: Path) -> None:
         """Refuse to run beside another run; the processes of one run are told by their number."""
-        found = NAME.fullmatch(path.name)
+        found = _NAME.fullmatch(path.name)
         if found and int(found[2] or 1) != self.world and (other := holder_of(path)):
             raise FileError(f"{other} is writing to {self.out}; wait for it, or use another output folder.")
 

@@ -17,7 +17,7 @@ from styleaug.errors import ConfigError, StyleAugError, missing_extra
 if TYPE_CHECKING:  # what needs no torch starts faster
     from styleaug.offline.copies import Copier, Line, Unit
 
-__all__ = ["run"]
+__all__ = ["run_on_ray"]
 
 ACTORS_PER_GPU = 4
 """One actor decodes and encodes on one core, which leaves a GPU idle most of the time."""
@@ -36,7 +36,7 @@ LOCAL_OPTIONS = {"include_dashboard": False, "object_store_memory": 2**28}
 """Images do not go through the object store, only names and lines of the manifest."""
 
 
-def run(
+def run_on_ray(
     units: Sequence["Unit"], copier: "Copier", *, workers: int = 0, address: str | None = None
 ) -> Generator[tuple[list["Line"], StyleAugError | None]]:
     """Do units on a cluster; yield what `Copier.attempt` gives for each, as it arrives.
@@ -56,7 +56,7 @@ def run(
     """
     if not units:
         return
-    with connected(address) as ray, quiet():
+    with connected(address) as ray, quiet_ray():
         actors, gpus = share(ray.cluster_resources(), workers, len(units))
         tries = ray.remote(Tries).options(num_cpus=0).remote(TRIES)
         copier = replace(copier, device="cuda" if gpus else "cpu")
@@ -76,7 +76,7 @@ def run(
             for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
                 yield from map(pickle.loads, batch["result"])
         except (ray.exceptions.RayError, ray.data.exceptions.SystemException) as error:
-            raise unwrapped(error) from None
+            raise own_error(error) from None
 
 
 class Tries:
@@ -192,7 +192,7 @@ def import_ray() -> ModuleType:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_ray() -> Iterator[None]:
     """Keep Ray's own news from the terminal, where the progress bar is."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.data")]
     levels = [logger.level for logger in loggers]
@@ -205,7 +205,7 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def unwrapped(error: BaseException) -> StyleAugError:
+def own_error(error: BaseException) -> StyleAugError:
     """Find our error in what Ray makes of it, or say in a line what went wrong."""
     cause: BaseException | None = error
     said = type(error).__name__

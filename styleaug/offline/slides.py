@@ -27,7 +27,7 @@ LARGE_PIXELS = 2**24
 WINDOW_SIDE = 512
 """Short side of the copy that percentiles are read from."""
 
-TAILS = (0.5, 99.5)
+_TAILS = (0.5, 99.5)
 """Percentiles that the window "auto" shows as black and white."""
 
 BAND_BYTES = 2**28
@@ -104,27 +104,27 @@ def stylise_slide(
         try:
             slide = stack.enter_context(TiledReader(source))
             side = painted_side(slide)
-            shown = range_of(slide, parse_window(window))
+            shown = _range_of(slide, parse_window(window))
             painted = stylise_tiles(
                 stylizer, slide, params, tile=side, value_range=shown, device=device, background=False
             )
         except StyleAugError as error:
             raise SlideError(naming(source, error)) from None
         stored = stored_side(slide, side)
-        bands = joined(blamed(painted, source), slide, side)
+        bands = _joined(blamed(painted, source), slide, side)
         levels = [stack.enter_context(Level(slide, halvings, target.parent)) for halvings in halved(slide)]
         write_tiled(
             target,
             slide.shape,
             slide.dtype,
-            cut(reduced(bands, levels), stored),
+            _cut(reduced(bands, levels), stored),
             tile=stored,
             like=slide,
-            levels=[(level.size, cut(level.bands(stored), stored)) for level in levels],
+            levels=[(level.size, _cut(level.bands(stored), stored)) for level in levels],
         )
 
 
-def range_of(slide: TiledReader, window: Window | None) -> tuple[float, float] | None:
+def _range_of(slide: TiledReader, window: Window | None) -> tuple[float, float] | None:
     """Find the values that a window shows as black and white."""
     if window is None or slide.dtype.itemsize == 1:
         return None
@@ -133,7 +133,7 @@ def range_of(slide: TiledReader, window: Window | None) -> tuple[float, float] |
         return centre - width / 2, centre + width / 2
     small = slide.thumbnail(min(WINDOW_SIDE, *slide.shape[:2]))
     shown = small[small[..., -1] > 0][:, :-1] if slide.alpha and small[..., -1].any() else small
-    low, high = np.percentile(shown[..., : slide.shape[2] - slide.alpha], TAILS)
+    low, high = np.percentile(shown[..., : slide.shape[2] - slide.alpha], _TAILS)
     return float(low), float(max(high, low + 1))
 
 
@@ -169,7 +169,7 @@ def halved(slide: TiledReader) -> list[int]:
     return sorted({number for number in times if number >= 1 and 2**number <= min(TILE, *slide.shape[:2])})
 
 
-def joined(tiles: Iterator[np.ndarray], slide: TiledReader, side: int) -> Iterator[np.ndarray]:
+def _joined(tiles: Iterator[np.ndarray], slide: TiledReader, side: int) -> Iterator[np.ndarray]:
     """Join the tiles of each row, in memory that the next row takes again.
 
     New memory for each row would lie between what the reader keeps, and the process would grow and grow.
@@ -186,7 +186,7 @@ def joined(tiles: Iterator[np.ndarray], slide: TiledReader, side: int) -> Iterat
             left = 0
 
 
-def cut(bands: Iterator[np.ndarray], side: int) -> Iterator[np.ndarray]:
+def _cut(bands: Iterator[np.ndarray], side: int) -> Iterator[np.ndarray]:
     """Cut bands, whose heights are multiples of `side` but for the last, into tiles row by row."""
     for band in bands:
         for top in range(0, band.shape[0], side):

@@ -66,7 +66,7 @@ def stylize(
     Example:
         >>> styled = stylize(Image.open("photo.jpg"), "painting.jpg", strength=0.8)  # doctest: +SKIP
     """
-    painter = Painter(generator, strength, keep_luminance, size)
+    painter = _Painter(generator, strength, keep_luminance, size)
     codes = painter.read(style)
     if not isinstance(content, list | tuple):
         return painter.paint(content, codes)
@@ -112,7 +112,7 @@ def same_file(one: Path, other: Path) -> bool:
         return False
 
 
-class Painter:
+class _Painter:
     """A generator, and how `stylize` runs it."""
 
     def __init__(self, generator: Any, strength: float, keep_luminance: bool, size: int):

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from styleaug.errors import ConfigError, ImageError
 from styleaug.generators.base import AbstractGenerator
-from styleaug.generators.shared import Forward, Place, Shared, area, paint, run, weighted
+from styleaug.generators.shared import Forward, Place, Shared, area, paint, run_shared, weighted_mean
 from styleaug.images import Uncovered, as_unit
-from styleaug.io.tiff import MOST_PIXELS
+from styleaug.io.tiff import MOST_TIFF_PIXELS
 from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.painting import Painter
 from styleaug.transforms.params import StyleParams
@@ -30,7 +30,7 @@ __all__ = ["ArrayReader", "Reader", "stylise_tiles"]
 TILE = 1024
 """Side of a tile in pixels."""
 
-SURVEY_PIXELS = 2**24
+_SURVEY_PIXELS = 2**24
 """How many pixels the statistics are read from; an image of no more is seen whole."""
 
 SURVEY_SIDE = 64
@@ -111,7 +111,7 @@ def stylise_tiles(
     params: StyleParams,
     *,
     tile: int = TILE,
-    survey: int = SURVEY_PIXELS,
+    survey: int = _SURVEY_PIXELS,
     value_range: tuple[float, float] | None = None,
     device: str | torch.device = "cpu",
     background: bool = True,
@@ -173,8 +173,10 @@ def stylise_tiles(
 def check_reader(reader: Reader) -> None:
     """Refuse what cannot be stylised before any of it is read."""
     height, width, channels = reader.shape
-    if height * width > MOST_PIXELS:
-        raise ImageError(f"an image of {width} x {height} pixels is over {MOST_PIXELS:,}; cut it into parts.")
+    if height * width > MOST_TIFF_PIXELS:
+        raise ImageError(
+            f"an image of {width} x {height} pixels is over {MOST_TIFF_PIXELS:,}; cut it into parts."
+        )
     if reader.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"an image in tiles must be uint8 or uint16, got {reader.dtype}; convert it.")
     if channels - reader.alpha not in (1, 3):
@@ -202,14 +204,14 @@ def check_style(generator: AbstractGenerator, params: StyleParams, tile: int) ->
         raise ConfigError("an image in tiles takes one style; leave out splice and channels, name a bank.")
 
 
-Box = tuple[int, int, int, int]
+_Box = tuple[int, int, int, int]
 """Top, left, height, width."""
 
 Chunk = tuple[np.ndarray, list[Place]]
 """Views `(V, H, W, C)` and where they lie."""
 
 
-def tiles_of(shape: tuple[int, int, int], tile: int) -> list[Box]:
+def tiles_of(shape: tuple[int, int, int], tile: int) -> list[_Box]:
     """Cut an image into tiles, row by row."""
     height, width, _ = shape
     return [
@@ -244,7 +246,10 @@ def views_of(height: int, width: int, margin: int, step: int, most: int) -> tupl
         top = place_in(row, rows, height, high, step, rng)
         for column in range(columns):
             left = place_in(column, columns, width, wide, step, rng)
-            (first, last), (begin, end) = inside(top, height, high, margin), inside(left, width, wide, margin)
+            (first, last), (begin, end) = (
+                _inside(top, height, high, margin),
+                _inside(left, width, wide, margin),
+            )
             places.append(Place(top, left, height, width, (first, begin, last, end)))
     return high, wide, places
 
@@ -260,7 +265,7 @@ def place_in(index: int, cells: int, length: int, view: int, step: int, rng: ran
     return min(int(index * length / cells + rng.random() * max(0, room)), length - view) // step * step
 
 
-def inside(start: int, length: int, view: int, margin: int) -> tuple[int, int]:
+def _inside(start: int, length: int, view: int, margin: int) -> tuple[int, int]:
     """Take the margin off a view, but at the image's own border."""
     end = start + view
     return (start + margin if start else 0), (end - margin if end < length else length)
@@ -277,7 +282,7 @@ class Painting:
     code: Float[Tensor, "1 S"]
     strength: Float[Tensor, " 1"]
 
-    def tiles(self, boxes: list[Box], most: int) -> Iterator[np.ndarray]:
+    def tiles(self, boxes: list[_Box], most: int) -> Iterator[np.ndarray]:
         """Read the statistics, then paint tile after tile."""
         with torch.inference_mode(), torch.autocast(self.code.device.type, enabled=False):
             shared = self.survey(most)
@@ -298,15 +303,15 @@ class Painting:
             found, areas = [], []
             for views, places in chunks:
                 size, known = views.shape[1:3], bool(shared.values)
-                forward = Step(shared, known, 1, size, places, whole=whole, total=total)
+                forward = _Step(shared, known, 1, size, places, whole=whole, total=total)
                 try:
-                    run(generator, self.seen(views), self.code, self.strength, forward)
+                    run_shared(generator, self.seen(views), self.code, self.strength, forward)
                 except Found as stopped:
                     found.append(stopped.values)
                     areas.append(forward.area if forward.counted is None else forward.counted)
                 else:
                     return shared
-            pooled = (weighted(torch.cat(values), areas) for values in zip(*found, strict=True))
+            pooled = (weighted_mean(torch.cat(values), areas) for values in zip(*found, strict=True))
             shared.values.append(tuple(pooled))
 
     def all_of_it(self) -> Iterator[Chunk]:
@@ -327,7 +332,7 @@ class Painting:
             part = places[start : start + together]
             yield np.stack([self.reader.read(place.top, place.left, high, wide) for place in part]), part
 
-    def around(self, box: Box) -> Box:
+    def around(self, box: _Box) -> _Box:
         """Add the margin to a tile, as far as the image reaches."""
         (top, left, high, wide), (height, width, _) = box, self.reader.shape
         margin = self.generator.margin or 0
@@ -335,7 +340,7 @@ class Painting:
         last, end = min(height, top + high + margin), min(width, left + wide + margin)
         return first, begin, last - first, end - begin
 
-    def paint(self, box: Box, shared: Shared) -> np.ndarray:
+    def paint(self, box: _Box, shared: Shared) -> np.ndarray:
         """Paint a tile with its surroundings, and cut them off."""
         (top, left, high, wide), (height, width, _) = box, self.reader.shape
         first, begin, tall, broad = self.around(box)
@@ -370,7 +375,7 @@ class Found(Exception):
 
 
 @dataclass
-class Step(Forward):
+class _Step(Forward):
     """A forward that goes by the statistics that are known, and ends at the next one."""
 
     def recall(self, rows: int) -> tuple[Tensor, ...]:

@@ -36,20 +36,20 @@ __all__ = [
     "Arm",
     "MixStyle",
     "References",
-    "blur",
     "color_jitter",
     "grey",
+    "lose_detail",
     "one_by_one",
     "parse_arm",
     "pick",
 ]
 
-Images = Float[Tensor, "B 3 H W"]
-Step = Callable[[Tensor], Tensor]
+_Images = Float[Tensor, "B 3 H W"]
+_Step = Callable[[Tensor], Tensor]
 BLUR_SIGMA = (0.005, 0.03)
 """Of the side; 0.3 to 2 pixels of 64."""
 SCALES = (1.5, 2.0, 3.0, 4.0)
-"""By which `blur` shrinks an image before it enlarges it again."""
+"""By which `lose_detail` shrinks an image before it enlarges it again."""
 MOST_REFERENCES = 512
 """Reference images kept of a folder; of more, every n-th."""
 
@@ -60,14 +60,14 @@ def pick(count: int, p: float) -> Shaped[Tensor, " K"]:
 
 
 def color_jitter(
-    images: Images,
+    images: _Images,
     *,
     p: float = 1.0,
     brightness: float = 0.4,
     contrast: float = 0.4,
     saturation: float = 0.4,
     hue: float = 0.1,
-) -> Images:
+) -> _Images:
     """Change brightness, contrast, saturation and hue as torchvision's ColorJitter, in an order per image.
 
     All images that have the same change at the same turn are computed at once.
@@ -88,35 +88,35 @@ def color_jitter(
     return images.index_copy(0, rows, part)
 
 
-def scaled(images: Images, change: Float[Tensor, "B 1 1 1"]) -> Images:
+def scaled(images: _Images, change: Float[Tensor, "B 1 1 1"]) -> _Images:
     """Change the brightness."""
     return (images * (1 + change)).clamp(0, 1)
 
 
-def contrasted(images: Images, change: Float[Tensor, "B 1 1 1"]) -> Images:
+def contrasted(images: _Images, change: Float[Tensor, "B 1 1 1"]) -> _Images:
     """Move away from the mean grey of the image."""
     mean = luminance(images).mean(dim=(1, 2, 3), keepdim=True)
     return torch.lerp(mean, images, 1 + change).clamp(0, 1)
 
 
-def saturated(images: Images, change: Float[Tensor, "B 1 1 1"]) -> Images:
+def saturated(images: _Images, change: Float[Tensor, "B 1 1 1"]) -> _Images:
     """Move away from each pixel's grey."""
     return torch.lerp(luminance(images).expand_as(images), images, 1 + change).clamp(0, 1)
 
 
-def turned(images: Images, change: Float[Tensor, "B 1 1 1"]) -> Images:
+def turned(images: _Images, change: Float[Tensor, "B 1 1 1"]) -> _Images:
     """Turn the hue by a share of the circle."""
     hue, saturation, value = rgb_to_hsv(images).unbind(1)
     return hsv_to_rgb(torch.stack([(hue + change[:, 0]) % 1, saturation, value], dim=1))
 
 
-def grey(images: Images, *, p: float = 0.2) -> Images:
+def grey(images: _Images, *, p: float = 0.2) -> _Images:
     """Make some images grey."""
     rows = pick(len(images), p).to(images.device)
     return images.index_copy(0, rows, luminance(images[rows]).expand(-1, 3, -1, -1)) if len(rows) else images
 
 
-def blur(images: Images, *, p: float = 0.5, sigma: tuple[float, float] = BLUR_SIGMA) -> Images:
+def lose_detail(images: _Images, *, p: float = 0.5, sigma: tuple[float, float] = BLUR_SIGMA) -> _Images:
     """Take fine detail away: half of the chosen images are smoothed, half shrunk and enlarged again.
 
     Args:
@@ -132,7 +132,7 @@ def blur(images: Images, *, p: float = 0.5, sigma: tuple[float, float] = BLUR_SI
     if smooth.any():
         chosen = rows[smooth].to(images.device)
         widths = (sigma[0] + (sigma[1] - sigma[0]) * draws[smooth]) * images.shape[-1]
-        result[chosen] = gaussian(images[chosen], widths.to(images.device))
+        result[chosen] = _gaussian(images[chosen], widths.to(images.device))
     for index, scale in enumerate(SCALES):
         chosen = rows[~smooth & (factor == index)].to(images.device)
         if len(chosen):
@@ -143,7 +143,7 @@ def blur(images: Images, *, p: float = 0.5, sigma: tuple[float, float] = BLUR_SI
     return result
 
 
-def gaussian(images: Images, sigma: Float[Tensor, " B"]) -> Images:
+def _gaussian(images: _Images, sigma: Float[Tensor, " B"]) -> _Images:
     """Smooth each image with a Gaussian of its own width in pixels, up to the borders."""
     count, channels, height, width = images.shape
     radius = min(int(3 * float(sigma.max())) + 1, height - 1, width - 1)
@@ -160,13 +160,13 @@ def gaussian(images: Images, sigma: Float[Tensor, " B"]) -> Images:
     return flat.view(count, channels, height, width)
 
 
-def one_by_one(transform: Callable[[Tensor], Tensor]) -> Step:
+def one_by_one(transform: Callable[[Tensor], Tensor]) -> _Step:
     """Give a transform that draws once per call each image by itself, as uint8.
 
     On the CPU, wherever the batch is: a GPU would wait for hundreds of small kernels.
     """
 
-    def step(images: Images) -> Images:
+    def step(images: _Images) -> _Images:
         pixels = from_float(images, torch.uint8).cpu()
         return to_float(torch.stack([transform(image) for image in pixels]).to(images.device))
 
@@ -202,7 +202,7 @@ class References:
         self.paths = [path for folder in folders for path in image_files(folder)]
         self.images: list[np.ndarray] = []
 
-    def __call__(self, images: Images) -> Images:
+    def __call__(self, images: _Images) -> _Images:
         """Adapt a batch."""
         if not self.images or self.images[0].shape[:2] != images.shape[-2:]:
             self.images = self.read((images.shape[-2], images.shape[-1]))
@@ -256,16 +256,16 @@ class MixStyle:
         return mixed.to(output.dtype)
 
 
-def torchvision_policy(name: str) -> Step:
+def torchvision_policy(name: str) -> _Step:
     """Give one of torchvision's policies."""
     kinds = {"trivialaugment": v2.TrivialAugmentWide, "randaugment": v2.RandAugment, "augmix": v2.AugMix}
     return one_by_one(kinds[name]())
 
 
-NAMED = re.compile(r"([^=:,/]+)=(.*)", re.DOTALL)
+_NAMED = re.compile(r"([^=:,/]+)=(.*)", re.DOTALL)
 
 
-def share(text: str) -> float:
+def _share(text: str) -> float:
     """Read a number in [0, 1]."""
     value = float(text)
     if not 0 <= value <= 1:
@@ -276,7 +276,7 @@ def share(text: str) -> float:
 def span(text: str) -> tuple[float, float]:
     """Read `LOW..HIGH`, or one number for both."""
     low, _, high = text.partition("..")
-    ends = share(low), share(high or low)
+    ends = _share(low), _share(high or low)
     if ends[0] > ends[1]:
         raise ValueError("LOW..HIGH from 0 to 1")
     return ends
@@ -290,12 +290,12 @@ def yes(text: str) -> bool:
 
 
 STYLE_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "p": share,
+    "p": _share,
     "strength": span,
     "generator": str,
     "sampler": str,
     "components": int,
-    "preserve": share,
+    "preserve": _share,
     "splice": str,
     "parts": int,
     "keep": yes,
@@ -306,7 +306,7 @@ STYLE_OPTIONS: dict[str, Callable[[str], Any]] = {
 
 
 @dataclass(frozen=True)
-class Kind:
+class _Kind:
     """A kind of step: what may stand behind its name."""
 
     make: Callable[..., Any]
@@ -315,7 +315,7 @@ class Kind:
     """What follows the colon; empty where nothing may."""
 
 
-def make_style(target: str, *, seed: int, **options: Any) -> Step:
+def make_style(target: str, *, seed: int, **options: Any) -> _Step:
     """Make a `StyleAugment` of a bank, or of a generator that needs none of ours."""
     from styleaug.transforms.augment import StyleAugment
 
@@ -333,14 +333,14 @@ def make_style(target: str, *, seed: int, **options: Any) -> Step:
             raise error from None
 
 
-def make_swap(target: str, *, seed: int, **options: Any) -> Step:
+def make_swap(target: str, *, seed: int, **options: Any) -> _Step:
     """Swap means and deviations of channels within the batch."""
     from styleaug.transforms.augment import StyleAugment
 
     return StyleAugment("batch", generator="reinhard-rgb", **options)
 
 
-def make_references(target: str, *, seed: int, kind: str, name: str, **options: Any) -> Step:
+def make_references(target: str, *, seed: int, kind: str, name: str, **options: Any) -> _Step:
     """Make a step that takes reference images from folders."""
     usual = (0.0, 0.1) if kind == "fda" else (0.5, 1.0)
     folders = [Path(folder) for folder in target.split(",")]
@@ -352,44 +352,44 @@ def make_mixer(target: str, *, seed: int, p: float = 0.5, alpha: float = 0.1) ->
     return MixStyle(p=p, alpha=alpha, seed=seed)
 
 
-def plain(step: Callable[..., Tensor]) -> Callable[..., Step]:
+def plain(step: Callable[..., Tensor]) -> Callable[..., _Step]:
     """Make a step of a function of the batch."""
     return lambda target, *, seed, **options: partial(step, **options)
 
 
-def policy(name: str) -> Callable[..., Step]:
+def policy(name: str) -> Callable[..., _Step]:
     """Make one of torchvision's policies."""
     return lambda target, *, seed: torchvision_policy(name)
 
 
 JITTERED = ("p", "brightness", "contrast", "saturation", "hue")
-STEPS: dict[str, Kind] = {
-    "none": Kind(lambda target, *, seed: None),
-    "jitter": Kind(plain(color_jitter), dict.fromkeys(JITTERED, share)),
-    "grey": Kind(plain(grey), {"p": share}),
-    "blur": Kind(plain(blur), {"p": share, "sigma": span}),
-    "trivialaugment": Kind(policy("trivialaugment")),
-    "randaugment": Kind(policy("randaugment")),
-    "augmix": Kind(policy("augmix")),
-    "channel-swap": Kind(make_swap, {"p": share, "strength": span}),
-    "mixstyle": Kind(make_mixer, {"p": share, "alpha": float}),
-    "fda": Kind(
-        partial(make_references, kind="fda", name="beta"), {"p": share, "beta": span}, "DIR[,DIR...]"
+STEPS: dict[str, _Kind] = {
+    "none": _Kind(lambda target, *, seed: None),
+    "jitter": _Kind(plain(color_jitter), dict.fromkeys(JITTERED, _share)),
+    "grey": _Kind(plain(grey), {"p": _share}),
+    "blur": _Kind(plain(lose_detail), {"p": _share, "sigma": span}),
+    "trivialaugment": _Kind(policy("trivialaugment")),
+    "randaugment": _Kind(policy("randaugment")),
+    "augmix": _Kind(policy("augmix")),
+    "channel-swap": _Kind(make_swap, {"p": _share, "strength": span}),
+    "mixstyle": _Kind(make_mixer, {"p": _share, "alpha": float}),
+    "fda": _Kind(
+        partial(make_references, kind="fda", name="beta"), {"p": _share, "beta": span}, "DIR[,DIR...]"
     ),
-    "histogram-matching": Kind(
+    "histogram-matching": _Kind(
         partial(make_references, kind="histogram-matching", name="blend"),
-        {"p": share, "blend": span},
+        {"p": _share, "blend": span},
         "DIR[,DIR...]",
     ),
-    "style": Kind(make_style, STYLE_OPTIONS, "BANK or GENERATOR"),
+    "style": _Kind(make_style, STYLE_OPTIONS, "BANK or GENERATOR"),
 }
 """Every step by its name."""
-BORDER = re.compile(rf"([+/])(?=(?:{'|'.join(STEPS)})(?:[:,+/]|$))")
+_BORDER = re.compile(rf"([+/])(?=(?:{'|'.join(STEPS)})(?:[:,+/]|$))")
 """Between steps; a `+` or `/` inside a path has no step's name behind it."""
 
 
 @dataclass(frozen=True)
-class Part:
+class _Part:
     """One step as it was written: its kind, what stands behind the colon, its options."""
 
     kind: str
@@ -407,7 +407,7 @@ class ArmSpec:
 
     name: str
     spec: str
-    steps: tuple[tuple[Part, ...], ...]
+    steps: tuple[tuple[_Part, ...], ...]
 
     def digest(self) -> str:
         """Hash the files that the arm reads, so that a bank fitted anew is another arm.
@@ -434,9 +434,9 @@ def parse_arm(text: str) -> ArmSpec:
     Raises:
         ConfigError: a step or option that there is not, or a value outside its range.
     """
-    named = NAMED.fullmatch(text)
+    named = _NAMED.fullmatch(text)
     name, spec = (named[1].strip(), named[2]) if named else (text, text)
-    steps: list[list[Part]] = [[]]
+    steps: list[list[_Part]] = [[]]
     for joint, written in split_steps(spec):
         if joint == "+":
             steps.append([])
@@ -452,7 +452,7 @@ def parse_arm(text: str) -> ArmSpec:
 
 def split_steps(spec: str) -> list[tuple[str, str]]:
     """Cut a text where a step begins; give each with the `+` or `/` before it."""
-    pieces = BORDER.split(spec)
+    pieces = _BORDER.split(spec)
     steps = [("", pieces[0])]
     for joint, piece in zip(pieces[1::2], pieces[2::2], strict=True):
         before, written = steps[-1]
@@ -464,7 +464,7 @@ def split_steps(spec: str) -> list[tuple[str, str]]:
     return steps
 
 
-def parse_step(written: str, arm: str) -> Part:
+def parse_step(written: str, arm: str) -> _Part:
     """Read one step: `KIND[:TARGET][,OPTION=VALUE...]`."""
     head, *rest = written.strip().split(",")
     kind, colon, target = head.partition(":")
@@ -487,7 +487,7 @@ def parse_step(written: str, arm: str) -> Part:
         except ValueError as error:
             wanted = str(error) if " " in str(error) and ":" not in str(error) else "a number"
             raise ConfigError(f"arm {arm!r}: {key}={value!r} of {kind} must be {wanted}.") from None
-    return Part(kind, target, options)
+    return _Part(kind, target, options)
 
 
 class Arm:
@@ -516,7 +516,7 @@ class Arm:
     def __init__(self, text: str | ArmSpec, *, seed: int = 0):
         self.spec = text if isinstance(text, ArmSpec) else parse_arm(text)
         self.mixers: list[MixStyle] = []
-        self.steps: list[list[Step | None]] = []
+        self.steps: list[list[_Step | None]] = []
         for number, parts in enumerate(self.spec.steps):
             try:
                 made = [part.make(seed + 1000 * number + index) for index, part in enumerate(parts)]
@@ -543,7 +543,7 @@ class Arm:
         return images
 
 
-def one_of(alternatives: list[Step | None], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+def one_of(alternatives: list[_Step | None], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     """Give each image to one of the steps, with equal chance; None leaves it."""
     if len(alternatives) == 1:
         return images if alternatives[0] is None else alternatives[0](images)

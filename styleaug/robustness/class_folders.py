@@ -106,7 +106,7 @@ def read_class_folders(
             f"{folder} has classes that are not trained on: {named}. Rename them as {', '.join(classes)}, or "
             "name the classes to use (--classes)."
         )
-    rows = [row for label in classes for row in thinned(listed.classes, label, limit)]
+    rows = [row for label in classes for row in _thinned(listed.classes, label, limit)]
     if not rows:
         raise FileError(f"{folder} has no image of {', '.join(classes)}; give a folder per class.")
     needed = len(rows) * 3 * side * side
@@ -116,17 +116,17 @@ def read_class_folders(
             f"{most_bytes / 2**30:.1f}; lower the side, limit the images, or allow more memory."
         )
     paths = [listed.paths[row] for row in rows]
-    images, failed = read_squares(paths, side, fit, threads, report)
+    images, failed = _read_squares(paths, side, fit, threads, report)
     kept = [index for index in range(len(paths)) if images[index] is not None]
     if not kept:
         raise FileError(f"none of the {len(paths)} images of {folder} can be read; first: {failed[0][1]}")
     labels = torch.tensor([classes.index(listed.classes[rows[index]]) for index in kept])
     names = tuple(str(paths[index].relative_to(folder)) for index in kept)
     pixels = torch.stack([image for image in images if image is not None])
-    return ClassFolders(pixels, labels, (*listed.skipped, *failed), digest_of(names, paths, kept))
+    return ClassFolders(pixels, labels, (*listed.skipped, *failed), _digest_of(names, paths, kept))
 
 
-def thinned(classes: Sequence[str], label: str, limit: int | None) -> list[int]:
+def _thinned(classes: Sequence[str], label: str, limit: int | None) -> list[int]:
     """Give the rows of a class, or `limit` of them at equal distances."""
     rows = [row for row, name in enumerate(classes) if name == label]
     if limit is None or len(rows) <= limit:
@@ -134,13 +134,13 @@ def thinned(classes: Sequence[str], label: str, limit: int | None) -> list[int]:
     return [rows[index * len(rows) // limit] for index in range(limit)]
 
 
-def digest_of(names: Sequence[str], paths: Sequence[Path], kept: Sequence[int]) -> str:
+def _digest_of(names: Sequence[str], paths: Sequence[Path], kept: Sequence[int]) -> str:
     """Hash what the files are called and how large they are."""
     sizes = [paths[index].stat().st_size for index in kept]
     return hashlib.blake2b(repr((names, sizes)).encode(), digest_size=8).hexdigest()
 
 
-def read_squares(
+def _read_squares(
     paths: Sequence[Path], side: int, fit: Fit, threads: int, report: Callable[[int, int], None]
 ) -> tuple[list[Tensor | None], list[tuple[Path, str]]]:
     """Read files, several at once; None where one cannot be read, with the reason in the second list."""
@@ -149,7 +149,7 @@ def read_squares(
 
     def read(path: Path) -> Tensor | str:
         try:
-            return read_square(path, side, fit)
+            return _read_square(path, side, fit)
         except Exception as error:  # whatever is wrong with one image must not end a run
             return reason_of(path, error)
 
@@ -162,7 +162,7 @@ def read_squares(
     return images, failed
 
 
-def read_square(path: Path, side: int, fit: Fit) -> UInt8[Tensor, "3 S S"]:
+def _read_square(path: Path, side: int, fit: Fit) -> UInt8[Tensor, "3 S S"]:
     """Read one file as a colour square of 8 bits.
 
     Raises:

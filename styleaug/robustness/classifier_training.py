@@ -18,7 +18,6 @@ __all__ = [
     "GEOMETRIES",
     "Augment",
     "Geometry",
-    "Images",
     "PhotoGeometry",
     "Recipe",
     "SmallGeometry",
@@ -29,7 +28,7 @@ __all__ = [
     "recall_mean",
 ]
 
-Images = Float[Tensor, "B 3 S S"]
+_Images = Float[Tensor, "B 3 S S"]
 Augment = Callable[[Tensor], Tensor]
 
 GeometryName = Literal["cells", "photo", "small", "none"]
@@ -45,7 +44,7 @@ PAD = 4
 class Warp(Protocol):
     """Moves the pixels of a batch, with draws from `rng` alone."""
 
-    def __call__(self, images: Images, *, rng: torch.Generator) -> Images: ...
+    def __call__(self, images: _Images, *, rng: torch.Generator) -> _Images: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Geometry:
     scale: tuple[float, float] = (0.6, 1.6)
     shift: float = 0.1  # of the side, both ways
 
-    def __call__(self, images: Images, *, rng: torch.Generator) -> Images:
+    def __call__(self, images: _Images, *, rng: torch.Generator) -> _Images:
         """Move a batch; all draws are from `rng`."""
 
         def uniform(low: float, high: float) -> Tensor:
@@ -80,7 +79,7 @@ class PhotoGeometry:
     area: tuple[float, float] = (0.35, 1.0)  # of the image
     aspect: float = 4 / 3  # and its inverse, log-uniform
 
-    def __call__(self, images: Images, *, rng: torch.Generator) -> Images:
+    def __call__(self, images: _Images, *, rng: torch.Generator) -> _Images:
         """Move a batch; all draws are from `rng`."""
         area, aspect, flip, x, y = torch.rand(5, len(images), generator=rng)
         area = self.area[0] + (self.area[1] - self.area[0]) * area
@@ -98,7 +97,7 @@ class SmallGeometry:
 
     pad: int = PAD
 
-    def __call__(self, images: Images, *, rng: torch.Generator) -> Images:
+    def __call__(self, images: _Images, *, rng: torch.Generator) -> _Images:
         """Move a batch; all draws are from `rng`."""
         count, _, height, width = images.shape
         top, left = torch.randint(2 * self.pad + 1, (2, count), generator=rng)
@@ -111,12 +110,12 @@ class SmallGeometry:
         return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def stay(images: Images, *, rng: torch.Generator) -> Images:
+def stay(images: _Images, *, rng: torch.Generator) -> _Images:
     """Move nothing."""
     return images
 
 
-def warped(images: Images, rows: list[Float[Tensor, " B"]]) -> Images:
+def warped(images: _Images, rows: list[Float[Tensor, " B"]]) -> _Images:
     """Sample a batch through one affine matrix per image, given by its six entries."""
     matrix = torch.stack(rows, dim=1).view(-1, 2, 3).to(images.device)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
@@ -171,7 +170,7 @@ class Recipe:
                 "weight_decay must be >= 0 and label_smoothing in [0, 1), got "
                 f"{self.weight_decay!r} and {self.label_smoothing!r}."
             )
-        for name, kinds in CHOICES.items():
+        for name, kinds in _CHOICES.items():
             if getattr(self, name) not in kinds:
                 raise ConfigError(f"{name} must be one of {', '.join(kinds)}, got {getattr(self, name)!r}.")
 
@@ -179,10 +178,10 @@ class Recipe:
         """Give the values as JSON has them, without the choices that are the usual ones."""
         usual = {field.name: field.default for field in fields(self)}
         values = asdict(self)
-        return {name: value for name, value in values.items() if name not in CHOICES or value != usual[name]}
+        return {name: value for name, value in values.items() if name not in _CHOICES or value != usual[name]}
 
 
-CHOICES = {
+_CHOICES = {
     "geometry": get_args(GeometryName),
     "optimiser": get_args(Optimiser),
     "schedule": get_args(Schedule),
@@ -225,7 +224,7 @@ def fit(
     each = len(images) // recipe.batch
     if not each:
         raise ConfigError(f"{len(images)} training images fill no batch of {recipe.batch}; lower it.")
-    optimiser = make_optimiser(net, recipe)
+    optimiser = _make_optimiser(net, recipe)
     schedule = make_schedule(optimiser, recipe, recipe.epochs * each)
     left = recipe.epochs * each if steps is None else steps
     net.train()
@@ -249,7 +248,7 @@ def fit(
             return
 
 
-def make_optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _make_optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Build the optimiser that a recipe names."""
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(net.parameters(), recipe.lr, weight_decay=recipe.weight_decay)

@@ -22,7 +22,7 @@ SQUEEZENET = "squeezenet1_1_imagenet.safetensors"
 MOBILENET = "mobilenetv2_100_imagenet_8bit.safetensors"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 WIDE = re.compile(r"wrn-(\d+)-(\d+)")
-KNOWN = "small, wrn-DEPTH-WIDTH, squeezenet, mobilenetv2, timm:NAME, or the name of a torchvision classifier"
+_KNOWN = "small, wrn-DEPTH-WIDTH, squeezenet, mobilenetv2, timm:NAME, or the name of a torchvision classifier"
 
 FROM_SCRATCH = Recipe(side=64, epochs=50, lr=4e-3, geometry="photo")
 FINE_TUNED = Recipe(side=128, epochs=16, lr=2e-4, batch=16, geometry="photo")
@@ -204,7 +204,7 @@ def make_torchvision(name: str, classes: int, *, pretrained: bool) -> Classifier
     from torchvision import models
 
     if name not in models.list_models(module=models):
-        raise ConfigError(f"unknown classifier {name!r}; choose {KNOWN}.")
+        raise ConfigError(f"unknown classifier {name!r}; choose {_KNOWN}.")
     net: Any = downloaded(lambda: models.get_model(name, weights="DEFAULT" if pretrained else None), name)
     replace_head(net, name, classes)
     return Classifier(imagenet(), net, early_blocks(net))

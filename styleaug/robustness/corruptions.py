@@ -36,7 +36,6 @@ __all__ = [
     "SEVERITIES",
     "Scale",
     "corrupt",
-    "cut",
     "defocus_blur",
     "drag",
     "enlarged",
@@ -45,17 +44,16 @@ __all__ = [
     "frost_photographs",
     "glass_blur",
     "motion_blur",
-    "smooth",
     "snow",
     "tensor",
     "zoom_blur",
 ]
 
-Pixels = Float[Tensor, "3 H W"]
+_Pixels = Float[Tensor, "3 H W"]
 Planes = Float[Tensor, "C H W"]
 
 
-def cut(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+def _cut(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     """Scale [0, 1] to whole numbers 0..255, cutting the fraction off."""
     # The small addend keeps k / 255 * 255 at k.
     return (values * 255 + 1e-3).floor_()
@@ -66,7 +64,7 @@ def tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
-def defocus_blur(image: Pixels, c: tuple[float, float], rng: np.random.Generator) -> Pixels:
+def defocus_blur(image: _Pixels, c: tuple[float, float], rng: np.random.Generator) -> _Pixels:
     """Blur by a disc of radius `c[0]`, itself smoothed by `c[1]`."""
     kernel = disc(*c)
     reach = kernel.shape[0] // 2
@@ -87,7 +85,7 @@ def disc(radius: float, softness: float) -> Float[Tensor, "K K"]:
     return F.conv2d(padded, soft[None, None])[0]
 
 
-def glass_blur(image: Pixels, c: tuple[float, int, int], rng: np.random.Generator) -> Pixels:
+def glass_blur(image: _Pixels, c: tuple[float, int, int], rng: np.random.Generator) -> _Pixels:
     """Move pixels about by up to `c[1]`, `c[2]` times over, between two blurs of sigma `c[0]`.
 
     The original means to swap neighbours, one after the other. Through NumPy's views it copies, so that
@@ -95,10 +93,10 @@ def glass_blur(image: Pixels, c: tuple[float, int, int], rng: np.random.Generato
     """
     sigma, reach, rounds = c
     shape = image.shape
-    shuffled = (cut(smooth(image, sigma)) / 255).flatten(1)
+    shuffled = (_cut(_smooth(image, sigma)) / 255).flatten(1)
     for _ in range(rounds):
         shuffled = shuffled[:, copied_from(shape[1], shape[2], reach, rng)]
-    return smooth(shuffled.view(shape), sigma)
+    return _smooth(shuffled.view(shape), sigma)
 
 
 def copied_from(height: int, width: int, reach: int, rng: np.random.Generator) -> Int[Tensor, " N"]:
@@ -121,7 +119,7 @@ def copied_from(height: int, width: int, reach: int, rng: np.random.Generator) -
     return links[:count] - count
 
 
-def smooth(planes: Planes, sigma: float, *, reflect: bool = False) -> Planes:
+def _smooth(planes: Planes, sigma: float, *, reflect: bool = False) -> Planes:
     """Blur by a Gaussian cut off at 4 sigma, or 3 where the border reflects; else its pixels go on."""
     rows, columns = (smoothing(length, sigma, reflect) for length in planes.shape[-2:])
     return rows @ planes @ columns.T
@@ -142,7 +140,7 @@ def smoothing(length: int, sigma: float, reflect: bool) -> Float[Tensor, "L L"]:
     return tensor(matrix)
 
 
-def motion_blur(image: Pixels, c: tuple[int, float], rng: np.random.Generator) -> Pixels:
+def motion_blur(image: _Pixels, c: tuple[int, float], rng: np.random.Generator) -> _Pixels:
     """Drag the image along by `2 c[0]` pixels, in a direction within 45 degrees of the horizontal."""
     return drag(image, *c, rng.uniform(-45, 45))
 
@@ -164,7 +162,7 @@ def drag(planes: Planes, radius: int, sigma: float, angle: float) -> Planes:
     return torch.from_numpy(dragged)
 
 
-def zoom_blur(image: Pixels, c: tuple[float, float], rng: np.random.Generator) -> Pixels:
+def zoom_blur(image: _Pixels, c: tuple[float, float], rng: np.random.Generator) -> _Pixels:
     """Average the image and its enlargements, from 1 up to `c[0]` in steps of `c[1]`."""
     factors = np.arange(1, *c).tolist()
     total = image.clone()
@@ -187,7 +185,7 @@ def middle(length: int, factor: float) -> tuple[int, int, int]:
     return (length - part) // 2, part, round(part * factor)
 
 
-PICTURES = 5
+_PICTURES = 5
 """Pictures to choose from; the sixth photograph of the original is never drawn there."""
 COLOURS = (
     ((78, 149, 166), (27, 16, 15)),
@@ -197,13 +195,13 @@ COLOURS = (
     ((112, 123, 135), (44, 43, 42)),
 )
 """Mean and deviation of red, green and blue in the photographs, 0..255; the drawn ones get the same."""
-WIDTH, HEIGHT = DRAWN = (640, 480)
+_WIDTH, _HEIGHT = DRAWN = (640, 480)
 """Of the drawn pictures; the photographs have about that."""
-ROOM = 1.1
+_ROOM = 1.1
 """Least size of a picture over that of the image, so that there is a choice of crops."""
 
 
-def snow(image: Pixels, c: tuple[float, ...], rng: np.random.Generator) -> Pixels:
+def snow(image: _Pixels, c: tuple[float, ...], rng: np.random.Generator) -> _Pixels:
     """Whiten the image, and let flakes fall in two opposite directions."""
     mean, deviation, size, least, radius, sigma, kept = c
     noise = mean + deviation * tensor(rng.standard_normal(image.shape[1:], dtype=np.float32))
@@ -214,16 +212,16 @@ def snow(image: Pixels, c: tuple[float, ...], rng: np.random.Generator) -> Pixel
     return kept * image + (1 - kept) * pale + flakes + flakes.flip(1, 2)
 
 
-def frost(image: Pixels, c: tuple[float, float, float], rng: np.random.Generator) -> Pixels:
+def frost(image: _Pixels, c: tuple[float, float, float], rng: np.random.Generator) -> _Pixels:
     """Lay a crop of a picture of frost over the image, the picture scaled by `c[2]` at least."""
     height, width = image.shape[1:]
-    picture = frost_picture(int(rng.integers(PICTURES)), (height, width), c[2])
+    picture = frost_picture(int(rng.integers(_PICTURES)), (height, width), c[2])
     top = rng.integers(picture.shape[1] - height)
     left = rng.integers(picture.shape[2] - width)
     return c[0] * image + c[1] * picture[:, top : top + height, left : left + width]
 
 
-def fog(image: Pixels, c: tuple[float, float], rng: np.random.Generator) -> Pixels:
+def fog(image: _Pixels, c: tuple[float, float], rng: np.random.Generator) -> _Pixels:
     """Add a cloud of height `c[0]`, and scale the sum back to the image's brightest value."""
     height, width = image.shape[1:]
     cloud = plasma(1 << (max(height, width) - 1).bit_length(), c[1], rng)[:height, :width]
@@ -270,7 +268,7 @@ def frost_photographs() -> list[Path]:
     return paths if all(path.is_file() for path in paths) else []
 
 
-@lru_cache(maxsize=2 * PICTURES)
+@lru_cache(maxsize=2 * _PICTURES)
 def frost_picture(index: int, size: tuple[int, int], scale: float) -> Float[Tensor, "3 H2 W2"]:
     """Give a picture of frost in [0, 1], larger than the image that it will lie on.
 
@@ -286,7 +284,7 @@ def frost_picture(index: int, size: tuple[int, int], scale: float) -> Float[Tens
         pixels = drawn_frost(index)
     picture = torch.from_numpy(pixels).permute(2, 0, 1)
     needed = max(side / length for side, length in zip(size, picture.shape[1:], strict=True))
-    factor = max(scale, ROOM * needed)
+    factor = max(scale, _ROOM * needed)
     resized = [math.ceil(factor * length) for length in picture.shape[1:]]
     # Without antialiasing, as the original: a fifth of the size is every fifth pixel's neighbourhood.
     mode = "bilinear" if factor < 1 else "bicubic"
@@ -296,10 +294,10 @@ def frost_picture(index: int, size: tuple[int, int], scale: float) -> Float[Tens
 def drawn_frost(index: int) -> np.ndarray:
     """Draw feathers of ice, and give them the colours of a photograph: `(H, W, 3)` float32 in [0, 1]."""
     rng = np.random.default_rng((index, 2019))
-    canvas = Image.new("L", (2 * WIDTH, 2 * HEIGHT), 90)
+    canvas = Image.new("L", (2 * _WIDTH, 2 * _HEIGHT), 90)
     pen = ImageDraw.Draw(canvas)
     for _ in range(700):
-        feather(pen, rng)
+        _feather(pen, rng)
     ice = np.asarray(canvas.resize(DRAWN, Image.Resampling.BOX), dtype=np.float32)
     soft = np.asarray(canvas.filter(ImageFilter.GaussianBlur(60)).resize(DRAWN), dtype=np.float32)
     # Ice grows in patches; where it is thin the glass shows.
@@ -311,9 +309,9 @@ def drawn_frost(index: int) -> np.ndarray:
     return np.clip(mean + deviation * relief[..., None], 0, 1)
 
 
-def feather(pen: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
+def _feather(pen: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     """Draw one crystal: a stem, branches at 60 degrees on both sides, and twigs on these."""
-    x, y = rng.uniform(0, 2 * WIDTH), rng.uniform(0, 2 * HEIGHT)
+    x, y = rng.uniform(0, 2 * _WIDTH), rng.uniform(0, 2 * _HEIGHT)
     length, angle, bend = rng.uniform(60, 260), rng.uniform(0, 2 * math.pi), rng.normal(0, 0.4)
     light, reach = int(rng.integers(90, 235)), rng.uniform(0.25, 0.5)
     steps = int(length / 14)
@@ -344,7 +342,7 @@ def twigs(pen: ImageDraw.ImageDraw, start: tuple[float, float], length: float, a
 
 Scale = Literal["imagenet", "cifar"]
 SEVERITIES = (1, 2, 3, 4, 5)
-LEAST_SIDE = 32
+_LEAST_SIDE = 32
 
 
 def corrupt(
@@ -387,7 +385,7 @@ def corrupt(
     if not done:
         return images.clone()
     values = torch.stack(done).clamp_(0, 1)
-    return (cut(values) if whole else values).to(device=images.device, dtype=images.dtype)
+    return (_cut(values) if whole else values).to(device=images.device, dtype=images.dtype)
 
 
 def check(images: Tensor, name: str, severity: int, seed: int, scale: str, first: int) -> None:
@@ -400,9 +398,9 @@ def check(images: Tensor, name: str, severity: int, seed: int, scale: str, first
         raise ConfigError(f'scale must be "imagenet" or "cifar", got {scale!r}.')
     if seed < 0 or first < 0:
         raise ConfigError(f"seed and first must be at least 0, got {seed} and {first}.")
-    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < LEAST_SIDE:
+    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < _LEAST_SIDE:
         raise ImageError(
-            f"corruptions need RGB images (B, 3, H, W) of at least {LEAST_SIDE} pixels on each side, "
+            f"corruptions need RGB images (B, 3, H, W) of at least {_LEAST_SIDE} pixels on each side, "
             f"got {tuple(images.shape)}."
         )
     if images.dtype != torch.uint8 and images.dtype not in FLOATS:
@@ -410,36 +408,36 @@ def check(images: Tensor, name: str, severity: int, seed: int, scale: str, first
     check_range(images)
 
 
-def gaussian_noise(image: Pixels, c: tuple[float], rng: np.random.Generator) -> Pixels:
+def gaussian_noise(image: _Pixels, c: tuple[float], rng: np.random.Generator) -> _Pixels:
     """Add normal noise of deviation `c`."""
     return image + c[0] * tensor(rng.standard_normal(image.shape, dtype=np.float32))
 
 
-def shot_noise(image: Pixels, c: tuple[float], rng: np.random.Generator) -> Pixels:
+def shot_noise(image: _Pixels, c: tuple[float], rng: np.random.Generator) -> _Pixels:
     """Count photons: at most `c` on average."""
     return tensor(rng.poisson(image.numpy() * c[0])) / c[0]
 
 
-def impulse_noise(image: Pixels, c: tuple[float], rng: np.random.Generator) -> Pixels:
+def impulse_noise(image: _Pixels, c: tuple[float], rng: np.random.Generator) -> _Pixels:
     """Set a share `c` of all values to 0 or 1."""
     luck = tensor(rng.random(image.shape, dtype=np.float32))
     return image.masked_fill(luck < c[0] / 2, 0).masked_fill(luck > 1 - c[0] / 2, 1)
 
 
-def brightness(image: Pixels, c: tuple[float], rng: np.random.Generator) -> Pixels:
+def _brightness(image: _Pixels, c: tuple[float], rng: np.random.Generator) -> _Pixels:
     """Raise the value of HSV by `c`, at the same hue and saturation."""
     value = image.amax(dim=0)
     raised = (value + c[0]).clamp_max(1)
     return torch.where(value > 0, image * (raised / value.clamp_min(1e-6)), raised)
 
 
-def contrast(image: Pixels, c: tuple[float], rng: np.random.Generator) -> Pixels:
+def contrast(image: _Pixels, c: tuple[float], rng: np.random.Generator) -> _Pixels:
     """Leave `c` of the distance from each channel's mean."""
     mean = image.mean(dim=(1, 2), keepdim=True)
     return mean + c[0] * (image - mean)
 
 
-def elastic_transform(image: Pixels, c: tuple[float, ...], rng: np.random.Generator) -> Pixels:
+def elastic_transform(image: _Pixels, c: tuple[float, ...], rng: np.random.Generator) -> _Pixels:
     """Shear the image, then move its pixels along a smooth random field.
 
     The lengths are given for a shorter side of `c[3]` pixels, and grow with it.
@@ -447,14 +445,14 @@ def elastic_transform(image: Pixels, c: tuple[float, ...], rng: np.random.Genera
     sway, sigma, jitter = (min(image.shape[1:]) / c[3] * length for length in c[:3])
     sheared = shear(image, rng.uniform(-jitter, jitter, (3, 2)))
     field = tensor(rng.uniform(-1, 1, (2, *image.shape[1:])))
-    down, right = sway * smooth(field, sigma, reflect=True)
+    down, right = sway * _smooth(field, sigma, reflect=True)
     height, width = image.shape[1:]
     rows, columns = torch.arange(height) + 0.5, torch.arange(width) + 0.5
     grid = torch.stack([(columns + right) / width, (rows[:, None] + down) / height], dim=-1) * 2 - 1
     return F.grid_sample(sheared[None], grid[None], padding_mode="reflection", align_corners=False)[0]
 
 
-def shear(image: Pixels, jitter: np.ndarray) -> Pixels:
+def shear(image: _Pixels, jitter: np.ndarray) -> _Pixels:
     """Apply the affine map that moves three corners of the middle square by `jitter`, in pixels."""
     height, width = image.shape[1:]
     x, y, arm = width // 2, height // 2, min(height, width) // 3
@@ -466,7 +464,7 @@ def shear(image: Pixels, jitter: np.ndarray) -> Pixels:
     return F.grid_sample(image[None], grid[None], padding_mode="reflection", align_corners=True)[0]
 
 
-def pixelate(image: Pixels, c: tuple[float], rng: np.random.Generator) -> Pixels:
+def pixelate(image: _Pixels, c: tuple[float], rng: np.random.Generator) -> _Pixels:
     """Shrink the image to `c` of its size, and enlarge it again."""
     picture = to_picture(image)
     width, height = picture.size
@@ -474,19 +472,19 @@ def pixelate(image: Pixels, c: tuple[float], rng: np.random.Generator) -> Pixels
     return from_picture(small.resize((width, height), Image.Resampling.BOX))
 
 
-def jpeg_compression(image: Pixels, c: tuple[int], rng: np.random.Generator) -> Pixels:
+def jpeg_compression(image: _Pixels, c: tuple[int], rng: np.random.Generator) -> _Pixels:
     """Save the image as JPEG of quality `c`, and read it."""
     file = BytesIO()
     to_picture(image).save(file, "JPEG", quality=c[0])
     return from_picture(Image.open(file))
 
 
-def to_picture(image: Pixels) -> Image.Image:
+def to_picture(image: _Pixels) -> Image.Image:
     """Round to 8 bits."""
     return Image.fromarray((image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
-def from_picture(picture: Image.Image) -> Pixels:
+def from_picture(picture: Image.Image) -> _Pixels:
     """Give a picture as float."""
     return tensor(np.asarray(picture)).permute(2, 0, 1) / 255
 
@@ -562,7 +560,7 @@ TABLE = {
         ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
         ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
     ),
-    "brightness": Corruption(brightness, each(0.1, 0.2, 0.3, 0.4, 0.5), each(0.05, 0.1, 0.15, 0.2, 0.3)),
+    "brightness": Corruption(_brightness, each(0.1, 0.2, 0.3, 0.4, 0.5), each(0.05, 0.1, 0.15, 0.2, 0.3)),
     "contrast": Corruption(contrast, each(0.4, 0.3, 0.2, 0.1, 0.05), each(0.75, 0.5, 0.4, 0.3, 0.15)),
     "elastic_transform": Corruption(
         elastic_transform,

@@ -22,7 +22,7 @@ from styleaug.robustness.runs import Key, Record, RunFile, Workers
 
 __all__ = ["evaluate_robustness", "plan_robustness"]
 
-Report = Callable[[str, int, int], None]
+_Report = Callable[[str, int, int], None]
 """Called with what is done, how much of it is done, and how much there is."""
 CORRUPTED_AT_ONCE = 256
 CALIBRATED_ON = 128
@@ -31,7 +31,7 @@ TIMED_STEPS, WARM_STEPS = 4, 2
 TIMED_IMAGES = 8
 
 
-def quiet(what: str, done: int, total: int) -> None:
+def _quiet(what: str, done: int, total: int) -> None:
     """Report nothing."""
 
 
@@ -43,7 +43,7 @@ def evaluate_robustness(
     out: str | Path | None = None,
     redo: bool = False,
     strict: bool = False,
-    report: Report = quiet,
+    report: _Report = _quiet,
     said: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> Robustness:
@@ -116,7 +116,7 @@ def plan_robustness(
     out: str | Path | None = None,
     redo: bool = False,
     strict: bool = False,
-    report: Report = quiet,
+    report: _Report = _quiet,
     **options: Any,
 ) -> Plan:
     """Say what `evaluate_robustness` would do with the same arguments, and how long, from a few steps.
@@ -153,7 +153,7 @@ def plan_robustness(
 
 
 @contextmanager
-def prepared(protocol: Protocol, report: Report, strict: bool) -> Iterator[Store]:
+def prepared(protocol: Protocol, report: _Report, strict: bool) -> Iterator[Store]:
     """Read all images into a folder that goes away again; arms are made once, to meet their errors early."""
     for spec in protocol.arms:
         Arm(spec)
@@ -195,7 +195,7 @@ def run_one(job: Job) -> Record:
         images, labels = store.images(TRAIN), store.labels(TRAIN)
         started, worked = time.perf_counter(), time.process_time()
         train_images = images[train]
-        with mixed(net, arm):
+        with _mixed(net, arm):
             fit(net, train_images, labels[train], arm, protocol.recipe, seed=job.seed, device=protocol.device)
         if protocol.device != "cpu":
             torch.accelerator.synchronize()
@@ -259,7 +259,7 @@ def settled(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def mixed(net: Classifier, arm: Arm) -> Iterator[None]:
+def _mixed(net: Classifier, arm: Arm) -> Iterator[None]:
     """Mix features behind the early blocks, if the arm does."""
     handles = [block.register_forward_hook(mixer) for mixer in arm.mixers for block in net.early]
     try:
@@ -331,7 +331,7 @@ def time_run(job: Job) -> tuple[float, float]:
         clock = []
         for steps in (WARM_STEPS, TIMED_STEPS):
             started = time.perf_counter()
-            with mixed(net, arm):
+            with _mixed(net, arm):
                 fit(net, images, labels, arm, protocol.recipe, seed=0, device=protocol.device, steps=steps)
             clock.append(time.perf_counter() - started)
         started = time.perf_counter()

@@ -23,7 +23,7 @@ __all__ = ["HOME", "Protocol", "Store"]
 HOME = "home"
 TRAIN = "train"
 RESERVED = {TRAIN, "mean of others", "corrupted", ""}
-SEVERITIES = (1, 2, 3, 4, 5)
+_SEVERITIES = (1, 2, 3, 4, 5)
 LEAST_CORRUPTED = 32
 """Pixels that an image must have to be corrupted."""
 CIFAR_SIDE = 64
@@ -70,7 +70,7 @@ class Protocol:
     recipe: Recipe = field(default_factory=lambda: default_recipe("small"))
     seeds: int = 3
     corruptions: tuple[str, ...] = ()
-    severities: tuple[int, ...] = SEVERITIES
+    severities: tuple[int, ...] = _SEVERITIES
     classes: tuple[str, ...] | None = None
     held_out: float = 0.2
     per_class: int | None = None
@@ -130,7 +130,7 @@ class Protocol:
             raise ConfigError(
                 f"unknown corruption {', '.join(unknown)}; choose from {', '.join(CORRUPTIONS)}, or all."
             )
-        if not set(self.severities) <= set(SEVERITIES) or (self.corruptions and not self.severities):
+        if not set(self.severities) <= set(_SEVERITIES) or (self.corruptions and not self.severities):
             raise ConfigError(f"severities must lie in 1..5, got {self.severities}.")
         if self.corruptions and self.recipe.side < LEAST_CORRUPTED:
             raise ConfigError(
@@ -144,7 +144,7 @@ class Protocol:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out must lie between 0 and 1, got {self.held_out!r}.")
-        check_device(self.device)
+        _check_device(self.device)
 
     @property
     def compared_with(self) -> str:
@@ -188,7 +188,7 @@ class Protocol:
         }
 
 
-def check_device(device: str) -> None:
+def _check_device(device: str) -> None:
     """Refuse a device that torch does not have."""
     try:
         torch.zeros(1, device=device)

@@ -15,9 +15,9 @@ from styleaug.robustness.statistics import Difference, Spread, difference, holm,
 if TYPE_CHECKING:
     from styleaug.robustness.report import ArmResult, Robustness
 
-__all__ = ["ArmResult", "Plan", "Robustness", "markdown_table", "plain_table"]
+__all__ = ["ArmResult", "Plan", "Robustness", "plain_table"]
 
-OTHERS = "mean of others"
+_OTHERS = "mean of others"
 CORRUPTED = "corrupted"
 
 
@@ -61,7 +61,7 @@ class Robustness:
         names += [name for name in dict.fromkeys(record["arm"] for record in records) if name not in names]
         by_arm = {name: [record for record in records if record["arm"] == name] for name in names}
         return cls(
-            compare({name: found for name, found in by_arm.items() if found}, protocol.compared_with),
+            _compare({name: found for name, found in by_arm.items() if found}, protocol.compared_with),
             protocol.compared_with,
             runs.settings,
             records,
@@ -86,9 +86,7 @@ class Robustness:
 
     def markdown(self) -> str:
         """Lay the scores out as Markdown."""
-        from styleaug.robustness.report import markdown_table
-
-        return markdown_table(self)
+        return _markdown_table(self)
 
     def save(self, path: Path) -> Path:
         """Write the Markdown table."""
@@ -102,7 +100,7 @@ def measures_of(record: Record) -> dict[str, float]:
     others = [score for name, score in record["scores"].items() if name != HOME]
     found = dict(record["scores"])
     if len(others) > 1:
-        found[OTHERS] = std.fmean(others)
+        found[_OTHERS] = std.fmean(others)
     if record["corrupted"]:
         found[CORRUPTED] = std.fmean(record["corrupted"].values())
     return found
@@ -122,7 +120,7 @@ def by_corruption(records: Sequence[Record]) -> dict[str, float]:
     }
 
 
-def compare(by_arm: Mapping[str, Sequence[Record]], baseline: str) -> list[ArmResult]:
+def _compare(by_arm: Mapping[str, Sequence[Record]], baseline: str) -> list[ArmResult]:
     """Summarise each arm, and its difference from the baseline in the same seeds."""
     scores = {
         name: {
@@ -314,7 +312,7 @@ def aligned(rows: list[list[str]]) -> list[str]:
     ]
 
 
-def markdown_table(result: "Robustness") -> str:
+def _markdown_table(result: "Robustness") -> str:
     """Lay the scores out in Markdown, with the settings."""
     settings = result.settings
     recipe = ", ".join(f"{name} {value}" for name, value in settings["recipe"].items())
@@ -322,14 +320,19 @@ def markdown_table(result: "Robustness") -> str:
     lines = ["# Robustness", "", NOTE.format(baseline=markdown(result.baseline)), ""]
     lines += [f"Classifier {settings['classifier']}: {recipe}.", ""]
     lines += [f"Classes: {', '.join(map(markdown, settings['classes']))}. Images: {domains}.", ""]
-    lines += grid(rows_of(result))
+    lines += text_table(rows_of(result))
     if result.corruptions:
-        lines += ["", "Corruptions, mean over severities and seeds:", "", *grid(corruption_rows(result))]
+        lines += [
+            "",
+            "Corruptions, mean over severities and seeds:",
+            "",
+            *text_table(corruption_rows(result)),
+        ]
     lines += ["", "Arms:", "", *(f"- {markdown(arm.name)}: {code(arm.spec)}" for arm in result.arms), ""]
     return "\n".join(lines)
 
 
-def grid(rows: list[list[str]]) -> list[str]:
+def text_table(rows: list[list[str]]) -> list[str]:
     """Draw a Markdown table of cells that are any text."""
     head, *others = ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]
     return [head, "|---|" + "--:|" * (len(rows[0]) - 1), *others]

@@ -14,14 +14,19 @@ from typing import Any
 from styleaug.errors import ConfigError, FileError, StyleAugError
 from styleaug.io.atomic import atomic
 
-__all__ = ["Key", "Record", "RunFile", "Workers", "key_of"]
+__all__ = [
+    "Key",
+    "Record",
+    "RunFile",
+    "Workers",
+]
 
 Record = dict[str, Any]
 Key = tuple[str, int]
-FORMAT = "styleaug robustness 1"
+_FORMAT = "styleaug robustness 1"
 
 
-def key_of(record: Mapping[str, Any]) -> Key:
+def _key_of(record: Mapping[str, Any]) -> Key:
     """Name a run: a file holds one of each arm and seed."""
     return record["arm"], record["seed"]
 
@@ -49,10 +54,10 @@ class RunFile:
             return self.settings, list(self.memory)
         try:
             content = json.loads(self.path.read_text())
-            if content["format"] != FORMAT:
+            if content["format"] != _FORMAT:
                 raise ValueError(content["format"])
             for record in content["runs"]:
-                _ = key_of(record), record["spec"], record["scores"]
+                _ = _key_of(record), record["spec"], record["scores"]
             return content["settings"], content["runs"]
         except (OSError, ValueError, KeyError, TypeError):
             raise FileError(
@@ -62,7 +67,7 @@ class RunFile:
 
     def finished(self) -> dict[Key, Record]:
         """Give the runs that are done, by arm and seed."""
-        return {key_of(record): record for record in self.read()[1]}
+        return {_key_of(record): record for record in self.read()[1]}
 
     def same(self) -> tuple[dict[str, Any], list[Record]]:
         """Give the settings and the runs, if the settings are ours."""
@@ -80,7 +85,7 @@ class RunFile:
         gone = set(keys)
         with self.locked():
             settings, runs = self.read()
-            kept = [record for record in runs if key_of(record) not in gone]
+            kept = [record for record in runs if _key_of(record) not in gone]
             self.write(settings if kept else self.settings, kept)
 
     def check(self, planned: Mapping[Key, str]) -> None:
@@ -93,7 +98,7 @@ class RunFile:
             ConfigError: saying what differs.
         """
         for record in self.same()[1]:
-            wanted = planned.get(key_of(record))
+            wanted = planned.get(_key_of(record))
             if wanted is not None and wanted != record["spec"]:
                 raise ConfigError(
                     f"{self.path} holds another arm {record['arm']!r}: {record['spec']!r} there, {wanted!r} "
@@ -104,7 +109,7 @@ class RunFile:
         """Write one more run; other processes may add theirs to the same file."""
         with self.locked():
             settings, runs = self.same()
-            others = [old for old in runs if key_of(old) != key_of(record)]
+            others = [old for old in runs if _key_of(old) != _key_of(record)]
             self.write(settings, [*others, record])
 
     def write(self, settings: Mapping[str, Any], runs: list[Record]) -> None:
@@ -115,7 +120,7 @@ class RunFile:
         lines = ",\n".join(json.dumps(record) for record in runs)
         head = json.dumps(settings)
         with atomic(self.path) as part:
-            part.write_text(f'{{"format": "{FORMAT}",\n"settings": {head},\n"runs": [\n{lines}\n]}}\n')
+            part.write_text(f'{{"format": "{_FORMAT}",\n"settings": {head},\n"runs": [\n{lines}\n]}}\n')
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -12,7 +12,6 @@ from styleaug.errors import ConfigError
 __all__ = [
     "Difference",
     "Spread",
-    "Verdict",
     "difference",
     "holm",
     "sign_flip_p",
@@ -21,8 +20,8 @@ __all__ = [
     "t_quantile",
 ]
 
-Verdict = Literal["better", "worse", "within noise", "one seed only"]
-TINY = 1e-9
+_Verdict = Literal["better", "worse", "within noise", "one seed only"]
+_TINY = 1e-9
 """A standard error below this is rounding."""
 MOST_EXACT = 16
 """Seeds up to which every combination of signs is counted."""
@@ -50,7 +49,7 @@ class Difference(Spread):
     """Of the sign-flip test, two-sided; with n seeds it cannot be below 2 / 2**n."""
     wins: int
     """Seeds in which the arm is the better one."""
-    verdict: Verdict
+    verdict: _Verdict
 
     def to_dict(self) -> dict[str, Any]:
         """Give the values as JSON has them."""
@@ -94,9 +93,9 @@ def difference(
     wins = sum(gain > 0 for gain in pairs)
     if of.deviation is None or of.low is None or of.high is None:
         return Difference(of.count, of.mean, None, None, None, None, None, wins, "one seed only")
-    verdict: Verdict = "better" if of.low > 0 else "worse" if of.high < 0 else "within noise"
+    verdict: _Verdict = "better" if of.low > 0 else "worse" if of.high < 0 else "within noise"
     exact, error = sign_flip_p(pairs), of.deviation / math.sqrt(of.count)
-    if error > TINY:
+    if error > _TINY:
         p = 2 * t_cdf(-abs(of.mean) / error, of.count - 1)
     else:
         # Equal by chance, as scores of small test sets often are: nothing is known of the noise.

@@ -26,7 +26,7 @@ Losses = dict[str, Tensor]
 
 
 Config = TypeVar("Config", bound=TrainConfig, covariant=True)
-Adversarial = TypeVar("Adversarial", bound=AdversarialConfig, covariant=True)
+_Adversarial = TypeVar("_Adversarial", bound=AdversarialConfig, covariant=True)
 
 
 class AbstractRecipe(ABC, Generic[Config]):
@@ -57,7 +57,7 @@ class AbstractRecipe(ABC, Generic[Config]):
         """Give `networks` an optimiser of their own, called `name`."""
         self.networks |= networks
         weights = list(chain.from_iterable(network.parameters() for network in networks.values()))
-        self.optimisers[name], self.rates[name] = make_optimiser(weights, self.config, rate), rate
+        self.optimisers[name], self.rates[name] = _make_optimiser(weights, self.config, rate), rate
 
     def setup(self, fabric: Any) -> None:
         """Move all to the devices of a `lightning_fabric.Fabric`."""
@@ -131,7 +131,7 @@ def fixed(*networks: nn.Module) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
-def make_optimiser(weights: list[nn.Parameter], config: TrainConfig, rate: float) -> torch.optim.Optimizer:
+def _make_optimiser(weights: list[nn.Parameter], config: TrainConfig, rate: float) -> torch.optim.Optimizer:
     """Make the optimiser that the configuration names."""
     match config.optimiser:
         case "adam":
@@ -142,10 +142,10 @@ def make_optimiser(weights: list[nn.Parameter], config: TrainConfig, rate: float
             return torch.optim.SGD(weights, lr=rate, momentum=config.momentum)
 
 
-Kind = TypeVar("Kind", bound=AbstractGenerator)
+_Kind = TypeVar("_Kind", bound=AbstractGenerator)
 
 
-def start(fresh: Kind, config: TrainConfig) -> Kind:
+def start(fresh: _Kind, config: TrainConfig) -> _Kind:
     """Give the generator that `init` names, trainable; else `fresh`.
 
     Raises:
@@ -163,7 +163,7 @@ def start(fresh: Kind, config: TrainConfig) -> Kind:
     return fresh
 
 
-class AbstractAdversarial(AbstractRecipe[Adversarial]):
+class AbstractAdversarial(AbstractRecipe[_Adversarial]):
     """What recipes with discriminators share: how one is fooled, taught and kept from overfitting.
 
     Attributes:
@@ -174,7 +174,7 @@ class AbstractAdversarial(AbstractRecipe[Adversarial]):
     sure = 0.8
     """Share of real patches taken for real above which a discriminator is held to overfit."""
 
-    def __init__(self, config: Adversarial):  # pyright: ignore[reportGeneralTypeIssues]
+    def __init__(self, config: _Adversarial):  # pyright: ignore[reportGeneralTypeIssues]
         super().__init__(config)
         self.augment = torch.tensor(1.0 if config.diffaugment == "on" else 0.0)
         self.sureness = torch.tensor(0.5)

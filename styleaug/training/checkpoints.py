@@ -22,13 +22,13 @@ from styleaug.training.config import MAY_CHANGE, TrainConfig
 
 __all__ = ["Checkpoints", "gather_state", "restore_state"]
 
-KEY = "styleaug_run"
-KNOWN = ("config", "data", "scaler", "scores", "step")
+_KEY = "styleaug_run"
+_KNOWN = ("config", "data", "scaler", "scores", "step")
 """Facts of checkpoints that were written without a digest."""
-NAME = re.compile(r"step-(\d{8,})\.safetensors")
+_NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 Tensors = dict[str, Tensor]
-Restore = Callable[[Tensors, dict[str, Any]], None]
+_Restore = Callable[[Tensors, dict[str, Any]], None]
 
 
 class Checkpoints:
@@ -71,12 +71,12 @@ class Checkpoints:
         """List the checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
-        named = (path for path in self.folder.iterdir() if NAME.fullmatch(path.name))
+        named = (path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
         return sorted(path for path in named if path.is_file())
 
     def write(self, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
         """Write a checkpoint, then delete the oldest; a write that fails leaves all others."""
-        content = to_bytes(KEY, meta | {"step": step}, tensors)
+        content = to_bytes(_KEY, meta | {"step": step}, tensors)
         with atomic(self.folder / f"step-{step:08d}.safetensors") as part:
             part.write_bytes(content)
         for old in self.all()[: -self.keep]:
@@ -87,7 +87,7 @@ class Checkpoints:
         with atomic(self.run / "config.json") as part:
             part.write_text(json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n")
 
-    def take_up(self, config: TrainConfig, restore: Restore) -> list[tuple[Path, str]]:
+    def take_up(self, config: TrainConfig, restore: _Restore) -> list[tuple[Path, str]]:
         """Restore the newest checkpoint that is whole; nothing where there is none at all.
 
         Args:
@@ -136,9 +136,9 @@ class Checkpoints:
         """
         try:
             with in_utf8(check_regular(path)) as name, safe_open(name, "pt") as file:
-                meta = json.loads((file.metadata() or {})[KEY])
+                meta = json.loads((file.metadata() or {})[_KEY])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            check_digest(path, meta, KNOWN, renew="go on with its run")
+            check_digest(path, meta, _KNOWN, renew="go on with its run")
             known = {item.name for item in fields(config)}
             saved = {name: value for name, value in meta["config"].items() if name in known}
             differing = config.differs_from(config.with_options(saved))
@@ -186,12 +186,12 @@ def gather_state(
                 if value is not None:
                     tensors[f"optimisers/{name}/{index}/{slot}"] = torch.as_tensor(value)
     for key, value in sorted(recipe.state().items()):
-        tensors[f"state/{key}"] = gathered(value.to(fabric.device), fabric.world_size)
+        tensors[f"state/{key}"] = _gathered(value.to(fabric.device), fabric.world_size)
     stored = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     return stored, {"scaler": fabric.strategy.precision.state_dict()}
 
 
-def gathered(value: Tensor, processes: int) -> Tensor:
+def _gathered(value: Tensor, processes: int) -> Tensor:
     """Stack what each process has."""
     if processes == 1:
         return value[None]

@@ -251,7 +251,7 @@ class VAEGANConfig(ResNetConfig):
     latent_weight: float = option(0.5, "Weight of L1 to a code read back from its image.", least=0)
 
 
-SMALL = {
+_SMALL = {
     "adain": PerceptualConfig(),
     "photo": PerceptualConfig(recipe="photo", steps=1500, content_weight=25.0, edge_weight=10.0),
     "patchswap": PerceptualConfig(recipe="patchswap", steps=2000, init="patchswap", learning_rate=5e-4),
@@ -261,7 +261,7 @@ SMALL = {
     "vaegan": VAEGANConfig(edge_weight=1.0),
 }
 
-LONG: dict[str, Any] = {
+_LONG: dict[str, Any] = {
     "steps": 200_000,
     "batch": 1,
     "size": 256,
@@ -272,15 +272,15 @@ LONG: dict[str, Any] = {
     "save_every": 5000,
     "score_every": 5000,
 }
-RESNET: dict[str, Any] = {**LONG, "blocks": 9, "fold": 1, "skip": False}
+RESNET: dict[str, Any] = {**_LONG, "blocks": 9, "fold": 1, "skip": False}
 
 PRESETS: dict[str, dict[str, TrainConfig]] = {
-    "small": dict(SMALL),
+    "small": dict(_SMALL),
     "paper": {
-        "adain": replace(SMALL["adain"], steps=160_000, size=256, style_size=256, learning_rate=1e-4),
-        "photo": replace(SMALL["photo"], steps=160_000, size=256, style_size=256, learning_rate=1e-4),
-        "patchswap": replace(SMALL["patchswap"], steps=80_000, size=256, style_size=256),
-        "patchgan": PatchGANConfig(**LONG, depth=8, loss="logistic"),
+        "adain": replace(_SMALL["adain"], steps=160_000, size=256, style_size=256, learning_rate=1e-4),
+        "photo": replace(_SMALL["photo"], steps=160_000, size=256, style_size=256, learning_rate=1e-4),
+        "patchswap": replace(_SMALL["patchswap"], steps=80_000, size=256, style_size=256),
+        "patchgan": PatchGANConfig(**_LONG, depth=8, loss="logistic"),
         "cyclegan": CycleGANConfig(**RESNET),
         "cut": CUTConfig(**RESNET, patches=256),
         "vaegan": VAEGANConfig(**{**RESNET, "blocks": 6}, paired=True),

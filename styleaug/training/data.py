@@ -21,7 +21,7 @@ from styleaug.training.config import TrainConfig
 
 __all__ = ["Crop", "TrainingData", "is_held_out", "read_image", "square"]
 
-CACHE_BYTES = 4 * 2**30
+_CACHE_BYTES = 4 * 2**30
 """Images of a side kept in memory once read; more are read again when they are drawn."""
 MOST_JUDGED = 128
 """Held-out images of a side that the scores use."""
@@ -29,7 +29,7 @@ LEAST_HELD_OUT = 2
 """Scores need as many."""
 MOST_ASPECT = 32
 """Long side over short side; a narrower image would fill the memory at the size of a crop."""
-CLASS_GAP = 0.1
+_CLASS_GAP = 0.1
 """Share of images by which the classes of two sides may differ without a warning."""
 
 
@@ -102,7 +102,7 @@ def class_warning(source: ImageList, target: ImageList, *, balance: bool) -> str
         return None
     gap = 0.5 * sum(abs(shares[0].get(name, 0) - shares[1].get(name, 0)) for name in names)
     lacking = [name for name in names if not all(name in side for side in shares)]
-    if gap <= CLASS_GAP:
+    if gap <= _CLASS_GAP:
         return None
     worst = max(names, key=lambda name: abs(shares[0].get(name, 0) - shares[1].get(name, 0)))
     told = ", ".join(f"{side.get(worst, 0):.0%}" for side in shares)
@@ -183,7 +183,7 @@ class Side:
         self.images, self.short_side = images, short_side
         self.failed: dict[Path, str] = {}
         self.cache: dict[Path, Tensor] = {}
-        self.room = CACHE_BYTES
+        self.room = _CACHE_BYTES
         groups: dict[str, list[int]] = {}
         for row, name in enumerate(images.classes if balance else [""] * len(images)):
             groups.setdefault(name, []).append(row)
@@ -257,7 +257,7 @@ class TrainingData:
         self.skipped = {path: why for images in lists for path, why in images.skipped}
         self.left_out = [images.left_out for images in lists if images.left_out]
         self.target_images = lists[1]
-        self.fingerprint = fingerprint(lists)
+        self.fingerprint = _fingerprint(lists)
 
     def describe(self) -> dict[str, int]:
         """Count the images on each side."""
@@ -302,7 +302,7 @@ class TrainingData:
             image = side.read(side.draw(rng))
             if image is not None:
                 return Crop.draw(rng, self.config), image
-        raise unreadable(side)
+        raise nothing_readable(side)
 
     def pair(self, rng: torch.Generator) -> list[Tensor]:
         """Draw two images that belong together; the second is brought to the size of the first."""
@@ -311,8 +311,8 @@ class TrainingData:
             row = source.draw(rng)
             images = [source.read(row), target.read(row)]
             if images[0] is not None and images[1] is not None:
-                return [images[0], like(images[1], images[0])]
-        raise unreadable(source, target)
+                return [images[0], _like(images[1], images[0])]
+        raise nothing_readable(source, target)
 
     def judged(self) -> list[Float[Tensor, "N 3 S S"]]:
         """Give the held-out images of both sides as squares of the crops' size, pairs side by side."""
@@ -320,15 +320,15 @@ class TrainingData:
         if self.paired:
             source, target = map(dict, columns)
             rows = sorted(source.keys() & target.keys())
-            columns = [[(r, source[r]) for r in rows], [(r, like(target[r], source[r])) for r in rows]]
+            columns = [[(r, source[r]) for r in rows], [(r, _like(target[r], source[r])) for r in rows]]
         for side, column in zip(self.held, columns, strict=True):
             if not column:
-                raise unreadable(*self.held) if self.paired else unreadable(side)
+                raise nothing_readable(*self.held) if self.paired else nothing_readable(side)
         size = self.config.size
         return [torch.cat([square(image, size) for _, image in column]) for column in columns]
 
 
-def like(image: Tensor, other: Tensor) -> Tensor:
+def _like(image: Tensor, other: Tensor) -> Tensor:
     """Bring an image to the height and width of another."""
     if image.shape == other.shape:
         return image
@@ -337,7 +337,7 @@ def like(image: Tensor, other: Tensor) -> Tensor:
     return resized[0].clamp_(0, 1).half()
 
 
-def fingerprint(lists: list[ImageList]) -> str:
+def _fingerprint(lists: list[ImageList]) -> str:
     """Hash what decides which image is drawn: the number, order, keys and classes of both sides."""
     digest = hashlib.blake2b(digest_size=8)
     for images in lists:
@@ -345,7 +345,7 @@ def fingerprint(lists: list[ImageList]) -> str:
     return digest.hexdigest()
 
 
-def unreadable(side: Side, partner: Side | None = None) -> FileError:
+def nothing_readable(side: Side, partner: Side | None = None) -> FileError:
     """Make the error for a side, or for a side and its partner, of which nothing can be read."""
     reasons = [why for images in (side, partner) if images for why in images.failed.values()]
     what = "pairs" if partner else "images"

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from styleaug.errors import ConfigError
 from styleaug.generators.layers import initialise_gan, normalise
 
-__all__ = ["PatchDiscriminator", "PatchEmbedding", "Pool", "diff_augment"]
+__all__ = ["ImagePool", "PatchDiscriminator", "PatchEmbedding", "diff_augment"]
 
 HALVINGS = {16: 1, 34: 2, 70: 3, 142: 4, 286: 5}
 """How many convolutions of stride 2 make a discriminator see patches of this side."""
@@ -136,17 +136,17 @@ class PatchEmbedding(nn.Module):
             For each level `(B, P_l, width)`, of length 1.
         """
         return [
-            F.normalize(head(gathered(level, places)), dim=-1)
+            F.normalize(head(_gathered(level, places)), dim=-1)
             for head, level, places in zip(self.heads, levels, positions, strict=True)
         ]
 
 
-def gathered(level: Float[Tensor, "B C H W"], positions: Int[Tensor, " P"]) -> Float[Tensor, "B P C"]:
+def _gathered(level: Float[Tensor, "B C H W"], positions: Int[Tensor, " P"]) -> Float[Tensor, "B P C"]:
     """Pick the features at flattened positions."""
     return level.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, positions).float()
 
 
-class Pool:
+class ImagePool:
     """Earlier outputs of a generator, of which a discriminator is reminded (Shrivastava 2017; Zhu 2017).
 
     Args:

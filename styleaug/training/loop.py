@@ -32,14 +32,14 @@ from styleaug.weights import load_generator
 
 __all__ = ["Outcome", "train"]
 
-SHOWN = 8
+_SHOWN = 8
 """Held-out images in a sample grid."""
 LOG_EVERY = 10
 """Steps between two rows of losses in the log, which is thus the same however often a run was broken."""
-SECONDS = 1.0
+_SECONDS = 1.0
 """Time between two reports of the losses."""
 
-Report = Callable[[int, int, dict[str, float]], None]
+_Report = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def train(
     networks: Path | None = None,
     resume: bool = False,
     minutes: float = float("inf"),
-    report: Report = lambda step, steps, losses: None,
+    report: _Report = lambda step, steps, losses: None,
 ) -> Outcome:
     """Train until the recipe's last step, and keep the weights with the best held-out score.
 
@@ -143,7 +143,7 @@ class Training:
         if self.config.steps > meta["config"].get("steps", self.config.steps):
             self.best.be_patient_from(self.step)
 
-    def go(self, minutes: float, report: Report) -> Outcome:
+    def go(self, minutes: float, report: _Report) -> Outcome:
         """Take step after step; save, score and stop when it is time."""
         deadline, said = time.monotonic() + 60 * minutes, 0.0
         config = self.config
@@ -154,7 +154,7 @@ class Training:
                 now, last = time.monotonic(), self.step == config.steps
                 why = "it was asked to" if stop.is_set() else "time is up" if now > deadline else ""
                 # The first process's clock and signals count for all: what follows they do together.
-                why, speaks = self.fabric.broadcast((why, now - said > SECONDS))
+                why, speaks = self.fabric.broadcast((why, now - said > _SECONDS))
                 logs = self.step % LOG_EVERY == 0 or self.step == 1 or last
                 values = self.checked(losses) if logs or speaks else {}
                 if logs and self.monitor:
@@ -274,7 +274,7 @@ class Training:
         """Score the averaged generator; draw its samples; keep it if it is the best so far."""
         if self.monitor and self.judge and self.sources is not None:
             generator = self.averages["generator"].eval()
-            outputs = translate(generator, self.sources, self.targets, device=self.fabric.device)
+            outputs = _translate(generator, self.sources, self.targets, device=self.fabric.device)
             scores = self.judge.score(outputs)
             self.best.add(self.step, scores, self.averages)
             self.monitor.scores(self.step, scores)
@@ -341,7 +341,7 @@ class Training:
 
 
 @torch.no_grad()
-def translate(
+def _translate(
     generator: AbstractGenerator, sources: Tensor, targets: Tensor, *, device: torch.device
 ) -> Tensor:
     """Run a generator on held-out images: codes from the prior, or read from the targets in turn."""
@@ -364,7 +364,7 @@ def values_of(row: dict[str, Any]) -> dict[str, float]:
 
 def spread_out(count: int) -> Tensor:
     """Pick a few rows from all over a list, which may be sorted by class."""
-    return torch.linspace(0, count - 1, min(SHOWN, count)).long()
+    return torch.linspace(0, count - 1, min(_SHOWN, count)).long()
 
 
 def rate_factor(step: int, config: Any) -> float:

@@ -11,7 +11,6 @@ from styleaug.generators.layers import channel_stats, normalise
 from styleaug.images import luminance
 
 __all__ = [
-    "Adversarial",
     "content_loss",
     "discriminator_loss",
     "edge_correlation",
@@ -24,7 +23,7 @@ __all__ = [
     "style_loss",
 ]
 
-Adversarial = Literal["lsgan", "hinge", "logistic"]
+_Adversarial = Literal["lsgan", "hinge", "logistic"]
 
 
 def style_loss(levels: list[Tensor], stats: list[Tensor], *, rows: bool = False) -> Tensor:
@@ -90,7 +89,7 @@ def edge_loss(one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"]) ->
     return (1 - edge_correlation(one, other)).mean()
 
 
-def fool_loss(logits: Tensor, kind: Adversarial) -> Tensor:
+def fool_loss(logits: Tensor, kind: _Adversarial) -> Tensor:
     """Tell the generator how far a discriminator is from taking its images for real.
 
     Args:
@@ -107,7 +106,7 @@ def fool_loss(logits: Tensor, kind: Adversarial) -> Tensor:
             return F.softplus(-logits).mean()
 
 
-def discriminator_loss(real: Tensor, fake: Tensor, kind: Adversarial) -> Tensor:
+def discriminator_loss(real: Tensor, fake: Tensor, kind: _Adversarial) -> Tensor:
     """Tell the discriminator how well it parts real from generated images; see `fool_loss`.
 
     Args:

@@ -18,11 +18,11 @@ from torch import Tensor
 from styleaug.errors import FileError
 from styleaug.io.atomic import atomic
 from styleaug.io.files import save_image
-from styleaug.training.report import NOT_VALUES, flat, printable, render
+from styleaug.training.report import NOT_VALUES, clean_text, flat, render
 
 __all__ = ["Monitor"]
 
-GAP = 2
+_GAP = 2
 """White pixels between the tiles of a grid."""
 TEXT_GAP = 6
 """White pixels on either side of the name of a row."""
@@ -59,7 +59,7 @@ class Monitor:
                 path.unlink(missing_ok=True)
         self.board = open_board(self.run / "tensorboard", step)
         if self.board:
-            self.board.add_text("configuration", markdown_table(facts), step)
+            self.board.add_text("configuration", _markdown_table(facts), step)
 
     def losses(self, step: int, values: dict[str, float], *, images_per_second: float) -> None:
         """Write the losses of a step."""
@@ -76,7 +76,7 @@ class Monitor:
         """Write an alarm."""
         self.write({"event": "alarm", "step": step}, {"text": text})
         if self.board:
-            self.board.add_text("alarms", printable(text), step)
+            self.board.add_text("alarms", clean_text(text), step)
             self.board.flush()
 
     def samples(self, step: int, rows: Sequence[Float[Tensor, "K 3 H W"]], names: Sequence[str] = ()) -> Path:
@@ -91,9 +91,9 @@ class Monitor:
         Returns:
             The path of `samples/step-00000500.png`.
         """
-        pixels = grid(rows)
+        pixels = _grid(rows)
         if names:
-            pixels = torch.cat([labels(names, (pixels.shape[1] - GAP) // len(rows), GAP), pixels], dim=2)
+            pixels = torch.cat([_labels(names, (pixels.shape[1] - _GAP) // len(rows), _GAP), pixels], dim=2)
         path = self.run / "samples" / f"step-{step:08d}.png"
         save_image(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()), path)
         if self.board:
@@ -149,7 +149,7 @@ class Monitor:
         """Give TensorBoard some numbers."""
         if self.board:
             for name, value in values.items():
-                self.board.add_scalar(printable(name), value, step)
+                self.board.add_scalar(clean_text(name), value, step)
 
 
 def is_finite(value: Any) -> bool:
@@ -168,10 +168,10 @@ def open_board(folder: Path, step: int) -> Any:
     return SummaryWriter(folder, purge_step=step + 1 if step else 0, flush_secs=30)
 
 
-def markdown_table(facts: dict[str, Any]) -> str:
+def _markdown_table(facts: dict[str, Any]) -> str:
     """Write the facts as TensorBoard's text plugin shows them."""
     cells = [
-        [printable(cell).replace("|", "\\|").replace("\n", " ") for cell in pair] for pair in flat(facts)
+        [clean_text(cell).replace("|", "\\|").replace("\n", " ") for cell in pair] for pair in flat(facts)
     ]
     return "\n".join(
         ["| name | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)]
@@ -190,7 +190,7 @@ def take_up(log: Path, step: int) -> None:
         return
     except OSError as error:
         raise FileError(f"cannot read {log}: {error.strerror}.") from None
-    rows = [(line, parse(line)) for line in old.splitlines() if step]
+    rows = [(line, _parse(line)) for line in old.splitlines() if step]
     kept = b"".join(line + b"\n" for line, row in rows if row and row["step"] <= step)
     if kept != old:
         with atomic(log) as part:
@@ -203,10 +203,10 @@ def read_log(log: Path) -> list[dict[str, Any]]:
         lines = log.read_bytes().splitlines()
     except FileNotFoundError:
         return []
-    return [row for row in map(parse, lines) if row]
+    return [row for row in map(_parse, lines) if row]
 
 
-def parse(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
     """Read one row, or give None if it is not one."""
     try:
         row = json.loads(line)
@@ -215,7 +215,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
-def labels(names: Sequence[str], height: int, top: int) -> UInt8[Tensor, "3 Y X"]:
+def _labels(names: Sequence[str], height: int, top: int) -> UInt8[Tensor, "3 Y X"]:
     """Draw the names of rows on white, each in the middle of its row of `height` pixels below `top`."""
     font = ImageFont.load_default(max(12, height // 8))
     width = math.ceil(max(font.getlength(name) for name in names)) + 2 * TEXT_GAP
@@ -227,7 +227,7 @@ def labels(names: Sequence[str], height: int, top: int) -> UInt8[Tensor, "3 Y X"
     return torch.from_numpy(np.array(strip)).permute(2, 0, 1)
 
 
-def grid(rows: Sequence[Float[Tensor, "K 3 H W"]]) -> UInt8[Tensor, "3 Y X"]:
+def _grid(rows: Sequence[Float[Tensor, "K 3 H W"]]) -> UInt8[Tensor, "3 Y X"]:
     """Lay batches out as rows of tiles on white; all rows have as many tiles as the shortest."""
     columns = min(len(row) for row in rows)
     size = rows[0].shape[-2:]
@@ -236,7 +236,7 @@ def grid(rows: Sequence[Float[Tensor, "K 3 H W"]]) -> UInt8[Tensor, "3 Y X"]:
         tiles = row[:columns].detach().cpu().float()
         if tiles.shape[-2:] != size:
             tiles = F.interpolate(tiles, size=size, mode="bilinear", antialias=True)
-        tiles = F.pad(tiles.nan_to_num(0).clamp(0, 1), (0, GAP, 0, GAP), value=1)
+        tiles = F.pad(tiles.nan_to_num(0).clamp(0, 1), (0, _GAP, 0, _GAP), value=1)
         lines.append(torch.cat(list(tiles), dim=2))
-    page = F.pad(torch.cat(lines, dim=1), (GAP, 0, GAP, 0), value=1)
+    page = F.pad(torch.cat(lines, dim=1), (_GAP, 0, _GAP, 0), value=1)
     return (page * 255).round().byte()

@@ -7,7 +7,7 @@ from styleaug.errors import ConfigError, FileError
 from styleaug.perceptual import load_features
 from styleaug.training.base import AbstractRecipe
 from styleaug.training.checkpoints import Checkpoints
-from styleaug.training.data import LEAST_HELD_OUT, TrainingData, unreadable
+from styleaug.training.data import LEAST_HELD_OUT, TrainingData, nothing_readable
 from styleaug.training.fabric import check_device
 
 __all__ = ["check_images", "check_inputs", "check_run"]
@@ -67,7 +67,7 @@ def check_inputs(recipe: AbstractRecipe, data: TrainingData, networks: Path | No
     for side in (*data.train, *data.held):
         found = len(list(side.readable(LEAST_HELD_OUT)))
         if not found:
-            raise unreadable(side)
+            raise nothing_readable(side)
         if side in data.held and found < LEAST_HELD_OUT:
             more = f"; {reason}" if (reason := next(iter(side.failed.values()), "")) else ""
             raise ConfigError(f"scores need at least 2 held-out images on each side, got {found}{more}.")

@@ -32,12 +32,12 @@ from styleaug.training.config import (
     VAEGANConfig,
 )
 from styleaug.training.data import Crop, TrainingData, as_floats
-from styleaug.training.discriminators import PatchEmbedding, Pool
+from styleaug.training.discriminators import ImagePool, PatchEmbedding
 from styleaug.training.losses import content_loss, edge_loss, gamut_loss, kl_loss, patch_nce, style_loss
 
 __all__ = ["CUTRecipe", "CycleGANRecipe", "PatchGANRecipe", "PerceptualRecipe", "VAEGANRecipe", "make_recipe"]
 
-KINDS: dict[str, Callable[[], AdaIN | Photo | PatchSwap]] = {
+_KINDS: dict[str, Callable[[], AdaIN | Photo | PatchSwap]] = {
     "adain": AdaIN,
     "photo": Photo,
     "patchswap": lambda: PatchSwap(AdaIN()),
@@ -61,7 +61,7 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
 
     def __init__(self, config: PerceptualConfig):
         super().__init__(config)
-        self.generator = start(KINDS[config.recipe](), config)
+        self.generator = start(_KINDS[config.recipe](), config)
         self.add("generator", {"generator": self.generator}, rate=config.learning_rate)
         self.products = {"generator": self.generator}
 
@@ -228,7 +228,7 @@ class CycleGANRecipe(AbstractAdversarial[CycleGANConfig]):
         self.discriminator_a = self.add_discriminator("discriminator_a")
         self.discriminator_b = self.add_discriminator("discriminator_b")
         self.products = {"generator": self.a2b, "reverse": self.b2a}
-        self.pools = {name: Pool(config.pool) for name in ("a", "b")}
+        self.pools = {name: ImagePool(config.pool) for name in ("a", "b")}
 
     def step(self, source: Images, target: Images) -> Losses:
         """Step both generators, then both discriminators on outputs old and new."""
@@ -335,7 +335,7 @@ class VAEGANRecipe(AbstractAdversarial[VAEGANConfig]):
         mean, log_variance = generator.encode_latent(target)
         encoded = mean + self.noise(*mean.shape) * (0.5 * log_variance).exp()
         drawn = self.noise(*mean.shape)
-        content = source if config.paired else recoloured(target, self.noise(len(target), 6))
+        content = source if config.paired else _recoloured(target, self.noise(len(target), 6))
         rebuilt, fake = generator.translate(content, encoded), generator.translate(source, drawn)
         both = torch.cat([rebuilt, fake])
         taught = self.teach("discriminator", target, both)
@@ -363,7 +363,7 @@ def resnet(config: CUTConfig | CycleGANConfig) -> CycleGAN:
     return CycleGAN(config.width, blocks=config.blocks, fold=config.fold, skip=config.skip)
 
 
-def recoloured(images: Images, noise: Float[Tensor, "B 6"]) -> Images:
+def _recoloured(images: Images, noise: Float[Tensor, "B 6"]) -> Images:
     """Give each channel a mean about 0.5 and a deviation about 0.15, as normal `noise` says."""
     mean, deviation = (0.5 + 0.125 * noise[:, :3]).clamp(0.1, 0.9), 0.15 * (0.5 * noise[:, 3:]).exp()
     return adain(images, torch.cat([mean, deviation], dim=1)).clamp(0, 1)

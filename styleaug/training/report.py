@@ -15,7 +15,7 @@ from PIL import Image
 from styleaug.errors import FileError
 from styleaug.io.files import open_image
 
-__all__ = ["NOT_VALUES", "ROWS", "printable", "render"]
+__all__ = ["NOT_VALUES", "ROWS", "clean_text", "render"]
 
 NOT_VALUES = {"event", "step", "time", "images_per_second"}
 """Entries of a log row that are no loss and no score."""
@@ -31,16 +31,16 @@ PICTURE_SIDE = 1400
 MOST_ITEMS = 20
 """Of a list in a table."""
 
-WIDTH, HEIGHT = 440, 230
-LEFT, RIGHT, TOP, BOTTOM = 58, 24, 12, 40
+_WIDTH, _HEIGHT = 440, 230
+LEFT, RIGHT, _TOP, BOTTOM = 58, 24, 12, 40
 """Margins of a chart around its curve."""
 
-TINY = 1e-30
+_TINY = 1e-30
 """Nothing smaller is drawn, nor anything larger than its inverse."""
 
 Point = tuple[float, float]
 
-STYLE = """
+_STYLE = """
 :root { color-scheme: light dark; --page: #fbfbfa; --card: #fff; --ink: #1c1e21; --soft: #666b73;
   --line: #dcdee2; --curve: #1f66c1; --mark: #b4530a; --bad: #b3261e; --bad-page: #fdeeec; }
 @media screen and (prefers-color-scheme: dark) { :root { --page: #15171a; --card: #1d2024; --ink: #e6e7e9;
@@ -125,13 +125,13 @@ def render(
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(part for part in parts if part)
         + "\n</body>\n</html>\n"
     )
 
 
-def printable(value: Any) -> str:
+def clean_text(value: Any) -> str:
     """Turn anything into text that UTF-8 and HTML can hold; names of files may not be."""
     cleaned = str(value).encode("utf-8", "backslashreplace").decode()
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", cleaned)
@@ -144,14 +144,14 @@ def text(value: Any) -> str:
     if value is None:
         return "—"
     if isinstance(value, float):
-        return number(value)
+        return _number(value)
     if isinstance(value, list | tuple | set):
         more = f", … ({len(value)} in all)" if len(value) > MOST_ITEMS else ""
         return ", ".join(text(item) for item in list(value)[:MOST_ITEMS]) + more or "—"
-    return escape(printable(value), quote=True)
+    return escape(clean_text(value), quote=True)
 
 
-def number(value: float) -> str:
+def _number(value: float) -> str:
     """Write a number with four digits at most, and no exponent where none is needed."""
     if not math.isfinite(value):
         return str(value)
@@ -215,7 +215,7 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
     for row in rows:
         for name, value in row.items():
             known = name not in NOT_VALUES or name == "images_per_second"
-            if known and isinstance(value, int | float) and (value == 0 or TINY < abs(value) < 1 / TINY):
+            if known and isinstance(value, int | float) and (value == 0 or _TINY < abs(value) < 1 / _TINY):
                 found.setdefault(name, []).append((row["step"], value))
     return found
 
@@ -227,7 +227,7 @@ def charts(named: Mapping[str, list[Point]], *, chosen: int | None = None, dots:
     cards = []
     for name, points in named.items():
         values = [value for _, value in points]
-        note = f"last {number(values[-1])}, from {number(min(values))} to {number(max(values))}"
+        note = f"last {_number(values[-1])}, from {_number(min(values))} to {_number(max(values))}"
         drawing = chart(name, points, chosen=chosen, dots=dots)
         cards.append(
             f'<div class="card">\n<h3>{text(name)}</h3>\n<div class="range">{note}</div>\n{drawing}\n</div>'
@@ -249,12 +249,12 @@ def chart(name: str, points: Sequence[Point], *, chosen: int | None = None, dots
     low, high = value_range([value for _, value in shown], robust=not dots)
 
     def x(step: float) -> float:
-        return LEFT + (step - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (step - first) / (last - first) * (_WIDTH - LEFT - RIGHT)
 
     def y(value: float) -> float:
         height = (value - low) / (high - low)
         # A spike beyond the range leaves the frame, but not the drawing.
-        return HEIGHT - BOTTOM - max(-0.06, min(1.06, height)) * (HEIGHT - TOP - BOTTOM)
+        return _HEIGHT - BOTTOM - max(-0.06, min(1.06, height)) * (_HEIGHT - _TOP - BOTTOM)
 
     def path(of: Sequence[Point]) -> str:
         return "M" + "L".join(f"{x(step):.1f} {y(value):.1f}" for step, value in of)
@@ -263,8 +263,8 @@ def chart(name: str, points: Sequence[Point], *, chosen: int | None = None, dots
     if chosen is not None and first <= chosen <= last:
         side = "end" if chosen > (first + last) / 2 else "start"
         at = x(chosen) + (-4 if side == "end" else 4)
-        lines.append(f'<path class="mark" d="M{x(chosen):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
-        lines.append(f'<text class="marked" x="{at:.1f}" y="{TOP + 9}" text-anchor="{side}">chosen</text>')
+        lines.append(f'<path class="mark" d="M{x(chosen):.1f} {_TOP}V{_HEIGHT - BOTTOM}"/>')
+        lines.append(f'<text class="marked" x="{at:.1f}" y="{_TOP + 9}" text-anchor="{side}">chosen</text>')
     if dots:
         lines.append(f'<path class="curve" d="{path(shown)}"/>')
         lines += [f'<circle class="dot" cx="{x(s):.1f}" cy="{y(v):.1f}" r="2.6"/>' for s, v in shown]
@@ -272,25 +272,25 @@ def chart(name: str, points: Sequence[Point], *, chosen: int | None = None, dots
         lines.append(f'<path class="raw" d="{path(shown)}"/>')
         calm = [(step, max(low, min(high, value))) for step, value in shown]
         lines.append(f'<path class="curve" d="{path(smoothed(calm))}"/>')
-    label = f"{text(name)} over the steps, last {number(points[-1][1])}"
-    head = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
+    label = f"{text(name)} over the steps, last {_number(points[-1][1])}"
+    head = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
     return head + "\n" + "\n".join(lines) + "\n</svg>"
 
 
 def axes(first: float, last: float, low: float, high: float, x: Any, y: Any) -> str:
     """Draw grid lines and their numbers, and the unit of the steps."""
-    lines, floor = [], HEIGHT - BOTTOM
+    lines, floor = [], _HEIGHT - BOTTOM
     for value in ticks(low, high, 4):
-        lines.append(f'<path class="axis" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>')
+        lines.append(f'<path class="axis" d="M{LEFT} {y(value):.1f}H{_WIDTH - RIGHT}"/>')
         place = f'x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end"'
-        lines.append(f"<text {place}>{number(value)}</text>")
+        lines.append(f"<text {place}>{_number(value)}</text>")
     for step in ticks(first, last, 5):
         lines.append(f'<path class="axis" d="M{x(step):.1f} {floor}v4"/>')
         place = f'x="{x(step):.1f}" y="{floor + 16}" text-anchor="middle"'
-        lines.append(f"<text {place}>{number(step)}</text>")
-    lines.append(f'<path class="axis" d="M{LEFT} {TOP}V{floor}H{WIDTH - RIGHT}"/>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    lines.append(f'<text x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle">steps</text>')
+        lines.append(f"<text {place}>{_number(step)}</text>")
+    lines.append(f'<path class="axis" d="M{LEFT} {_TOP}V{floor}H{_WIDTH - RIGHT}"/>')
+    middle = (LEFT + _WIDTH - RIGHT) / 2
+    lines.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 8}" text-anchor="middle">steps</text>')
     return "\n".join(lines)
 
 

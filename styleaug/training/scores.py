@@ -76,7 +76,7 @@ class Judge:
         untouched = self.standardised(of_sources)
         self.untouched = self.measure(untouched, self.targets)
         # A perfect translator is as diverse as the targets, who may be less so than the sources.
-        self.spread = min(spread(untouched), spread(self.targets))
+        self.spread = min(_spread(untouched), _spread(self.targets))
         self.palette = palette(targets)
         self.colour = max(LEAST_COLOUR, float((palette(sources) - self.palette).norm()))
 
@@ -113,7 +113,7 @@ class Judge:
         scores = {self.distance: distance, "structure": float(edge_correlation(images, self.truth).mean())}
         if self.paired:
             scores["l1"] = float((images - self.truth).abs().mean())
-        scores["diversity"] = spread(codes) / self.spread if self.spread > 1e-6 else 1.0
+        scores["diversity"] = _spread(codes) / self.spread if self.spread > 1e-6 else 1.0
         scores["colour"] = float((palette(images) - self.palette).norm()) / self.colour
         lost = STRUCTURE_WEIGHT * (1 - scores["structure"]) + L1_WEIGHT * scores.get("l1", 0)
         return scores | {"score": max(distance, 0) + lost}
@@ -125,7 +125,7 @@ def raw(features: Callable[[Tensor], Tensor], images: Tensor) -> Float[Tensor, "
         return features(images).detach().cpu().double()
 
 
-def spread(features: Float[Tensor, "N S"]) -> float:
+def _spread(features: Float[Tensor, "N S"]) -> float:
     """Compute the mean distance between two rows."""
     return float(F.pdist(features).mean())
 

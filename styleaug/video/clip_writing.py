@@ -17,7 +17,7 @@ from styleaug.io.atomic import atomic
 from styleaug.io.files import save_image
 from styleaug.video.animations import ANIMATED, set_last_pause
 
-__all__ = ["VIDEO_SUFFIXES", "Frame", "Source", "Write", "import_av", "writing_clip"]
+__all__ = ["VIDEO_SUFFIXES", "Frame", "Write", "import_av", "writing_clip"]
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", *ANIMATED)
 
@@ -61,7 +61,7 @@ class Frame:
     """How many seconds it is shown, where the file tells."""
 
 
-class Source(Protocol):
+class _Source(Protocol):
     """What a film is made from, as far as its writer asks."""
 
     plays: int
@@ -92,7 +92,7 @@ class Write(Protocol):
 
 @contextmanager
 def writing_clip(
-    target: str | Path, *, fps: Fraction | float, timed: bool = False, like: Source | None = None
+    target: str | Path, *, fps: Fraction | float, timed: bool = False, like: _Source | None = None
 ) -> Iterator[Any]:
     """Give what writes frames to a video file, or to a new folder if the target has no suffix.
 
@@ -175,7 +175,7 @@ class FileWriter:
     """A video file, or an animated picture."""
 
     def __init__(
-        self, path: Path, suffix: str, fps: Fraction, tracks: list[Any], timed: bool, like: Source | None
+        self, path: Path, suffix: str, fps: Fraction, tracks: list[Any], timed: bool, like: _Source | None
     ):
         self.av = import_av()
         self.suffix, self.fps, self.timed, self.like, self.tracks = suffix, fps, timed, like, tracks

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-MOST_PIXELS = 8192 * 8192
+_MOST_PIXELS = 8192 * 8192
 """Of a frame. A file's header may claim any size, and a decoder makes room for it."""
 MOST_FRAMES = 1_000_000
 """Eleven hours at 25 frames a second."""
@@ -129,7 +129,7 @@ class FolderClip(StillClip):
             raise FileError(f"no frame in {folder}; known file types are {' '.join(FRAME_SUFFIXES)}.")
         self.paths = sorted(found, key=natural)
         self.fps, self.count, self.notes = Fraction(25), len(found), []
-        check_size(folder, 1, 1, self.count)
+        _check_size(folder, 1, 1, self.count)
 
     def frames(self) -> Iterator[Frame]:
         """Read the files one after the other."""
@@ -137,7 +137,7 @@ class FolderClip(StillClip):
             image = open_image(path)
             if not isinstance(image, Image.Image) or image.mode not in ("L", "LA", "RGB", "RGBA"):
                 raise FileError(f"{path} is no frame of 8 bits in grey or colour; convert it first.")
-            check_size(path, image.width, image.height)
+            _check_size(path, image.width, image.height)
             mode = "RGBA" if "A" in image.mode or "transparency" in image.info else "RGB"
             yield Frame(np.array(image.convert(mode)), path.name)
 
@@ -157,7 +157,7 @@ class WebPClip(StillClip):
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise FileError(f"{path} is no WebP, or its beginning is damaged: {error}.") from None
         self.pauses = webp_pauses(path)
-        check_size(path, *size, len(self.pauses))
+        _check_size(path, *size, len(self.pauses))
         self.count, self.plays, self.pause = len(self.pauses), plays_of(path), self.pauses[-1]
         shown = sum(self.pauses)
         self.fps = Fraction(self.count / shown if shown else 25).limit_denominator(1001) or Fraction(25)
@@ -197,7 +197,7 @@ class FileClip:
             self.fps = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
             self.count = self.stream.frames or self.by_duration()
             codec = self.stream.codec_context
-            check_size(path, codec.width, codec.height, self.count)
+            _check_size(path, codec.width, codec.height, self.count)
             animated = codec.name in ("gif", "apng")
             self.plays, self.pause = (plays_of(path), self.last_pause()) if animated else (0, None)
             self.decoder = self.alpha_decoder()
@@ -274,7 +274,7 @@ class FileClip:
                     if not read and max(part.bits for part in frame.format.components) > 8:
                         self.notes.append(f"{self.path} has more than 8 bits a channel; 8 of them are kept.")
                     read += 1
-                    check_size(self.path, frame.width, frame.height, read)
+                    _check_size(self.path, frame.width, frame.height, read)
                     pause = seconds(frame.duration, frame) if frame.duration else None
                     yield Frame(upright(frame), time=time_of(frame), pause=pause)
         except self.av.error.FFmpegError as error:
@@ -335,14 +335,14 @@ def upright(frame: Any) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
-def check_size(path: Path, width: int, height: int, count: int = 0) -> None:
+def _check_size(path: Path, width: int, height: int, count: int = 0) -> None:
     """Refuse what no film has.
 
     Raises:
         FileError: naming the file.
     """
-    if not 0 < width * height <= MOST_PIXELS:
-        raise FileError(f"{path} has frames of {width} x {height} pixels; at most {MOST_PIXELS:,} are read.")
+    if not 0 < width * height <= _MOST_PIXELS:
+        raise FileError(f"{path} has frames of {width} x {height} pixels; at most {_MOST_PIXELS:,} are read.")
     if count > MOST_FRAMES:
         raise FileError(f"{path} has {count:,} frames; at most {MOST_FRAMES:,} are read. Cut it into parts.")
 

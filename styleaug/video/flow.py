@@ -31,7 +31,7 @@ RAFT_WEIGHTS = "raft_small_C_T_V2-01064c6d.pth"
 RAFT_STEP, RAFT_LEAST = 8, 128
 """Sides that RAFT takes: a multiple, and at least so many pixels."""
 FARNEBACK = {"pyr_scale": 0.5, "levels": 5, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.1}
-LEAST_SIDE = 32
+_LEAST_SIDE = 32
 """OpenCV's DIS fails on smaller images; their edges are repeated."""
 
 
@@ -126,7 +126,7 @@ def import_cv2(method: str) -> Any:
 def grey_bytes(images: Float[Tensor, "B 3 H W"]) -> np.ndarray:
     """Give images as OpenCV takes them for flow, `(B, H, W)` of uint8, and no smaller than it can."""
     grey = luminance(images.detach().float().cpu())
-    missing = [max(0, LEAST_SIDE - side) for side in grey.shape[2:]]
+    missing = [max(0, _LEAST_SIDE - side) for side in grey.shape[2:]]
     grey = F.pad(grey, (0, missing[1], 0, missing[0]), mode="replicate")[:, 0]
     return grey.mul(255).round_().clamp_(0, 255).byte().numpy()
 
@@ -225,13 +225,13 @@ def consistency(
     back = warp(backward, forward)
     squared = lambda flow: flow.square().sum(dim=1, keepdim=True)  # noqa: E731
     length = squared(forward) + squared(back)
-    held = (squared(forward + back) <= 0.01 * length + 0.5) & inside(forward)
+    held = (squared(forward + back) <= 0.01 * length + 0.5) & _inside(forward)
     if boundaries:
         held &= change_of(forward) <= 0.01 * squared(forward) + 0.002
     return held & forward.isfinite().all(dim=1, keepdim=True)
 
 
-def inside(flow: Float[Tensor, "B 2 H W"]) -> Bool[Tensor, "B 1 H W"]:
+def _inside(flow: Float[Tensor, "B 2 H W"]) -> Bool[Tensor, "B 1 H W"]:
     """Tell which pixels stay within the image."""
     height, width = flow.shape[2:]
     x = torch.arange(width, device=flow.device) + flow[:, :1]

@@ -32,19 +32,25 @@ from styleaug.transforms.splice import composite, mask_weights, read_masks, unsp
 from styleaug.video.flow import FlowMethod, consistency, flow_function, warp
 from styleaug.video.steady import Past, steady
 
-__all__ = ["Stream", "StyleVideo", "Where", "blend_frames", "sharpen", "trusted"]
+__all__ = [
+    "Stream",
+    "StyleVideo",
+    "Where",
+    "blend_frames",
+    "sharpen",
+]
 
 TRUST = 0.25
 """By how much a frame may differ from the one before, moved along, and still be blended with it."""
-REACH = 4
+_REACH = 4
 """Detail is compared over squares of so many pixels to each side;"""
-UNLIKE, ALIKE = 0.6, 0.95
+UNLIKE, _ALIKE = 0.6, 0.95
 """below the one correlation it is not blended, above the other as all else is."""
-BANDS, MOST_GAIN = 3, 2.0
+BANDS, _MOST_GAIN = 3, 2.0
 """In how many bands contrast is given back, and how much at most."""
 
 
-def trusted(now: Tensor, before: Tensor, back: Tensor, forth: Tensor) -> Float[Tensor, "B 1 H W"]:
+def _trusted(now: Tensor, before: Tensor, back: Tensor, forth: Tensor) -> Float[Tensor, "B 1 H W"]:
     """Tell how far each pixel of a frame can be followed to the one before, with soft borders.
 
     Flow must hold both ways, and what it leads to must look the same: else there are ghosts.
@@ -64,10 +70,10 @@ def blend_frames(
     """
     lower = [box(box(image, 1), 1) for image in (fresh, before)]
     detail = fresh - lower[0], before - lower[1]
-    product = lambda one, other: box((one * other).mean(dim=1, keepdim=True), REACH)  # noqa: E731
+    product = lambda one, other: box((one * other).mean(dim=1, keepdim=True), _REACH)  # noqa: E731
     power = product(detail[0], detail[0]) * product(detail[1], detail[1])
     likeness = product(*detail) / power.clamp_min(1e-10).sqrt()
-    alike = ((likeness - UNLIKE) / (ALIKE - UNLIKE)).clamp(0, 1)
+    alike = ((likeness - UNLIKE) / (_ALIKE - UNLIKE)).clamp(0, 1)
     change = torch.addcmul(lower[1] - lower[0], alike, detail[1] - detail[0])
     return torch.addcmul(fresh, change, share)
 
@@ -79,7 +85,7 @@ def sharpen(blended: Float[Tensor, "B C H W"], fresh: Float[Tensor, "B C H W"]) 
         lower, wanted = (box(box(image, radius), radius) for image in (blended, fresh))
         detail = blended - lower
         power = [x.square().mean(dim=(1, 2, 3), keepdim=True) for x in (fresh - wanted, detail)]
-        gain = (power[0] / power[1].clamp_min(1e-9)).sqrt().clamp(1, MOST_GAIN)
+        gain = (power[0] / power[1].clamp_min(1e-9)).sqrt().clamp(1, _MOST_GAIN)
         result = torch.addcmul(result, detail, gain - 1)
         blended, fresh = lower, wanted
     return result
@@ -442,7 +448,7 @@ class Stream:
             cut, moved = float((thumbs[0] - thumbs[1]).abs().mean()) > CUT_CHANGE, None
         else:
             back = self.flow(shown, last)
-            trust = trusted(shown, last, back, self.flow(last, shown))
+            trust = _trusted(shown, last, back, self.flow(last, shown))
             cut, moved = float(trust.mean()) < CUT_FOLLOWED, (back, trust)
         if not cut:
             return moved
