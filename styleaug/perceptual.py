@@ -215,11 +215,11 @@ class Features(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
         """Encode the images, a few at a time."""
         device = next(self.network.parameters()).device
-        chunks = [enlarge(chunk.detach().to(device).float()) for chunk in images.split(_CHUNK)]
+        chunks = [_enlarge(chunk.detach().to(device).float()) for chunk in images.split(_CHUNK)]
         return torch.cat([self.read(self.network, chunk).float() for chunk in chunks])
 
 
-def enlarge(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
+def _enlarge(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
     """Enlarge images whose short side is below 64 pixels."""
     height, width = images.shape[-2:]
     scale = _LEAST_SIDE / min(height, width)

@@ -24,7 +24,7 @@ from styleaug import (
     load_bank,
     load_generator,
 )
-from styleaug.fitting.unfinished import Unfinished, read_codes
+from styleaug.fitting.unfinished import Unfinished, stored_codes
 from styleaug.io.tensors import cards, pretrained_folder, warn_once
 from styleaug.weights import save_generator, shipped_file
 
@@ -215,7 +215,7 @@ def test_kept_codes_of_a_fit_that_are_damaged_are_read_again(tmp_path):
     kept.keep(image, torch.rand(1, 6))
     kept.write()
     whole = (tmp_path / ".codes").read_bytes()
-    assert len(read_codes(tmp_path / ".codes")) == 1
+    assert len(stored_codes(tmp_path / ".codes")) == 1
     for bit in range(8, 8 * len(whole), 7):
         (tmp_path / ".codes").write_bytes(flipped(whole, bit))
-        assert read_codes(tmp_path / ".codes") == {}, bit
+        assert stored_codes(tmp_path / ".codes") == {}, bit

@@ -18,7 +18,7 @@ from test_privacy import save_photos, write_dicom
 from styleaug import BankError, ConfigError, FileError, StyleAugment, StyleBank, fit_style
 from styleaug.fitting import unfinished
 from styleaug.fitting.studies import balance_warnings, read_study
-from styleaug.fitting.unfinished import Unfinished, read_codes
+from styleaug.fitting.unfinished import Unfinished, stored_codes
 from styleaug.io import pixels as style_images
 from styleaug.io.scan import Scan
 
@@ -349,7 +349,7 @@ def test_a_fit_that_dies_goes_on(tree, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fit_style(tree, patches=2, seed=4, keep=keep, report=stop)
     assert stat.S_IMODE(keep.stat().st_mode) == 0o600
-    assert len(read_codes(keep)) == 10
+    assert len(stored_codes(keep)) == 10
     content = keep.read_bytes()
     assert b"alpha" not in content and str(tree).encode() not in content
     opened = []
@@ -410,12 +410,12 @@ def test_a_killed_command_goes_on(tree, tmp_path, command):
     process = subprocess.Popen([sys.executable, "-c", SLOW, *map(str, words)], stderr=subprocess.PIPE)
     side = tmp_path / ".b.safetensors.codes"
     for _ in range(600):
-        if side.exists() and len(read_codes(side)) >= 3:
+        if side.exists() and len(stored_codes(side)) >= 3:
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not out.exists() and len(read_codes(side)) >= 3
+    assert not out.exists() and len(stored_codes(side)) >= 3
     command(*words)
     assert StyleBank.load(out).codes.equal(fit_style(tree).bank.codes)
     assert [path.name for path in tmp_path.iterdir()] == ["b.safetensors"]

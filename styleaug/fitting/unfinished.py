@@ -41,7 +41,7 @@ class Unfinished:
         self.path, self.settings = None if path is None else check_path(path), settings
         if self.path is not None and self.path.is_dir():
             raise FileError(f"cannot keep codes in {path}: it is a folder.")
-        self.known: dict[bytes, Tensor] = {} if path is None else read_codes(path)
+        self.known: dict[bytes, Tensor] = {} if path is None else stored_codes(path)
         self.used: dict[bytes, Tensor] = {}
         self.due = time.monotonic() + _SECONDS
 
@@ -102,7 +102,7 @@ def glob_safe(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def read_codes(path: Path) -> dict[bytes, Tensor]:
+def stored_codes(path: Path) -> dict[bytes, Tensor]:
     """Read a file that `Unfinished` wrote; one that is missing or damaged has nothing."""
     if not path.is_file():
         return {}

@@ -18,7 +18,7 @@ from styleaug.generators.random_networks import (
     convolve,
     kernels,
     named_by,
-    uniform,
+    uniform_entries,
     with_contrast,
 )
 
@@ -30,7 +30,7 @@ STEEP = 0.3
 """Deviation of the first sine's amplitude; that of the n-th is an n-th of it."""
 SIDE = 5
 """Of the kernel of `RandomFilter`."""
-MOST = 4.0
+_MOST = 4.0
 """Most of the random part of a filter, where the image itself counts 1; the paper's sigma."""
 
 
@@ -112,7 +112,7 @@ class RandomFilter(AbstractGenerator):
         """Filter each image with the kernel in its code."""
         reach = torch.full_like(codes[:, 0], SIDE // 2)
         random = kernels(codes[:, 1:].unflatten(1, (SIDE, SIDE)), reach)
-        kernel = MOST * uniform(codes[:, :1, None]) * random
+        kernel = _MOST * uniform_entries(codes[:, :1, None]) * random
         kernel = kernel + F.pad(torch.ones_like(kernel[:, :1, :1]), [SIDE // 2] * 4)
         # Not inverted, as half of an inverted image and half of the image are one grey.
         kernel = torch.where(kernel.sum(dim=(1, 2), keepdim=True) < 0, -kernel, kernel)

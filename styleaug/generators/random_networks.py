@@ -25,7 +25,7 @@ __all__ = [
     "convolve",
     "kernels",
     "named_by",
-    "uniform",
+    "uniform_entries",
     "with_contrast",
 ]
 
@@ -43,7 +43,7 @@ WIDTHS = (3, 2, 2, 2, 3)
 """Channels before, between and after the layers of `IntensityNetwork`."""
 LAYERS = len(WIDTHS) - 1
 FILTERS = sum(wide * narrow for wide, narrow in pairwise(WIDTHS))
-SHIFT, SLOPE = 0.5, 0.2
+_SHIFT, SLOPE = 0.5, 0.2
 """Deviation of its shifts, and slope of its leaky ReLU."""
 
 
@@ -96,7 +96,7 @@ class RandomConvolution(AbstractGenerator):
         shift: Float[Tensor, "B 3"],
     ) -> Float[Tensor, "B 3 H W"]:
         """Compute the result at full strength."""
-        made = convolve(images, within(weights, reach, images))
+        made = convolve(images, _within(weights, reach, images))
         return in_range(made, channel_stats(images), shift)
 
 
@@ -136,7 +136,7 @@ class ProgressiveConvolution(AbstractGenerator):
         """Run the network in each image's code."""
         times, width, gamma, beta, weights = codes.split([1, 1, 3, 3, 81], dim=1)
         offsets = torch.arange(-1, 2, device=images.device).square()
-        sigma = (0.1 + 0.9 * uniform(width))[:, :, None]
+        sigma = (0.1 + 0.9 * uniform_entries(width))[:, :, None]
         smoothing = torch.exp(-0.5 * (offsets[:, None] + offsets) / sigma.square())
         weights = symmetric(weights.unflatten(1, (3, 3, 3, 3))) * smoothing[:, None, None]
         gamma = torch.where(gamma < 0, -LEAST_GAMMA, LEAST_GAMMA) + AFFINE * gamma
@@ -207,7 +207,7 @@ class IntensityNetwork(AbstractGenerator):
         )
         weights = kernels(weights.unflatten(1, (FILTERS, 3, 3)).flatten(0, 1), each.flatten())
         weights = weights.unflatten(0, (-1, FILTERS))
-        return by_row(self.layered, images, (reach, weights, SHIFT * shifts), strength)
+        return by_row(self.layered, images, (reach, weights, _SHIFT * shifts), strength)
 
     def layered(
         self,
@@ -228,7 +228,7 @@ class IntensityNetwork(AbstractGenerator):
             if layer == 0:  # the image with mean 0 and deviation 1
                 kernel = kernel / std[:, :, None, None, None]
                 shift = shift - mean * kernel.sum(dim=(2, 3, 4))
-            x = convolve(x, within(kernel, reach[:, layer], x), shift)
+            x = convolve(x, _within(kernel, reach[:, layer], x), shift)
             x = F.leaky_relu(x, SLOPE, inplace=True) if layer < LAYERS - 1 else x
         return in_range(x, own, mean - 0.5, scale=std)
 
@@ -269,14 +269,14 @@ def alone(images: Tensor) -> bool:
     return apart(images) and len(images) == 1
 
 
-def uniform(codes: Tensor) -> Tensor:
+def uniform_entries(codes: Tensor) -> Tensor:
     """Turn standard normal numbers into uniform ones from 0 to 1."""
     return 0.5 + 0.5 * torch.erf(codes / math.sqrt(2))
 
 
 def one_of(codes: Tensor, count: int) -> Tensor:
     """Turn standard normal numbers into whole ones from 0 to `count - 1`, each as likely."""
-    return (uniform(codes) * count).floor().clamp(max=count - 1)
+    return (uniform_entries(codes) * count).floor().clamp(max=count - 1)
 
 
 def symmetric(weights: Float[Tensor, "*N K K"]) -> Float[Tensor, "*N K K"]:
@@ -287,7 +287,7 @@ def symmetric(weights: Float[Tensor, "*N K K"]) -> Float[Tensor, "*N K K"]:
 def kernels(weights: Float[Tensor, "B *N K K"], reach: Float[Tensor, " B"]) -> Float[Tensor, "B *N K K"]:
     """Make symmetric kernels of `2 * reach + 1` pixels a side, weighted with a Gaussian of norm 1.
 
-    Around smaller kernels there are zeros; see `within`.
+    Around smaller kernels there are zeros; see `_within`.
     """
     offsets = torch.arange(weights.shape[-1], device=weights.device) - weights.shape[-1] // 2
     line = torch.exp(-0.5 * (offsets / (WINDOW * (2 * reach[:, None] + 1))).square())
@@ -297,7 +297,7 @@ def kernels(weights: Float[Tensor, "B *N K K"], reach: Float[Tensor, " B"]) -> F
     return symmetric(weights) * plane.view(-1, *[1] * (weights.ndim - 3), *weights.shape[-2:])
 
 
-def within(
+def _within(
     weights: Float[Tensor, "B O I K K"], reach: Float[Tensor, " B"], images: Float[Tensor, "B I H W"]
 ) -> Float[Tensor, "B O I k k"]:
     """Cut off the zeros around the kernel of one image, if there is but one."""

@@ -538,12 +538,12 @@ class Arm:
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.state)
             for alternatives in self.steps:
-                images = one_of(alternatives, images)
+                images = _one_of(alternatives, images)
             self.state = torch.get_rng_state()
         return images
 
 
-def one_of(alternatives: list[_Step | None], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+def _one_of(alternatives: list[_Step | None], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     """Give each image to one of the steps, with equal chance; None leaves it."""
     if len(alternatives) == 1:
         return images if alternatives[0] is None else alternatives[0](images)

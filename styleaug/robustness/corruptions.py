@@ -38,7 +38,6 @@ __all__ = [
     "corrupt",
     "defocus_blur",
     "drag",
-    "enlarged",
     "fog",
     "frost",
     "frost_photographs",
@@ -167,11 +166,11 @@ def zoom_blur(image: _Pixels, c: tuple[float, float], rng: np.random.Generator) 
     factors = np.arange(1, *c).tolist()
     total = image.clone()
     for factor in factors:
-        total += enlarged(image, factor)
+        total += _enlarged(image, factor)
     return total / (len(factors) + 1)
 
 
-def enlarged(planes: Planes, factor: float) -> Planes:
+def _enlarged(planes: Planes, factor: float) -> Planes:
     """Zoom into the middle."""
     (top, height, high), (left, width, wide) = (middle(length, factor) for length in planes.shape[1:])
     part = planes[None, :, top : top + height, left : left + width]
@@ -205,7 +204,7 @@ def snow(image: _Pixels, c: tuple[float, ...], rng: np.random.Generator) -> _Pix
     """Whiten the image, and let flakes fall in two opposite directions."""
     mean, deviation, size, least, radius, sigma, kept = c
     noise = mean + deviation * tensor(rng.standard_normal(image.shape[1:], dtype=np.float32))
-    flakes = enlarged(noise[None], size)
+    flakes = _enlarged(noise[None], size)
     flakes = flakes.masked_fill(flakes < least, 0).clamp_(0, 1)
     flakes = drag(flakes, int(radius), sigma, rng.uniform(-135, -45))
     pale = torch.maximum(image, 1.5 * luminance(image[None])[0] + 0.5)

@@ -171,7 +171,7 @@ class ImagePool:
         return torch.cat(given)
 
 
-SHIFT = 1 / 8
+_SHIFT = 1 / 8
 """Furthest translation, as a share of each side."""
 HOLE = 1 / 2
 """Sides of the cutout, as a share of the image's."""
@@ -224,7 +224,7 @@ def recoloured(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
 def moved(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """Move by up to an eighth of each side, in whole pixels."""
     height, width = images.shape[-2:]
-    down, right = round(height * SHIFT), round(width * SHIFT)
+    down, right = round(height * _SHIFT), round(width * _SHIFT)
     padded = F.pad(images, (right, right, down, down), value=BLANK)
     tops = torch.randint(2 * down + 1, (len(images),)).tolist()
     lefts = torch.randint(2 * right + 1, (len(images),)).tolist()

@@ -38,7 +38,7 @@ except ImportError as error:
 
 __all__ = ["StyleAugment"]
 
-ADVICE = (
+_ADVICE = (
     "In albumentations: place StyleAugment before A.Normalize and ToTensorV2; images are arrays (H, W[, C])."
 )
 LAYOUTS = ("(H, W[, C])", "(N, H, W[, C])", "(N, D, H, W[, C])")
@@ -231,7 +231,7 @@ class StyleAugment(A.ImageOnlyTransform):
             for name, value in kwargs.items()
             if name in self._key2func and value is not None
         }
-        with advised(images=ADVICE):
+        with advised(images=_ADVICE):
             for name, stacked in stacks.items():
                 self.check(kwargs[name], stacked=stacked)
         if stacks and all(0 in kwargs[name].shape[:stacked] for name, stacked in stacks.items()):
@@ -296,7 +296,7 @@ class StyleAugment(A.ImageOnlyTransform):
         Raises:
             ImageError: no array, of other axes, images that cannot be stylised, or no mask.
         """
-        with advised(images=ADVICE):
+        with advised(images=_ADVICE):
             self.check(images, stacked=stacked)
             if 0 in images.shape[:stacked]:
                 return images

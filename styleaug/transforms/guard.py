@@ -306,13 +306,13 @@ def tier_of(
 def cell_means(images: Float[Tensor, "F C Y X"], high: int, wide: int) -> Float[Tensor, "F C P Q"]:
     """Average the pixels of each cell."""
     rows, columns = (
-        (within(size, cells, images.device) / -(-size // cells)).to(images.dtype)
+        (_within(size, cells, images.device) / -(-size // cells)).to(images.dtype)
         for size, cells in zip(images.shape[-2:], (high, wide), strict=True)
     )
     return rows @ images @ columns.T
 
 
-def within(size: int, cells: int, device: torch.device) -> Float[Tensor, "P Q"]:
+def _within(size: int, cells: int, device: torch.device) -> Float[Tensor, "P Q"]:
     """Make the matrix that adds up the pixels of each cell."""
     at = members(size, cells, device)
     return torch.zeros(cells, size, device=device).scatter_(1, at, 1.0)
@@ -364,14 +364,14 @@ def blur(cells: Float[Tensor, "K C Y X"]) -> Float[Tensor, "K C Y X"]:
 def calm(images: Float[Tensor, "K C H W"], tier: Tier, place: Place | None) -> Float[Tensor, "K C H W"]:
     """Give the colour tier at full size."""
     height, width = images.shape[-2:]
-    top, left, *whole = (0, 0, height, width) if place is None else place_of(place)
+    top, left, *whole = (0, 0, height, width) if place is None else _place_of(place)
     rows = between_cells(top, height, whole[0], tier.shift.shape[-2], images)
     columns = between_cells(left, width, whole[1], tier.shift.shape[-1], images)
     shift = rows @ tier.shift @ columns.T
     return shift.addcmul_(images, per_row(tier.gain)).clamp_(0, 1)
 
 
-def place_of(place: Place) -> tuple[int, int, int, int]:
+def _place_of(place: Place) -> tuple[int, int, int, int]:
     """Give top, left, and the size of the whole."""
     return place.top, place.left, place.height, place.width
 

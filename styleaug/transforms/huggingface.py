@@ -27,7 +27,7 @@ from styleaug.transforms.params import StyleParams
 __all__ = ["StyleColumn"]
 
 HOST = "Hugging Face datasets"
-ADVICE = "Normalise after StyleColumn: call it first in the function that set_transform gets."
+_ADVICE = "Normalise after StyleColumn: call it first in the function that set_transform gets."
 
 
 class StyleColumn:
@@ -88,9 +88,9 @@ class StyleColumn:
             column, as it puts all that it gets back even where `remove_columns` names it.
         """
         images = self.read_column(batch)
-        indices, device = read_rest(rest, len(images))
+        indices, device = _read_rest(rest, len(images))
         reading = not rest and isinstance(batch, dict)  # `map` hands over a mapping of its own kind
-        with advised(images=ADVICE), forking_explained():
+        with advised(images=_ADVICE), forking_explained():
             for image in images:
                 if image is not None:
                     self.stylizer.check(image)
@@ -153,7 +153,7 @@ class StyleColumn:
         return result
 
 
-def read_rest(rest: Sequence[Any], count: int) -> tuple[Sequence[int | None], torch.device]:
+def _read_rest(rest: Sequence[Any], count: int) -> tuple[Sequence[int | None], torch.device]:
     """Tell the rows' indices, None where they are not known, and where to stylise.
 
     Raises:

@@ -22,11 +22,11 @@ except ImportError as error:
 
 __all__ = ["RandomStyle"]
 
-IMAGES = (
+_IMAGES = (
     "In kornia: images are (B, C, H, W), as kornia.utils.image_to_tensor makes them, and RandomStyle "
     "stands before Normalize, as in AugmentationSequential(RandomStyle(...), Normalize(mean, std))."
 )
-DEVICE = "In kornia: call the AugmentationSequential on the batch, after the DataLoader."
+_DEVICE = "In kornia: call the AugmentationSequential on the batch, after the DataLoader."
 
 
 class RandomStyle(IntensityAugmentationBase2D):
@@ -110,7 +110,7 @@ class RandomStyle(IntensityAugmentationBase2D):
         transform: Tensor | None = None,
     ) -> Tensor:
         """Stylise the picked rows, as kornia asks; the others come back as they are."""
-        with advised(images=IMAGES, device=DEVICE):
+        with advised(images=_IMAGES, device=_DEVICE):
             drawn = self.read(params, len(input), self.stylizer.rows_each(input.shape[-3]))
             return self.stylizer.apply(input, drawn, differentiable=flags["differentiable"])
 

@@ -18,7 +18,7 @@ except ImportError as error:
 __all__ = ["StyleCallback"]
 
 HOOK = "on_after_batch_transfer"
-ADVICE = (
+_ADVICE = (
     "Leave Normalize out of the dataset's transform and do it in training_step, or in "
     "on_after_batch_transfer, which runs after StyleCallback."
 )
@@ -123,7 +123,7 @@ class StyleCallback(Callback):
         seed = seed_from(self.seed, trainer.global_rank, self.batches)
         self.batches += 1
         self.transferred = True
-        with drawing_from(seed), advised(images=ADVICE):
+        with drawing_from(seed), advised(images=_ADVICE):
             return self.stylise_each(trainer.train_dataloader, batch)
 
     def stylise_each(self, loaders: Any, batch: Any) -> Any:

@@ -72,7 +72,7 @@ class StyleLoader:
         self.device = None if device is None else torch.device(device)
         if self.device is not None and self.device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device 'cuda' was asked for, but torch finds no GPU. Use device='cpu'.")
-        self._place = Place(loader)
+        self._place = _Place(loader)
         if hasattr(loader, "state_dict"):
             # On the instance and only now: Lightning saves the state of every loader that has these.
             self.state_dict, self.load_state_dict = self._place.state_dict, self._place.load_state_dict
@@ -144,7 +144,7 @@ class StyleLoader:
             close(batches)
 
 
-class Place:
+class _Place:
     """Where a loader stands, for runs that are broken off and resumed.
 
     Args:

@@ -39,12 +39,12 @@ except ImportError as error:
 
 __all__ = ["RandStyle", "RandStyleD", "RandStyleDict", "RandStyled"]
 
-IMAGES = (
+_IMAGES = (
     "In MONAI: after EnsureChannelFirstd and ScaleIntensityd(minv=0, maxv=1) or ScaleIntensityRanged(..., "
     "b_min=0, b_max=1, clip=True), and before NormalizeIntensityd. With value_range=(low, high) no scaling "
     "is needed."
 )
-DEVICE = (
+_DEVICE = (
     "In MONAI: load with ThreadDataLoader(dataset, num_workers=0), or leave EnsureTyped(device='cuda') out "
     "of what the workers do."
 )
@@ -101,14 +101,14 @@ class AbstractRandStyle(RandomizableTransform):
 
     def stylise(self, img: Any, drawn: StyleParams) -> Any:
         """Give `img` what was drawn; it comes back as the same object if it was not picked."""
-        with advised(images=IMAGES, device=DEVICE):
+        with advised(images=_IMAGES, device=_DEVICE):
             frames = self.to_frames(as_tensor(img))
             self.stylizer.check(frames)
             if len(drawn["rows"]) == 0:
                 return img
             drawn = first_rows(drawn, self.stylizer.rows_of(frames))
             styled = self.from_frames(self.stylizer.apply(frames, drawn))
-        return like(styled, img)
+        return _like(styled, img)
 
     def to_frames(self, pixels: Tensor) -> Tensor:
         """View an image as a batch of one `(1, C, H, W)`, a volume as one row of frames `(1, D, C, H, W)`.
@@ -277,7 +277,7 @@ def as_tensor(img: Any) -> Tensor:
     return torch.from_numpy(img)
 
 
-def like(styled: Tensor, img: Any) -> Any:
+def _like(styled: Tensor, img: Any) -> Any:
     """Give a plain tensor as what `img` is, with its meta."""
     if isinstance(img, MetaTensor):
         return styled.as_subclass(type(img)).copy_meta_from(img)

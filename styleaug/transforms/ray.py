@@ -17,7 +17,7 @@ from styleaug.transforms.params import P, StyleOptions, StyleParams, join
 
 __all__ = ["StyleBatch"]
 
-ADVICE = (
+_ADVICE = (
     "In Ray Data: images are arrays (H, W, C), as ray.data.read_images gives them; decode files before, and "
     "normalise in a map_batches after this one."
 )
@@ -86,7 +86,7 @@ class StyleBatch:
             if name is not None and name not in batch:
                 raise ConfigError(f"the batch has no column {name!r}, only {', '.join(batch)}.")
         images = batch[self.column]
-        with advised(images=ADVICE):
+        with advised(images=_ADVICE):
             for image in images if images.dtype == object else images[:1]:
                 self.stylizer.check(image)
             draws = self.draw(images, batch[self.ids] if self.ids else None)

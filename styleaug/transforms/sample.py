@@ -172,7 +172,7 @@ def marked(batch: Any, path: Keys) -> tuple[Any, bool]:
         ConfigError: there is no such value, or it is no tensor.
     """
     leaves, spec = flatten(batch)
-    place = place_of(batch, path)
+    place = _place_of(batch, path)
     found = [at for at, (keys, _) in enumerate(leaves) if keys == place]
     if not found:
         places = ", ".join(written(keys) for keys, _ in leaves[:8])
@@ -201,7 +201,7 @@ def calling(augment: Callable[[Any], Any], batch: Any, path: Keys | None) -> Any
     return unwrapped(styled, (tv_tensors.Image, tv_tensors.Video)) if wrapped else styled
 
 
-def place_of(batch: Any, path: Keys) -> Keys | None:
+def _place_of(batch: Any, path: Keys) -> Keys | None:
     """Return a user's path as `flatten` writes it: fields of named tuples by name, places from the front."""
     place = []
     for key in path:

@@ -16,7 +16,7 @@ except ImportError as error:
 
 __all__ = ["StylePrefetchLoader"]
 
-ADVICE = (
+_ADVICE = (
     "timm's PrefetchLoader normalises after styling, so its batches must be uint8: leave Normalize and "
     "ToTensor to create_loader(..., use_prefetcher=True)."
 )
@@ -92,5 +92,5 @@ class Untransferred:
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Tensor:
         """Move and stylise them."""
         images = self.images.to(device=device, non_blocking=non_blocking)
-        with drawing_from(self.seed), advised(images=ADVICE):
+        with drawing_from(self.seed), advised(images=_ADVICE):
             return self.augment(images)
