@@ -60,14 +60,14 @@ start() {
     mv "$run/code.part" "$run/code"
   fi
   export PYTHONPATH="$PWD/$run/code" OMP_NUM_THREADS=1
-  [ -d "$run/textures" ] || "$python" -m pretrained.textures "$run/textures"
+  [ -d "$run/textures" ] || "$python" -P -m pretrained.textures "$run/textures"
   lists
   local go=(--resume)
   [ -d "$run/run/checkpoints" ] || go=(--init adain --steps "$steps" --batch "$batch" --size 128 --schedule linear
     --learning-rate 1e-3 --edge-weight 1.0 --style-crops 3 --save-every 100 --score-every 1000
     --networks "$weights" --precision "${PRECISION:-bf16-mixed}")
   "$python" -c 'import torch' # fails here rather than in the background
-  ${STYLEAUG_IDLE:-nice -n 19} "$python" -m styleaug train adain "$run/contents.csv" "$run/styles.csv" \
+  ${STYLEAUG_IDLE:-nice -n 19} "$python" -P -m styleaug train adain "$run/contents.csv" "$run/styles.csv" \
     -o "$run/run" "${go[@]}" --networks "$weights" >>"$run/train.log" 2>&1 &
   echo $! >"$run/pid"
   echo "started, process $!"
