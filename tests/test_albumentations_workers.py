@@ -134,6 +134,7 @@ def seed_worker(worker: int) -> None:
     info.dataset.pipeline.set_random_seed(info.seed % 2**32)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.slow
 def test_workers_that_are_seeded_by_hand(path):
     def run() -> set[bytes]:
         torch.manual_seed(1)

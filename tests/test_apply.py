@@ -178,6 +178,7 @@ def run_killed(source: Path, out: Path, calls: int, workers: int) -> subprocess.
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @every_format
 @pytest.mark.parametrize("calls", [1, 4])
 def test_a_killed_run_goes_on(kind, calls, tmp_path):
@@ -196,6 +197,7 @@ def test_a_killed_run_goes_on(kind, calls, tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_told_of(tmp_path):
     source = write_tars(tmp_path / "in", 4)
     ended = run_killed(source, tmp_path / "out", 3, 2)
@@ -261,6 +263,7 @@ def test_a_rank_leaves_what_others_are_writing(monkeypatch, tmp_path):
     assert [part.exists() for part in parts] == [False, True, False, True]
 
 
+@pytest.mark.slow
 def test_torchrun(tmp_path):
     source = write_tars(tmp_path / "in", 4)
     styles = bank("reinhard-rgb").save(tmp_path / "bank.safetensors")
@@ -335,6 +338,7 @@ def test_what_cannot_be_started(monkeypatch, tmp_path):
     assert not list((tmp_path / "out").glob("*.parquet"))
 
 
+@pytest.mark.slow
 def test_the_command_takes_shards(tmp_path):
     source = write_tars(tmp_path / "in", 2)
     styles = bank("reinhard-rgb").save(tmp_path / "bank.safetensors")

@@ -199,6 +199,7 @@ NAMED = st.sampled_from([suffix for suffix, codec in SUFFIXES.items() if codec.n
 CONTENTS = st.sampled_from([(kind, mode) for kind, modes in HOLDS.items() for mode in modes])
 
 
+@pytest.mark.slow
 @given(suffix=NAMED, content=CONTENTS)
 def test_an_image_keeps_its_own_type_whatever_its_suffix_says(suffix, content, tmp_path_factory):
     kind, mode = content

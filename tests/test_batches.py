@@ -112,6 +112,7 @@ def test_collate_and_loader_stylise_the_image_or_refuse(case):
             assert_styled(batch, plain, image, mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_masks_before_images_through_workers(workers):
     samples = [

@@ -85,6 +85,7 @@ def test_every_command_explains_itself(command):
     assert "Usage: styleaug" in run(*command.split(), "--help").stdout
 
 
+@pytest.mark.slow
 def test_fit_style_writes_a_small_bank(photos, bank):
     fitted = StyleBank.load(bank)
     assert len(fitted) == 7
@@ -93,6 +94,7 @@ def test_fit_style_writes_a_small_bank(photos, bank):
     assert facts["generator"] == "reinhard-lab" and facts["images"] == 7 and facts["styles"] == 7
 
 
+@pytest.mark.slow
 def test_fit_style_options(photos, tmp_path):
     out = tmp_path / "b.safetensors"
     options = ("--generator", "reinhard-rgb", "--patches", 3, "--max-styles", 10, "--min-images", 2)
@@ -103,6 +105,7 @@ def test_fit_style_options(photos, tmp_path):
     assert again.read_bytes() == out.read_bytes()
 
 
+@pytest.mark.slow
 def test_apply_keeps_tree_types_and_input(photos, bank, tmp_path):
     before = contents(photos)
     out = tmp_path / "out"
@@ -117,6 +120,7 @@ def test_apply_keeps_tree_types_and_input(photos, bank, tmp_path):
     assert (out / "a-1.png").read_bytes() != (out / "a-2.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_manifest_tells_styles_and_strengths(photos, bank, tmp_path):
     out = tmp_path / "out"
     run("apply", photos, "-o", out, "--bank", bank, "--strength", 0.2, 0.4, "--sampler", "mix")
@@ -128,6 +132,7 @@ def test_manifest_tells_styles_and_strengths(photos, bank, tmp_path):
         assert len(row["styles"]) == 2 and abs(sum(row["shares"]) - 1) < 1e-4
 
 
+@pytest.mark.slow
 def test_apply_gives_the_same_copies_for_any_number_of_workers(photos, bank, tmp_path):
     run("apply", photos, "-o", tmp_path / "one", "--bank", bank, "--seed", 5)
     run("apply", photos, "-o", tmp_path / "two", "--bank", bank, "--seed", 5, "--workers", 2)
@@ -136,6 +141,7 @@ def test_apply_gives_the_same_copies_for_any_number_of_workers(photos, bank, tmp
     assert contents(tmp_path / "one") != contents(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_apply_resumes_after_a_kill(bank, tmp_path):
     source, whole, broken = tmp_path / "source", tmp_path / "whole", tmp_path / "broken"
     source.mkdir()
@@ -165,6 +171,7 @@ def test_apply_resumes_after_a_kill(bank, tmp_path):
     assert copies[0] == copies[1]  # and no half-written file among them
 
 
+@pytest.mark.slow
 def test_apply_refuses_to_mix_settings_or_to_touch_inputs(photos, bank, tmp_path):
     out = tmp_path / "out"
     run("apply", photos, "-o", out, "--bank", bank)
@@ -194,6 +201,7 @@ def messy(photos, tmp_path) -> Path:
 BAD = ("truncated.jpg", "empty.png", "text.png", "nan.npy", "large.npy", "four.npy")
 
 
+@pytest.mark.slow
 def test_bad_files_are_named_and_the_rest_goes_on(messy, bank, tmp_path):
     result = run("apply", messy, "-o", tmp_path / "out", "--bank", bank)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.jpg", MANIFEST]
@@ -205,6 +213,7 @@ def test_bad_files_are_named_and_the_rest_goes_on(messy, bank, tmp_path):
     assert "6 files skipped" in result.stderr
 
 
+@pytest.mark.slow
 def test_strict_fails(messy, bank, tmp_path):
     run("apply", messy, "-o", tmp_path / "out", "--bank", bank, "--strict", code=1)
     out = tmp_path / "b.safetensors"
@@ -212,6 +221,7 @@ def test_strict_fails(messy, bank, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -229,6 +239,7 @@ def test_useless_folders(make, message, bank, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_bank_commands(bank, photos, tmp_path):
     two, part = tmp_path / "two.safetensors", tmp_path / "part.safetensors"
     run("bank", "merge", bank, bank, "-o", two)
@@ -244,6 +255,7 @@ def test_bank_commands(bank, photos, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.slow
 def test_preview(bank, photos, tmp_path):
     run("preview", photos / "a.png", photos / "deep", "--bank", bank, "-o", tmp_path / "p.png", "--styles", 2)
     with Image.open(tmp_path / "p.png") as image:
@@ -253,6 +265,7 @@ def test_preview(bank, photos, tmp_path):
         assert np.asarray(image).std() > 10
 
 
+@pytest.mark.slow
 def test_a_text_in_place_of_a_folder(bank, tmp_path):
     text, out = tmp_path / "folder", tmp_path / "out"
     text.write_text("x")
@@ -274,6 +287,7 @@ def test_unwritable_output(photos, bank, tmp_path):
     assert "cannot write" in run("apply", photos, "-o", tmp_path / "out", "--bank", bank, code=1).stderr
 
 
+@pytest.mark.slow
 def test_unusable_output(photos, bank, tmp_path):
     (tmp_path / "file").write_text("x")
     for command in (["apply", photos, "--bank", bank], ["fit-style", photos, "--generator", "reinhard-rgb"]):

@@ -258,6 +258,7 @@ def test_brightness_raises_black_to_grey():
     assert torch.allclose(corrupt(torch.zeros(1, 3, 32, 32), "brightness", 2), torch.tensor(0.2))
 
 
+@pytest.mark.slow
 def test_frost_is_drawn_where_there_are_no_photographs(monkeypatch):
     monkeypatch.setattr(weather, "find_spec", lambda _: None)
     assert weather.frost_photographs() == []

@@ -103,6 +103,7 @@ def test_cuda_in_a_spawned_worker_is_allowed():
     assert list(workers) == ["allowed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_style_collate(workers):
     batches = list(
@@ -185,6 +186,7 @@ class Keeps:
         return self.iterator
 
 
+@pytest.mark.slow
 def test_leaving_early_stops_the_workers():
     assert_no_children()
     base = Keeps(DataLoader(SamePhoto(), batch_size=2, num_workers=2, prefetch_factor=4))

@@ -31,6 +31,7 @@ def tiny(tmp_path: Path, seed: int) -> list[tuple[float, float]]:
     return [(arm.home, arm.away) for arm in found.arms]
 
 
+@pytest.mark.slow
 def test_style_bank_carries_the_classifier_to_hospital_b(quick):
     plain, _, styled = quick[0].arms
     # Measured at this setting, seeds 0 to 4: 0.16 to 0.24 plain, 0.78 to 0.86 with the bank.
@@ -74,6 +75,7 @@ def test_progress_counts_every_epoch(quick):
     assert quick[2] == [(done, 24) for done in range(1, 25)]
 
 
+@pytest.mark.slow
 def test_seed_decides_the_figures_and_the_global_generator_is_left_alone(tmp_path):
     before = torch.get_rng_state()
     first, again, other = (tiny(tmp_path, seed) for seed in (0, 0, 1))
@@ -108,6 +110,7 @@ def test_digits_are_the_handwritten_digits_of_scikit_learn():
     assert correlation > 0.98
 
 
+@pytest.mark.slow
 def test_sample_folder_is_gone_when_the_process_ends():
     probe = "from styleaug.demo import sample_folder; print(sample_folder())"
     probe += "; import os; print(*(len(os.listdir(f'{sample_folder()}/{label}')) for label in range(4)))"

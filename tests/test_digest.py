@@ -85,12 +85,14 @@ def changed(path: Path, bits: list[int], expected: object) -> list[int]:
     return wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bank", "groups"])
 def test_no_flipped_bit_of_a_bank_gives_other_styles(files, kind):
     size = 8 * files[kind].stat().st_size
     assert not changed(files[kind], list(range(0, size, 5)), content(files[kind]))
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_weights_gives_other_weights(files):
     path = files["weights"]
     header = 8 * (8 + int.from_bytes(path.read_bytes()[:8], "little"))
@@ -138,6 +140,7 @@ def test_old_files_load_with_one_warning_that_says_what_to_do(files, kind):
     warn_once.cache_clear()
 
 
+@pytest.mark.slow
 def test_an_old_bank_is_renewed_by_the_command_that_the_warning_names(files, tmp_path):
     old, new = without_digest(files["groups"]), tmp_path / "new.safetensors"
     command = [sys.executable, "-m", "styleaug", "bank", "merge", str(old), "-o", str(new)]

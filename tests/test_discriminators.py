@@ -197,6 +197,7 @@ def test_augmentation_follows_the_seed():
     assert torch.equal(diff_augment(images, 0.5), second) and not torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_augmentation_has_the_right_gradient():
     images = photos(2, 8, 6).double().requires_grad_()
 

@@ -33,10 +33,19 @@ def run(example: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_example_runs(example, classes):
+def test_an_example_is_short(example):
     assert len(example.read_text().splitlines()) <= 60
-    arguments = [str(classes), "--epochs", "1", "--size", "64"] if example in CLASSIFIERS else []
-    assert run(example, *arguments).strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", sorted({*EXAMPLES} - {*CLASSIFIERS}), ids=lambda path: path.stem)
+def test_example_runs(example):
+    assert run(example).strip()
+
+
+@pytest.mark.slow
+def test_a_classifier_takes_a_users_folder(classes):
+    assert run(CLASSIFIERS[0], str(classes), "--epochs", "1", "--size", "64").strip()
 
 
 @pytest.mark.slow

@@ -41,6 +41,8 @@ TOLERANCE = 1e-4
 FOLDER = TemporaryDirectory()
 each_generator = pytest.mark.parametrize("name", GENERATORS)
 LEARNED = [name for name in GENERATORS if name.startswith("tiny-")]
+FAMILIES = ["reinhard-lab", "histogram", "fourier", "macenko", "vahadane", "randstainna", "randconv", "gin"]
+"""One of each kind of graph among those without weights; `test_compiles_as_one_graph` takes them all."""
 
 
 @cache
@@ -78,6 +80,7 @@ def unchecked():
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @each_generator
 def test_compiles_as_one_graph(name, unchecked):
     network = generator(name)
@@ -95,6 +98,7 @@ def test_inductor_gives_the_same(unchecked):
     torch.testing.assert_close(styled, network(*inputs), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reinhard-lab", "histogram", "fourier", *LEARNED])
 def test_torch_exports_open_sizes(name):
     network = generator(name)
@@ -114,7 +118,8 @@ def test_torch_exports_open_sizes(name):
         assert module(*inputs.values()).shape == inputs["images"].shape
 
 
-@each_generator
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FAMILIES, *LEARNED])
 def test_onnx_runtime_gives_the_same(name):
     network, file = generator(name), exported(name)
     assert file.largest <= TOLERANCE and file.similarity > 0.9999
@@ -140,6 +145,7 @@ def test_inputs_follow_the_generator():
     assert shapes == {"images": images, "codes": codes, "strength": ["batch"], "styled": images}
 
 
+@pytest.mark.slow
 def test_a_bank_goes_into_the_file():
     styles, network = load_bank("art"), load_generator("adain")
     file = exported("adain", bank="art")
@@ -160,6 +166,7 @@ def metadata(path: Path) -> dict:
     return json.loads(entry.value)
 
 
+@pytest.mark.slow
 def test_metadata_say_what_it_is():
     facts = metadata(exported("photo", precision="int8").path)
     assert facts["name"] == facts["generator"] == "photo" and facts["licence"] == "Apache-2.0"
@@ -182,6 +189,7 @@ def test_files_name_no_files():
     assert {path.suffix for path in Path(FOLDER.name).iterdir()} == {".onnx"}, "no weights beside the file"
 
 
+@pytest.mark.slow
 def test_equal_calls_give_equal_bytes_and_change_nothing(tmp_path):
     state, network = torch.get_rng_state(), tiny_pix2pix().train().requires_grad_(True)
     again = export_onnx(network, tmp_path / "again.onnx", precision="int8")
@@ -190,6 +198,7 @@ def test_equal_calls_give_equal_bytes_and_change_nothing(tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-pix2pix", "photo"])
 def test_float16_is_half_inside(name):
     network = generator(name) if name in LEARNED else load_generator(name)
@@ -226,6 +235,7 @@ def test_int8_is_inside_the_blocks_alone():
     assert exported("adain", precision="int8").size < 0.6 * exported("adain", bank="art").size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reinhard-lab", "fourier", "tiny-adain"])
 def test_encoders_read_codes(name):
     network, file = generator(name), exported(name, part="encoder")
@@ -235,6 +245,7 @@ def test_encoders_read_codes(name):
         torch.testing.assert_close(run(file, images=images), network.encode_style(images), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_sizes_and_operators_can_be_fixed(tmp_path):
     ticks = []
     report = lambda *tick: ticks.append(tick)  # noqa: E731
@@ -247,12 +258,14 @@ def test_sizes_and_operators_can_be_fixed(tmp_path):
     assert ticks == [(done, 4) for done in range(5)]
 
 
+@pytest.mark.slow
 def test_runs_can_be_exported(tmp_path):
     save_generator(generator("tiny-photo"), tmp_path / "run" / "generator.safetensors")
     facts = metadata(export_onnx(tmp_path / "run", tmp_path / "new" / "a.onnx").path)
     assert facts["fingerprint"] == generator("tiny-photo").fingerprint and facts["name"] is None
 
 
+@pytest.mark.slow
 def test_the_users_own_images_are_compared(tmp_path):
     with pytest.raises(FileError, match="no folder"):
         export_onnx("reinhard-rgb", tmp_path / "a.onnx", samples=tmp_path / "none")
@@ -359,6 +372,7 @@ class Listing(Spy):
         return images if images.mean().item() > 0.5 else 1 - images
 
 
+@pytest.mark.slow
 def test_command(tmp_path):
     out = tmp_path / "a.onnx"
     command = [sys.executable, "-m", "styleaug", "export", "reinhard-rgb", "-o", str(out)]

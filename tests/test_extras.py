@@ -50,6 +50,7 @@ def test_the_error_is_ours_and_an_import_error():
     assert styleaug.MissingExtraError is MissingExtraError
 
 
+@pytest.mark.slow
 def test_what_lacks_its_library_says_how_to_get_it():
     codes = {name: f"import styleaug.transforms.{name}" for name in ADAPTERS}
     codes |= {f"{name} looked at": f"styleaug.transforms.{name}" for name in ADAPTERS}
@@ -82,6 +83,7 @@ def test_every_extra_that_is_named_exists():
     assert len(named) >= 13 and set(named) <= set(metadata("styleaug").get_all("Provides-Extra") or [])
 
 
+@pytest.mark.slow
 def test_modules_are_found_without_an_import_of_their_own_and_not_before():
     told = run(
         "import sys, styleaug; print('torch' in sys.modules, 'styleaug.transforms' in sys.modules); "

@@ -119,6 +119,7 @@ def many(count: int) -> bytes:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deflated", [False, True])
 def test_headers_of_a_hundred_thousand_elements(deflated, tmp_path, monkeypatch):
     few = behind(tmp_path / "few.dcm", many(5000), deflated=deflated)
@@ -149,6 +150,7 @@ def test_sequences_in_sequences(tmp_path):
         open_image(behind(tmp_path / "a.dcm", (tag + item) * 5000))
 
 
+@pytest.mark.slow
 def test_a_deflated_bomb_is_not_unpacked_whole(tmp_path):
     filler = struct.pack("<HH2sHL", 0x0043, 0x1001, b"OB", 0, 2**28) + bytes(2**28)
     path = behind(tmp_path / "a.dcm", filler, deflated=True)
@@ -171,6 +173,7 @@ def encapsulated(path: Path, frame: bytes, syntax: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_run_lengths_that_unpack_to_more_than_was_declared(tmp_path):
     head = struct.pack("<16L", 2, 64, 64 + 1_000_000, *[0] * 13)
     path = encapsulated(tmp_path / "a.dcm", head + b"\x81\0" * 1_000_000, RLELossless)

@@ -263,6 +263,7 @@ print(datasets.fingerprint.Hasher.hash(StyleColumn(StyleAugment("art", p=0.5))))
 """
 
 
+@pytest.mark.slow
 def test_another_process_reads_the_cache(tmp_path):
     network = tiny_adain()
     path = str(tmp_path / "network.safetensors")

@@ -297,6 +297,7 @@ def test_bad_inputs(folder, tmp_path):
         evaluate_labels(tmp_path / "none", generators=[Change("same")], classifier=bright)
 
 
+@pytest.mark.slow
 def test_command(command, folder, tmp_path):
     out, sheet = tmp_path / "labels.json", tmp_path / "worst.png"
     told = command(

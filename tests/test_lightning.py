@@ -354,6 +354,7 @@ fit(Model(), callback(), WritesImages(Path({out!r})), devices=2, strategy="ddp_f
 
 
 # Neither reads the images of the other: gradients are all they share.
+@pytest.mark.slow
 def test_processes_seeded_alike_draw_styles_of_their_own(tmp_path):
     ranks = []
     for name in ("first", "second"):

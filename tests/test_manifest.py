@@ -164,6 +164,7 @@ LINES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @every_format
 @given(lines=st.lists(LINES, min_size=1, max_size=3), start=st.booleans())
 def test_damaged_lines_never_raise(kind, lines, start, tmp_path_factory):
@@ -254,6 +255,7 @@ def start(
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, {"RANK": "0", "WORLD_SIZE": "2"}])
 def test_a_second_run_into_one_folder_is_refused(environment, tmp_path):
     source = write_images(tmp_path / "in")
@@ -272,6 +274,7 @@ def test_a_second_run_into_one_folder_is_refused(environment, tmp_path):
     check_once(tmp_path / "out", 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_was_killed_with_its_workers_alive_blocks_none(number, tmp_path):
     source = write_images(tmp_path / "in")
@@ -305,6 +308,7 @@ def test_runs_that_start_together_do_the_work_once(tmp_path):
             path.unlink()
 
 
+@pytest.mark.slow
 def test_ranks_of_one_run_share_the_folder(tmp_path):
     source = write_images(tmp_path / "in", 64)
     ranks = [

@@ -372,6 +372,7 @@ def test_cuda_in_a_worker_is_refused_in_monais_words(monkeypatch):
         rand_style()(photo())
 
 
+@pytest.mark.slow
 def test_one_of():
     pipeline = OneOf([rand_style(), Compose([rand_style(), rand_style()])])
     pipeline.set_random_state(seed=0)

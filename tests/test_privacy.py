@@ -293,6 +293,7 @@ def test_the_sensitivities_are_reached():
     )
 
 
+@pytest.mark.slow
 def test_noise_has_the_size_that_the_budget_asks_for(monkeypatch):
     """All rows are alike and in the middle, so that what is measured is the noise."""
     frame, count = FRAMES[0], 50_000

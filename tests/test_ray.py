@@ -73,6 +73,7 @@ def apply(source: Path, out: Path, network: Spy, **options: Any) -> Any:
     return apply_folder(source, out, bank=bank_of(Spy()), generator=network, strength=1.0, **options)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_loses_nothing(ray, tmp_path):
     source = write_images(tmp_path / "in")
     apply(source, tmp_path / "local", Spy(), copies=2)
@@ -88,6 +89,7 @@ def test_a_worker_that_dies_loses_nothing(ray, tmp_path):
     assert apply(source, tmp_path / "out", Spy(), copies=2, engine="ray").skipped == 80
 
 
+@pytest.mark.slow
 def test_what_kills_every_worker_is_named_and_the_rest_goes_on(ray, monkeypatch, tmp_path):
     monkeypatch.setattr(cluster, "TRIES", 2)
     source = write_tars(tmp_path / "in", 5)

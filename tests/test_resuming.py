@@ -138,6 +138,7 @@ def test_killed_anywhere_a_run_has_equal_weights_and_an_equal_log(sides, whole, 
     check_kills(sides, whole, tmp_path_factory.mktemp("killed") / "run", kills)
 
 
+@pytest.mark.slow
 def test_killed_twice_a_run_has_equal_weights_and_an_equal_log(sides, whole, tmp_path):
     check_kills(sides, whole, tmp_path / "run", [(24, False), (17, True)])
 
@@ -166,6 +167,7 @@ def test_alarms_are_not_told_again(sides, whole, tmp_path, monkeypatch):
     assert (tmp_path / "report.html").read_text().count("careful") == 1
 
 
+@pytest.mark.slow
 def test_the_history_of_losses_goes_on(sides, tmp_path, monkeypatch):
     """Alarms look back over entries of the log, those before a break among them."""
     seen = []
@@ -305,6 +307,7 @@ def test_what_must_not_be_read_is_no_damage(sides, copied, monkeypatch):
         run(options(), sides, copied, resume=True)
 
 
+@pytest.mark.slow
 def test_damaged_statistics_of_styles_are_read_anew(sides, tmp_path):
     networks, config = loss_networks(tmp_path / "networks"), tiny("adain", steps=1, init="")
     run(config, sides, tmp_path / "whole", networks=networks)
@@ -321,6 +324,7 @@ def test_damaged_statistics_of_styles_are_read_anew(sides, tmp_path):
 # Prolonged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["cut", "patchgan", "cyclegan"])
 def test_a_prolonged_run_ends_where_a_longer_one_does(recipe, sides, tmp_path):
     def config(steps: int) -> Any:
@@ -411,6 +415,7 @@ def tiles(path: Path, columns: int) -> list[list[torch.Tensor]]:
     return [[tile[:, :32, :32] for tile in row.split(34, 2)] for row in pixels.split(34, 1)]
 
 
+@pytest.mark.slow
 def test_below_a_result_is_its_style(tmp_path):
     """Styles are read from the targets in turn; the sheet shows for each column the one it has."""
     a, b = write(tmp_path / "a", photos(12, 32, 32)), write(tmp_path / "b", fields(40, seed=1)[..., :32, :32])
@@ -457,6 +462,7 @@ def test_slow_progress_is_progress_and_broken_scores_are_none():
 NO_GAIN = {"optimiser": "sgd", "learning_rate": 1e-8, "momentum": 0.0, "schedule": "constant"}
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_improve_ends(sides, tmp_path):
     config = options(steps=40, patience=3, **NO_GAIN)
     outcome = run(config, sides, tmp_path)
@@ -476,6 +482,7 @@ def test_a_run_that_does_not_improve_ends(sides, tmp_path):
     assert steps_of(tmp_path, "scores") == list(range(2, 52, 2))
 
 
+@pytest.mark.slow
 def test_a_broken_run_loses_patience_where_an_unbroken_one_does(sides, tmp_path):
     config = options(steps=40, patience=4, **NO_GAIN)
     whole = run(config, sides, tmp_path / "whole")
@@ -486,6 +493,7 @@ def test_a_broken_run_loses_patience_where_an_unbroken_one_does(sides, tmp_path)
     assert log_of(tmp_path / "broken") == log_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_that_improves_is_not_stopped(sides, tmp_path, monkeypatch):
     told = iter([0.9 - 0.01 * index + 0.05 * (index % 2) for index in range(99)])  # worse every second time
     monkeypatch.setattr(

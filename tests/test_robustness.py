@@ -54,6 +54,7 @@ def scores(result) -> dict:
     return {(run["arm"], run["seed"]): (run["scores"], run["corrupted"]) for run in result.runs}
 
 
+@pytest.mark.slow
 def test_arms_are_compared_pairwise(folders):
     # The same arm twice is the same network twice, whatever was drawn in between.
     result = evaluated(folders, "none", "jitter+grey", "again=none", "mixstyle", "twice=jitter+grey")
@@ -121,6 +122,7 @@ def test_corrupted_images_are_those_of_the_split(folders, monkeypatch):
         assert run["corrupted"]["fog 3"] == run["scores"]["home"]
 
 
+@pytest.mark.slow
 def test_a_broken_off_comparison_goes_on(folders, tmp_path, monkeypatch):
     whole = evaluated(folders, "none", "jitter", out=tmp_path / "whole.json")
     done = []
@@ -173,12 +175,14 @@ def test_stopped_at_the_terminal_and_run_again(folders, tmp_path, command):
     assert {run["seed"] for run in runs} >= set(range(len(kept) + 1))
 
 
+@pytest.mark.slow
 def test_several_processes_find_the_same(folders, tmp_path):
     alone = evaluated(folders, "none", "jitter", seeds=1, corruptions=("fog",), severities=(3,))
     both = evaluated(folders, "none", "jitter", seeds=1, corruptions=("fog",), severities=(3,), jobs=2)
     assert scores(alone) == scores(both)
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused(folders, tmp_path):
     out = tmp_path / "result.json"
     evaluated(folders, "none", "x=jitter", seeds=1, out=out)

@@ -54,6 +54,7 @@ def test_parquet_keeps_labels_rows_and_schema(plain, copies, tmp_path):
         assert groups == [3, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copies", [1, 2])
 def test_tars_keep_labels_masks_and_order(copies, tmp_path):
     source = write_tars(tmp_path / "in")
@@ -73,6 +74,7 @@ def test_tars_keep_labels_masks_and_order(copies, tmp_path):
                 assert after[label] == before[label]
 
 
+@pytest.mark.slow
 def test_one_shard_or_one_member_can_be_asked_for(tmp_path):
     source = write_tars(tmp_path / "in")
     invert(source, tmp_path / "out")
@@ -326,6 +328,7 @@ def test_a_dataset_of_hugging_face_keeps_its_features(tmp_path):
     assert np.abs(image - (255 - np.asarray(before[1]["image"]).astype(int))).mean() < 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
 def test_few_samples_are_in_memory(kind, monkeypatch, tmp_path):
     write = write_parquet if kind == "parquet" else write_tars

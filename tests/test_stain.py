@@ -128,6 +128,7 @@ def test_known_dyes_are_replaced(name):
     assert (network(style, network.encode_style(style), torch.ones(1)) - style).abs().mean() < 1 / 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", [tissue(40), tissue(40, 300, 300), slide(AZURE_EOSIN, side=40)])
 def test_vahadane_agrees_with_scikit_learn(image):
     """Dictionary learning with the paper's objective, to convergence: within one degree."""

@@ -405,6 +405,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on(tree, tmp_path, command):
     out, words = tmp_path / "b.safetensors", ["fit-style", tree, "-o", tmp_path / "b.safetensors"]
     process = subprocess.Popen([sys.executable, "-c", SLOW, *map(str, words)], stderr=subprocess.PIPE)

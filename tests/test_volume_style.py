@@ -79,6 +79,7 @@ def chunks(request, monkeypatch) -> str:
     return request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*GENERATORS, *SHIPPED} - UNTRAINED - TWO_DYES))
 def test_style_variance_is_under_a_tenth_of_independent_draws(name, chunks):
     # Networks without a style differ between draws by their strength alone.
@@ -136,6 +137,7 @@ def test_all_slices_surveyed_in_chunks_are_the_volume_at_once(name, monkeypatch)
     torch.testing.assert_close(augment.apply(slices[None], params), wanted, atol=2e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [[0, 1, 2], [1]])
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("channels", ["auto", "independent"])
