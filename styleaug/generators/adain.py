@@ -32,9 +32,9 @@ class AdaIN(AbstractGenerator):
     After Huang & Belongie 2017 (AdaIN, eq. 8), with a small encoder trained for the purpose in
     place of VGG-19, statistics at several levels as in MicroAST (Wang et al. 2023), and a decoder
     whose normalisations are conditioned on the style (Dumoulin et al. 2017, eq. 5). The network
-    sees and paints images whose colours have mean 0 and deviation 1, so that its codes tell of
-    texture, and its strokes have the style's contrast; the style's colours come last. Structure
-    reaches the output without passing through the bottleneck.
+    sees and paints images whose colours have mean 0 and deviation 1. So its codes describe texture,
+    and its strokes have the style's contrast. The style's colours are applied last. Skip connections
+    carry the structure past the bottleneck.
 
     Code: means and standard deviations of the RGB image and of the three encoder levels,
     `2 * (3 + sum(widths))` floats.
@@ -59,7 +59,7 @@ class AdaIN(AbstractGenerator):
         half, quarter, eighth = widths
         self.widths, self.depth, self.hidden = tuple(widths), blocks, hidden
         self.code_length = 2 * (3 + sum(widths))
-        self.margin = 32 + 16 * blocks  # what all convolutions in a row see, in cells of 8 x 8 pixels
+        self.margin = 32 + 16 * blocks  # receptive field of all convolutions, in cells of 8 x 8 pixels
 
         self.encode_half = conv3x3(3, half, stride=2)
         self.encode_quarter = conv3x3(half, quarter, stride=2)
@@ -83,7 +83,7 @@ class AdaIN(AbstractGenerator):
         initialise(self, quiet=[self.to_pixels, self.read_code[2]])
 
     def settings(self) -> dict[str, Any]:
-        """Give the sizes."""
+        """Return the sizes of the layers."""
         return {"widths": list(self.widths), "blocks": self.depth, "hidden": self.hidden}
 
     def code_bounds(self) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
@@ -92,7 +92,7 @@ class AdaIN(AbstractGenerator):
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """Build from the sizes, within bounds."""
+        """Build a network of these sizes; each is from 1 to 1024."""
         widths, blocks, hidden = settings["widths"], settings["blocks"], settings["hidden"]
         sizes = [*widths, blocks, hidden]
         if len(widths) != 3 or not all(type(size) is int and 1 <= size <= 1024 for size in sizes):
@@ -100,20 +100,20 @@ class AdaIN(AbstractGenerator):
         return cls(tuple(widths), blocks=blocks, hidden=hidden)
 
     def extra_repr(self) -> str:
-        """Name the sizes, which are part of the fingerprint."""
+        """Return the sizes as text; they are part of the fingerprint."""
         return f"widths={self.widths}, blocks={self.depth}, hidden={self.hidden}"
 
     def encoder(self, whitened: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """Compute the features at 1/2, 1/4 and 1/8 of the size, which is a multiple of 8.
+        """Compute the features at 1/2, 1/4 and 1/8 of the size. H and W are multiples of 8.
 
-        From here to `decode` all is in the weights' type; the image itself keeps its own.
+        The features have the dtype of the weights, up to the end of `decode`. The image keeps its own dtype.
         """
         half = F.relu(self.encode_half(whitened.to(self.encode_half.weight.dtype)))
         quarter = F.relu(self.encode_quarter2(F.relu(self.encode_quarter(half))))
         return [half, quarter, F.relu(self.encode_eighth(quarter))]
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
-        """Read the statistics of the image's colours and of each encoder level."""
+        """Compute the statistics of the image's colours and of each encoder level."""
         padded = pad_to_multiple(images, self.multiple, self.minimum)
         colours = channel_stats(padded)
         levels = self.encoder(whiten(padded, colours))
@@ -137,11 +137,11 @@ class AdaIN(AbstractGenerator):
         codes: Float[Tensor, "B S"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
-        """Run the network itself, unclamped; H and W are multiples of 8 and at least 16.
+        """Run the network without clamping. H and W are multiples of 8 and at least 16.
 
-        `strength` moves the codes from the image's own to the given ones, at every level.
+        `strength` moves the codes of all levels from the image's own codes to the given ones.
         """
-        images = images.contiguous()  # arithmetic with one number a channel is slow in other layouts
+        images = images.contiguous()  # one factor per channel is slow in other memory layouts
         colours = channel_stats(images)
         whitened = whiten(images, colours)
         levels = self.encoder(whitened)
@@ -169,5 +169,5 @@ class AdaIN(AbstractGenerator):
         x = F.relu(modulate(self.to_half(x), at_half))
         x = F.relu(self.conv_half(F.interpolate(x, scale_factor=2, mode="nearest") + half))
         painted = smooth(F.pixel_shuffle(self.to_pixels(x).contiguous(), 2).to(whitened.dtype))
-        # The fourth channel says how much of the image's own detail stays.
+        # The fourth channel is how much of the image's own detail stays.
         return torch.addcmul(painted[:, :3], whitened, 1 + painted[:, 3:])

@@ -1,4 +1,4 @@
-"""What a program sets for torch as a whole, kept out of what we load, draw and compute."""
+"""Shield our code from torch's global settings: default dtype, default device and autocast."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,15 +12,15 @@ __all__ = ["Once", "as_usual"]
 
 
 class Float32:
-    """Make float32 torch's default type for as long as any thread needs it."""
+    """Keep float32 as torch's default dtype while any thread needs it."""
 
     def __init__(self) -> None:
         self.before, self.lock, self.inside = torch.float32, Lock(), 0
-        if hasattr(os, "register_at_fork"):  # a thread that held the lock is not in the child
+        if hasattr(os, "register_at_fork"):  # in the child, the thread that held the lock does not exist
             os.register_at_fork(after_in_child=self.forget)
 
     def forget(self) -> None:
-        """Begin with nobody inside, in a process that has no other threads yet."""
+        """Reset the counter and the lock in a forked child, which has one thread."""
         if self.inside:
             torch.set_default_dtype(self.before)
         self.lock, self.inside = Lock(), 0
@@ -47,9 +47,10 @@ Made = TypeVar("Made")
 
 
 class Once(Generic[Made]):
-    """Make what has a name once, and give it to all: of threads that make it together, the first one's stays.
+    """Make each named object once and return the same object to all callers.
 
-    No lock is held meanwhile, which a fork could leave locked in the child.
+    If several threads make it at the same time, the first result is kept. No lock is held, because a
+    fork could leave it locked in the child.
     """
 
     def __init__(self, make: Callable[[str], Made]):
@@ -57,23 +58,23 @@ class Once(Generic[Made]):
         self.made: dict[str, Made] = {}
 
     def __call__(self, name: str) -> Made:
-        """Make it, or give what was made before."""
+        """Return the object of this name; make it on the first call."""
         return self.made[name] if name in self.made else self.made.setdefault(name, self.make(name))
 
     def cache_clear(self) -> None:
-        """Forget all."""
+        """Forget all objects."""
         self.made = {}
 
 
 @contextmanager
 def as_usual(*, for_autograd: bool = False) -> Iterator[None]:
-    """Let torch make tensors on the CPU and in float32, and cast none, whatever the program has set.
+    """Make torch create tensors on the CPU in float32, without autocast, inside the block.
 
     It undoes `torch.set_default_device`, `torch.device` as a context, `torch.set_default_dtype` and
-    `torch.autocast`. What is not set costs nothing.
+    `torch.autocast`. Settings that are not changed cost no time.
 
     Args:
-        for_autograd: undo `torch.inference_mode`, too: what is made once and kept must be usable outside.
+        for_autograd: also undo `torch.inference_mode`, for tensors that are kept and used outside of it.
     """
     with ExitStack() as stack:
         if for_autograd and torch.is_inference_mode_enabled():

@@ -18,19 +18,19 @@ __all__ = ["TISSUE", "AbstractGenerator", "check_finite", "keep_freed_memory"]
 
 
 TISSUE = "-tissue"
-"""Ends the names of generators that leave white background alone."""
+"""Suffix of the names of generators that keep white background."""
 
 MOST_CODE = 1000.0
-"""No statistic of a trained network's features is as large: those of the shipped banks end at 46."""
+"""Largest statistic of a trained network's features that is accepted. The shipped banks reach 46."""
 _ROOM = 1.0
-"""How far outside an entry of a code may lie, in ranges: noise leads a little there, damage farther."""
+"""Margin around the range of a code entry, in widths of the range. Noise stays inside, damage does not."""
 
 
 class AbstractGenerator(nn.Module, ABC):
     """Map `(images, codes, strength)` to stylised images of the same shape.
 
-    A *code* is one row vector that says all a generator needs to know of a style. Its length S is
-    `code_length`; a generator with one fixed target domain has S = 0.
+    A *code* is one row vector that holds everything a generator needs to know about a style. Its
+    length S is `code_length`; a generator with one fixed target domain has S = 0.
 
     Subclasses are final. They set `name`, `code_length` and, where it differs, `code_size`, and
     implement `encode_style` and `forward`.
@@ -39,29 +39,29 @@ class AbstractGenerator(nn.Module, ABC):
     name: str
     code_length: int
     code_size: int = 256
-    """Short side in pixels to which style images are reduced before `encode_style`."""
+    """Short side in pixels; style images are reduced to it before `encode_style`."""
     tissue: bool | None = None
-    """True leaves white background alone; None of a generator that has no way to; see `on_tissue`."""
+    """Whether white background is kept; None if the generator cannot do so. See `on_tissue`."""
     has_prior: bool = False
-    """Whether codes may be drawn from the standard normal distribution; true of no code at all, too."""
+    """Whether codes may be drawn from the standard normal distribution. Also true for S = 0."""
     codes_average: bool = True
-    """Whether the mean of several codes is a style as well."""
+    """Whether the mean of several codes is a valid style."""
     code_range: tuple[list[float], list[float]] | None = None
-    """Least and greatest value of each entry over all images, where they are known."""
+    """Least and greatest value of each entry over all images; None if unknown."""
     usual_spread: float = 0.1
-    """Deviation of an entry over the images of one laboratory, about, in half ranges of `code_range`."""
+    """Typical deviation of an entry within one laboratory, as a share of half its `code_range`."""
     takes_bfloat16: bool = False
     """Whether the weights may be bfloat16 while images and codes stay float32."""
     multiple: int = 1
-    """Of how many pixels sides are made a multiple, by repeating the edge at the right and the bottom."""
+    """Sides are padded to a multiple of this number of pixels: the edge is repeated at right and bottom."""
     minimum: int = 1
-    """How many pixels sides are made at least, likewise."""
+    """Sides are padded to at least this number of pixels: the edge is repeated at right and bottom."""
     least_side: int = 1
-    """Transforms enlarge an image whose shorter side has fewer pixels: strokes have a size of their own."""
+    """Shorter side in pixels to which transforms enlarge smaller images, since strokes have a fixed size."""
     margin: int | None = None
-    """Pixels around a tile that it must see to fit the next without a seam; a multiple of `multiple`.
+    """Pixels that a tile must see around itself to show no seam; a multiple of `multiple`.
 
-    None if the generator cannot be tiled. See `generators.shared`.
+    None if the generator cannot paint tiles. See `generators.shared`.
     """
 
     @abstractmethod
@@ -79,12 +79,12 @@ class AbstractGenerator(nn.Module, ABC):
         codes: Float[Tensor, "B {self.code_length}"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
-        """Give each image the style of its code.
+        """Return each image in the style of its code.
 
         Args:
             images: `(B, 3, H, W)` in [0, 1], any H and W from 1.
-            codes: `(B, S)`, as `encode_style` or a sampler gives them.
-            strength: `(B,)` in [0, 1]; 0 gives the image back, 1 the whole style.
+            codes: `(B, S)`, from `encode_style` or a sampler.
+            strength: `(B,)` in [0, 1]; 0 returns the image exactly, 1 applies the whole style.
 
         Shape:
             `(B, 3, H, W)` in [0, 1].
@@ -93,7 +93,8 @@ class AbstractGenerator(nn.Module, ABC):
     def code_bounds(self) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
         """Return the least and greatest value that each entry of a bank's code may have.
 
-        They are those of `code_range`, with `_ROOM` on either side; else `MOST_CODE` either way.
+        They are the ends of `code_range`, widened by `_ROOM`. Without a `code_range` they are -`MOST_CODE`
+        and `MOST_CODE`.
         """
         if self.code_range is None:
             most = torch.full((self.code_length,), MOST_CODE, device="cpu")
@@ -101,52 +102,53 @@ class AbstractGenerator(nn.Module, ABC):
         return with_room(*self.code_range)
 
     def settings(self) -> dict[str, Any]:
-        """Give the constructor's arguments as JSON-ready values; they are stored with the weights."""
+        """Return the constructor's arguments as JSON-ready values; they are stored with the weights."""
         return {}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """Build from what `settings` gave, which may come from a stranger's file.
+        """Build a generator from its `settings`, which may come from a stranger's file.
 
         Raises:
-            WeightsError: settings that the generator does not know, or absurd sizes.
+            WeightsError: unknown settings, or sizes out of bounds.
         """
         if settings:
             raise WeightsError(f"{cls.name!r} has no settings, got {settings}.")
         return cls()
 
     def extra_repr(self) -> str:
-        """Name the settings, which are part of the fingerprint."""
+        """Return the settings as text; they are part of the fingerprint."""
         return ", ".join(f"{key}={value}" for key, value in self.settings().items())
 
     def on_tissue(self) -> Self:
-        """Return a copy that leaves white background alone, as the glass of a slide, and reads none of it.
+        """Return a copy that keeps white background (the glass of a slide) and does not read it.
 
-        It takes the same codes, and "-tissue" is added to its name, by which it is loaded, too. "macenko"
-        and "vahadane" leave white as it is without.
+        It takes the same codes. Its name ends in "-tissue", and it can be loaded by that name. "macenko" and
+        "vahadane" always keep white background.
 
         Raises:
-            ConfigError: this generator has no way to.
+            ConfigError: this generator cannot keep the background.
         """
         if self.tissue:
             return self
         if self.tissue is None:
-            raise ConfigError(f"{self.name!r} cannot leave background alone; take a generator of colours.")
+            raise ConfigError(f"{self.name!r} cannot leave background alone; use a colour generator.")
         other = copy.deepcopy(self)
         other.name, other.tissue = f"{self.name}{TISSUE}", True
         return other
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change when the name, the code or any weight changes.
+        """Return sixteen hex digits that change with the name, the code length, a setting or a weight.
 
-        A bank carries it, so that codes are never read by a generator that did not write them.
+        A bank stores them, so that codes are only read by a generator like the one that wrote them.
         """
         name = self.name.removesuffix(TISSUE)
         digest = hashlib.sha256(f"{name}:{self.code_length}:{self.extra_repr()}".encode())
         for key, value in sorted(self.state_dict().items()):
             digest.update(key.encode())
-            # Hashed as stored in the weights file (float16), so that a cast to it and back is neutral.
+            # Hashed as float16, as the weights file stores it, so that a cast to float16 and back changes
+            # nothing.
             stored = value.detach().cpu()
             stored = stored.half() if stored.is_floating_point() else stored
             digest.update(stored.contiguous().numpy().tobytes())
@@ -154,14 +156,14 @@ class AbstractGenerator(nn.Module, ABC):
 
 
 def with_room(low: Sequence[float], high: Sequence[float]) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
-    """Return bounds of codes as tensors, with `_ROOM` on either side."""
+    """Return the bounds of codes as tensors, widened by `_ROOM` on both sides."""
     least, most = (torch.tensor(end, dtype=torch.float32, device="cpu") for end in (low, high))
     room = _ROOM * (most - least)
     return least - room, most + room
 
 
 def feature_bounds(widths: Sequence[int]) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
-    """Return bounds of codes that are means and deviations of an RGB image and of features from 0.
+    """Return the bounds of codes: means and deviations of an RGB image, then of features >= 0.
 
     Args:
         widths: channels of each level of features.
@@ -171,7 +173,7 @@ def feature_bounds(widths: Sequence[int]) -> tuple[Float[Tensor, " S"], Float[Te
 
 
 def per_row(strength: Float[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
-    """Shape per-row numbers so that they multiply images."""
+    """Reshape one number per row, so that it multiplies images."""
     return strength[:, None, None, None]
 
 
@@ -180,7 +182,7 @@ def mixed(
 ) -> Float[Tensor, "B C H W"]:
     """Blend from `images` (strength 0) to `styled` (strength 1), inside [0, 1].
 
-    Strength 0 gives `images` back exactly; `torch.lerp` is exact at both ends.
+    Strength 0 returns `images` exactly, because `torch.lerp` is exact at both ends.
     """
     return torch.lerp(images, styled, per_row(strength)).clamp_(0, 1)
 
@@ -188,10 +190,13 @@ def mixed(
 def checked_settings(
     settings: dict[str, Any], **bounds: tuple[bool, bool] | tuple[int, int] | tuple[float, float]
 ) -> dict[str, Any]:
-    """Give `settings` back if they are those in `bounds`, each of its bounds' type and within them.
+    """Check that `settings` has exactly the names in `bounds`, with values of that type and range.
+
+    Returns:
+        `settings`, unchanged.
 
     Raises:
-        WeightsError: a setting too many, too few, of another type, or outside its bounds.
+        WeightsError: a missing or unknown setting, or one of another type or out of its bounds.
     """
     if settings.keys() != bounds.keys():
         raise WeightsError(f"settings must be {', '.join(bounds)}, got {settings}.")
@@ -204,16 +209,16 @@ def checked_settings(
 
 
 def check_finite(styled: Float[Tensor, "B C H W"], name: str) -> None:
-    """Refuse what a damaged generator or code gives: NaN, which becomes black in whole numbers.
+    """Refuse NaN and infinite values, which come from a damaged generator or code.
 
-    Off the CPU no values are checked, since reading the answer would stall the device.
+    Only images on the CPU are checked, because reading the answer would stall a GPU.
 
     Args:
-        styled: what a generator gave, in [0, 1] or NaN.
-        name: of the generator.
+        styled: output of a generator, in [0, 1] or NaN.
+        name: name of the generator, for the message.
 
     Raises:
-        WeightsError: naming the generator.
+        WeightsError: a value is not finite.
     """
     if styled.device.type == "cpu" and not math.isfinite(float(styled.detach().sum())):
         raise WeightsError(
@@ -223,23 +228,23 @@ def check_finite(styled: Float[Tensor, "B C H W"], name: str) -> None:
 
 
 def widen(images: Tensor) -> Tensor:
-    """Cast half precision to float32, in which the statistics are computed."""
+    """Cast half precision to float32, for computing statistics."""
     return images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
 
 
 def blend(
     images: Float[Tensor, "B 3 H W"], styled: Float[Tensor, "B 3 H W"], strength: Float[Tensor, " B"]
 ) -> Float[Tensor, "B 3 H W"]:
-    """Clamp `styled` to the gamut, then mix it in; the result has the dtype of `images`."""
+    """Clamp `styled` to [0, 1], then mix it in; the result has the dtype of `images`."""
     return mixed(images, styled.clamp(0, 1).to(images.dtype), strength.to(images.dtype))
 
 
 @cache
 def keep_freed_memory() -> None:
-    """Make glibc keep the memory that one call frees for the next.
+    """Make glibc keep freed memory for the next call.
 
-    Else it gives blocks back to the system and gets them page by page, which took up to half of a
-    call's time. Freeing one large block, never touched, raises the limit to twice its size: see
+    Otherwise it returns blocks to the system and requests them again page by page, which took up to
+    half of a call's time. Freeing one large untouched block raises the limit to twice its size: see
     M_MMAP_THRESHOLD in mallopt(3).
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Training-free colour generators: channel statistics and histograms; `fourier` has the third."""
+"""Colour generators without training: channel statistics and histograms. `fourier` has a third."""
 
 import math
 from collections.abc import Callable
@@ -30,13 +30,13 @@ from styleaug.generators.shared import pooled, sharing
 __all__ = ["ChannelStats", "FourierAmplitude", "HistogramMatching"]
 
 MAX_GAIN = 5.0
-"""How many times contrast may grow. Flat images hold little but noise, which would grow with it."""
+"""Largest factor by which contrast may grow. In flat images mainly noise would grow."""
 
 
 class Space(NamedTuple):
-    """Planes of an image in which colours are moved, and the way back.
+    """A colour space: how to split an image into planes and how to join them.
 
-    `join` takes the image, its planes as split and its planes as moved.
+    `join` takes the image, its planes after `split`, and the changed planes.
     """
 
     planes: int
@@ -50,7 +50,7 @@ _SPACES = {
     "ycbcr": Space(3, rgb_to_ycbcr, lambda images, old, new: ycbcr_to_rgb(new)),
     "hsv": Space(3, rgb_to_hsv, lambda images, old, new: hsv_to_rgb(new)),
     "hed": Space(3, rgb_to_hed, lambda images, old, new: hed_to_rgb(new)),
-    # A grey added to all three channels moves Y and leaves Cb and Cr as they are.
+    # The same value added to all three channels changes Y and keeps Cb and Cr.
     "luminance": Space(1, luma, lambda images, old, new: images + (new - old)),
 }
 RANGES: dict[str, list[tuple[float, float]]] = {
@@ -61,29 +61,30 @@ RANGES: dict[str, list[tuple[float, float]]] = {
     "hed": [(-10, 26), (-21, 16), (-10, 22)],
     "luminance": [(0, 1)],
 }
-"""Of each plane's values."""
+"""Least and greatest value of each plane, for each colour space."""
 
 
 def space_named(name: str, allowed: tuple[str, ...]) -> str:
-    """Check the name of a colour space."""
+    """Check the name of a colour space and return it."""
     if name not in allowed:
         raise ConfigError(f"space must be one of {', '.join(allowed)}, got {name!r}.")
     return name
 
 
 class ChannelStats(AbstractGenerator):
-    """Give each channel of a colour space the style's mean and standard deviation.
+    """Set mean and standard deviation of each channel of a colour space to the style's.
 
     Reinhard et al. 2001, "Color transfer between images". Their space is l-alpha-beta;
-    "lab" here is CIELAB under D65, as is common since. "luminance" moves the mean and deviation of
-    luma alone (BT.601 Y) and keeps the chroma. "hsv" takes hue for a number, with its jump at green, and
-    never spreads it. "hed" is the amounts of haematoxylin, eosin and DAB, for slides: see `colorspace`.
+    "lab" here is CIELAB under D65, as is common today. "luminance" changes mean and deviation of
+    luma only (BT.601 Y) and keeps the chroma. "hsv" treats hue as a number that jumps at green, and
+    never increases its deviation. "hed" is the amounts of haematoxylin, eosin and DAB, for slides: see
+    `colorspace`.
 
-    torchstain's and tiatoolbox' Reinhard is "lab": torchstain's differs by rounding to 8 bits, tiatoolbox' by
-    OpenCV's 8-bit CIELAB.
+    Reinhard in torchstain and tiatoolbox is "lab". torchstain rounds to 8 bits; tiatoolbox uses OpenCV's
+    8-bit CIELAB.
 
-    Contrast grows at most `MAX_GAIN` = 5 times in any channel, so that the noise of nearly flat
-    images stays small; beyond that the style's deviation is not reached.
+    Contrast grows by at most `MAX_GAIN` = 5 in any channel, so that the noise of nearly flat images
+    stays small. Such images do not reach the style's deviation.
 
     Code: the means, then the standard deviations, of the channels in the units of the space ([0, 1];
     for "lab" L in [0, 100], a and b in about [-110, 110]; for "hed" mostly [-1, 3]): 6 floats, for
@@ -101,17 +102,17 @@ class ChannelStats(AbstractGenerator):
         self.space = space_named(space, tuple(_SPACES))
         self.name = f"reinhard-{space}"
         self.code_length = 2 * _SPACES[space].planes
-        self.usual_spread = 0.01 if space == "hed" else 0.1  # its range is that of light no slide has
+        self.usual_spread = 0.01 if space == "hed" else 0.1  # real slides fill a small part of the hed range
         ranges = RANGES[space]
         spreads = [(0.0, (high - low) / 2) for low, high in ranges]  # no deviation is larger
         self.code_range = ([low for low, _ in ranges + spreads], [high for _, high in ranges + spreads])
 
     def extra_repr(self) -> str:
-        """Name the space, which is part of the fingerprint."""
+        """Return the space as text; it is part of the fingerprint."""
         return f"space={self.space!r}"
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
-        """Read the mean and standard deviation of each channel."""
+        """Compute the mean and standard deviation of each channel."""
         full = widen(images)
         planes = _SPACES[self.space].split(full)
         if not self.tissue:
@@ -130,12 +131,12 @@ class ChannelStats(AbstractGenerator):
         space, full = _SPACES[self.space], widen(images)
         old = space.split(full)
         mean, std = codes.to(full.dtype).chunk(2, dim=1)
-        std = std.clamp(min=0)  # a code drawn from a Gaussian may go below
+        std = std.clamp(min=0)  # a code drawn from a Gaussian may be negative
         tissue = tissue_weight(full) if self.tissue else None
         own = channel_stats(old) if tissue is None else tissue_stats(old, tissue)
         own_mean, own_std = own.chunk(2, dim=1)
         own_std = torch.maximum(own_std, std / MAX_GAIN)
-        if self.space == "hsv":  # the hue of grey is noise, which must not set that of colours apart
+        if self.space == "hsv":  # the hue of grey is noise: it must not spread the hues of colours
             own_std = torch.cat([torch.maximum(own_std[:, :1], std[:, :1]), own_std[:, 1:]], dim=1)
         new = adain(old, torch.cat([mean, std], dim=1), torch.cat([own_mean, own_std], dim=1))
         styled = blend(images, space.join(full, old, new), strength)
@@ -146,18 +147,18 @@ class HistogramMatching(AbstractGenerator):
     """Map the histogram of each channel onto the style's, by rank.
 
     Histogram specification (Gonzalez & Woods, "Digital Image Processing", section 3.3), in RGB or,
-    for "luminance", in luma alone (BT.601 Y), which keeps the chroma. Equal pixels stay equal and
-    take their mean rank, so a flat image takes the style's median. The map is nowhere steeper than
-    `MAX_GAIN` = 5, so that the noise of flat regions is not torn apart; around a steeper place the
-    style's histogram is not reached.
+    for "luminance", in luma only (BT.601 Y), which keeps the chroma. Equal pixels stay equal and
+    take their mean rank, so a flat image takes the style's median. The slope of the map is at most
+    `MAX_GAIN` = 5, so that noise in flat regions does not become visible. Where a steeper slope would be
+    needed, the style's histogram is not reached.
 
-    Ranks are read on a regular grid of at most about `_GRID` = 16384 pixels, from histograms of 256
-    bins that lie on the 8-bit levels; a pixel between two levels counts in part for each, and is
-    mapped between their two values.
+    Ranks are read on a regular grid of at most about `_GRID` = 16384 pixels, from histograms with one
+    bin for each of the 256 8-bit levels. A pixel between two levels counts in part for each, and its
+    new value lies between theirs.
 
     Code: for each channel, `quantiles` values of its quantile function in [0, 1], ascending. They
-    lie at ranks `(1 - cos(pi t)) / 2` for t evenly in [0, 1], dense at both ends, where highlights
-    and shadows are few pixels and wide in value. A code in disorder is sorted on use.
+    lie at ranks `(1 - cos(pi t)) / 2` for evenly spaced t in [0, 1]. This is dense at both ends, where
+    highlights and shadows have few pixels and a wide range of values. An unsorted code is sorted on use.
 
     Args:
         space: "rgb" or "luminance".
@@ -178,11 +179,11 @@ class HistogramMatching(AbstractGenerator):
         self.code_range = ([0.0] * self.code_length, [1.0] * self.code_length)
 
     def extra_repr(self) -> str:
-        """Name the space and the ranks, which are part of the fingerprint."""
+        """Return the space and the ranks as text; they are part of the fingerprint."""
         return f"space={self.space!r}, quantiles={self.quantiles}, ranks=cosine"
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
-        """Read the quantile function of each channel."""
+        """Compute the quantile function of each channel."""
         full = widen(images)
         pixels = thin(_SPACES[self.space].split(full)).flatten(2).sort(dim=2).values
         if self.tissue:
@@ -193,7 +194,7 @@ class HistogramMatching(AbstractGenerator):
     def encode_tissue(
         self, images: Float[Tensor, "B 3 H W"], pixels: Float[Tensor, "B C P"]
     ) -> Float[Tensor, "B S"]:
-        """Read the quantile functions of the tissue; of images without any, those of all pixels."""
+        """Compute the quantile functions of the tissue; of all pixels if there is no tissue."""
         background = thin(tissue_weight(images)).flatten(2) < 0.5
         planes = thin(_SPACES[self.space].split(images)).flatten(2)
         none = background.all(dim=2, keepdim=True)
@@ -222,22 +223,22 @@ class HistogramMatching(AbstractGenerator):
 
 _GRID = 16384
 MAX_STEP = 1024
-"""Of images as large as 131072 x 131072; only `color_grid` has such a bound."""
+"""Largest step of `color_grid`, in pixels. It suffices for images up to 131072 x 131072 pixels."""
 _LEVELS = 256
 
 
 def thin(planes: Float[Tensor, "B C H W"], most: int = _GRID) -> Float[Tensor, "B C H2 W2"]:
-    """Take every n-th row and column, about `most` pixels in all."""
+    """Take every n-th row and column, so that about `most` pixels remain."""
     step = math.ceil(math.sqrt(planes.shape[2] * planes.shape[3] / most))
     return planes[:, :, ::step, ::step]
 
 
 def interpolate(table: Float[Tensor, "B C N"], at: Tensor) -> Float[Tensor, "B C M"]:
-    """Read `table` at fractional positions in [0, N - 1], linearly.
+    """Interpolate `table` linearly at positions in [0, N - 1].
 
     Args:
         table: `(B, C, N)`.
-        at: `(B, C, M)`, or `(M,)` for the same positions in every row.
+        at: positions `(B, C, M)`, or `(M,)` for the same positions in every row.
     """
     at = at.expand(*table.shape[:2], -1)
     low = at.detach().floor()
@@ -262,15 +263,15 @@ def level_ranks(
 def tissue_ranks(
     planes: Float[Tensor, "B C H W"], tissue: Float[Tensor, "B 1 H W"]
 ) -> tuple[Float[Tensor, "B C 256"], Bool[Tensor, "B C 256"]]:
-    """Compute what `level_ranks` does, of the tissue."""
+    """Compute the ranks of `level_ranks` over the tissue only."""
     shares = pooled(tissue_shares, torch.cat([planes, tissue], dim=1), most=_GRID)
     total = shares.sum(dim=2, keepdim=True)
-    shares = torch.where(total > 0, shares / total.clamp_min(1e-6), 1 / _LEVELS)  # without any it has no say
+    shares = torch.where(total > 0, shares / total.clamp_min(1e-6), 1 / _LEVELS)  # uniform without tissue
     return (shares.cumsum(dim=2) - shares / 2).clamp(0, 1), shares > 0
 
 
 def tissue_shares(seen: Float[Tensor, "B D H W"]) -> Float[Tensor, "B C 256"]:
-    """Compute the share of the pixels that are tissue and at each of the 256 levels."""
+    """Compute the share of all pixels that are tissue and have each of the 256 levels."""
     seen = thin(seen.detach()).flatten(2)
     planes, counted = seen[:, :-1].clamp(0, 1) * (_LEVELS - 1), (seen[:, -1:] >= 0.5).to(seen.dtype)
     level = planes.floor()
@@ -287,15 +288,15 @@ def level_shares(planes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 256"]:
 
 
 def level_counts(planes: Float[Tensor, "B C H W"]) -> tuple[Int[Tensor, "B C 256"], int | Tensor]:
-    """Count the pixels at each of the 256 levels, in 256ths of a pixel, and how many there are in all."""
-    # In whole 256ths of a pixel: sums of integers do not depend on their order, so that a row gives
+    """Count the pixels at each of the 256 levels, in 256ths of a pixel, and all pixels."""
+    # In whole 256ths of a pixel: sums of integers do not depend on their order, so a row gives
     # the same bits alone, in a batch and on every device.
     planes, open_size = planes.detach(), any(isinstance(size, torch.SymInt) for size in planes.shape[2:])
     parts = (planes if open_size else thin(planes)).flatten(2).clamp(0, 1) * ((_LEVELS - 1) * 256)
     parts = parts.round().long()
     level, upper = parts >> 8, parts & 255
     lower, pixels = 256 - upper, parts.shape[2]
-    if open_size:  # a step that depends on it is none that `torch.export` can take: all are read, some count
+    if open_size:  # `torch.export` cannot take a step that depends on the size: read all, count some
         counted = color_grid(planes)
         lower, upper, pixels = lower * counted, upper * counted, counted.sum()
     counts = parts.new_zeros(*parts.shape[:2], _LEVELS + 1)
@@ -304,7 +305,7 @@ def level_counts(planes: Float[Tensor, "B C H W"]) -> tuple[Int[Tensor, "B C 256
 
 
 def color_grid(planes: Float[Tensor, "B C H W"], most: int = _GRID) -> Int[Tensor, " P"]:
-    """Give 1 for each pixel that `thin` takes, and 0 for the others."""
+    """Return 1 for each pixel that `thin` takes, and 0 for the others."""
     height, width = planes.shape[2:]
     smaller = torch.arange(MAX_STEP, device=planes.device).square() * most < height * width
     step = smaller.sum()
@@ -315,10 +316,10 @@ def color_grid(planes: Float[Tensor, "B C H W"], most: int = _GRID) -> Int[Tenso
 def limit_slope(
     table: Float[Tensor, "B C N"], seen: Bool[Tensor, "B C N"], slope: float
 ) -> Float[Tensor, "B C N"]:
-    """Turn jumps of an ascending table into ramps of the given slope, centred on the jump.
+    """Turn jumps of an ascending table into ramps of the given slope, centred on each jump.
 
-    The mean of the least and the greatest function of that slope (McShane 1934, Whitney 1934) for
-    the entries `seen`; entries that are not do not count and are filled in from those around them.
+    The result is the mean of the least and the greatest function of that slope (McShane 1934, Whitney
+    1934) through the entries `seen`. Other entries are filled in from their neighbours.
     """
     ramp = torch.arange(table.shape[2], device=table.device) * slope
     lower, upper = table.masked_fill(~seen, math.inf), table.masked_fill(~seen, -math.inf)
@@ -332,11 +333,11 @@ def limit_slope(
 
 
 def running_min(values: Float[Tensor, "B C N"]) -> Float[Tensor, "B C N"]:
-    """Give at each place the smallest value up to there."""
+    """Compute the running minimum along the last axis."""
     if not is_exporting():
         return values.cummin(2).values
     length, reach = values.shape[2], 1
-    while reach < length:  # ONNX has no such operator
+    while reach < length:  # ONNX has no operator for a running minimum
         values = torch.minimum(values, F.pad(values, (reach, 0), value=math.inf)[:, :, :length])
         reach *= 2
     return values

@@ -1,8 +1,8 @@
 """Conversions between sRGB, CIELAB, YCbCr, HSV and HED: pure functions of `(B, 3, H, W)` tensors.
 
-The matrices are applied as multiply-adds of planes by Python numbers: as fast as a matmul on the
-CPU, in full precision under autocast and TF32, and with no constant to move to a device. The
-straight toes of the curves are joined by clamping, so values and gradients stay finite at 0.
+The matrices are applied as multiply-adds of planes by Python numbers. On the CPU this is as fast as
+a matmul. It has full precision under autocast and TF32, and needs no constant on the device. The
+linear parts of the curves are joined by clamping, so values and gradients stay finite at 0.
 """
 
 import math
@@ -37,16 +37,16 @@ XYZ_TO_RGB: tuple[_Row, ...] = (
     (0.052890461, -0.204041338, 1.151232012),
 )
 
-# Where each curve's power law takes over from its straight toe, and the toe's slope.
+# Where each curve changes from its linear part to its power law, and the slope of the linear part.
 GAMMA_KNEE, GAMMA_SLOPE = 0.04045, 1 / 12.92
 LINEAR_KNEE = ((GAMMA_KNEE + 0.055) / 1.055) ** 2.4
 LAB_KNEE, LAB_SLOPE = 6 / 29, 3 * (6 / 29) ** 2
 
-# ITU-R BT.601: luma, and the spans that bring the colour differences to [-0.5, 0.5].
+# ITU-R BT.601: weights of luma, and divisors that scale the colour differences to [-0.5, 0.5].
 LUMA: _Row = (0.299, 0.587, 0.114)
 CB_SPAN, CR_SPAN = 1.772, 1.402
 
-# Densities of red, green and blue (rows) of haematoxylin, eosin and DAB (Ruifrok & Johnston 2001), and back.
+# Densities in red, green and blue (rows) of haematoxylin, eosin and DAB (Ruifrok & Johnston 2001); inverse.
 HED_TO_DENSITY: tuple[_Row, ...] = ((0.65, 0.07, 0.27), (0.70, 0.99, 0.57), (0.29, 0.11, 0.78))
 DENSITY_TO_HED: tuple[_Row, ...] = (
     (1.877982737, -0.065908062, -0.601907363),
@@ -54,7 +54,7 @@ DENSITY_TO_HED: tuple[_Row, ...] = (
     (-0.556115818, -0.135521799, 1.573588072),
 )
 HED_FLOOR = 1e-6
-"""Least light, so that black has a logarithm."""
+"""Least light in [0, 1], so that the logarithm of black is finite."""
 
 
 def rgb_to_lab(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
@@ -95,7 +95,7 @@ def rgb_to_ycbcr(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
 
 
 def ycbcr_to_rgb(ycbcr: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Convert full-range BT.601 YCbCr to RGB; colours outside [0, 1] are left as they come."""
+    """Convert full-range BT.601 YCbCr to RGB, without clamping to [0, 1]."""
     y, cb, cr = ycbcr.unbind(1)
     red = y.add(cr, alpha=CR_SPAN).sub_(CR_SPAN / 2)
     blue = y.add(cb, alpha=CB_SPAN).sub_(CB_SPAN / 2)
@@ -106,13 +106,14 @@ def ycbcr_to_rgb(ycbcr: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
 def rgb_to_hsv(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     """Convert RGB in [0, 1] to hue, saturation and value in [0, 1]; hue is 0 at green, not at red.
 
-    So blue is 1/3, magenta 1/2 and red 2/3, and hue has its jump where slides have no colours. Grey is red.
+    Blue is 1/3, magenta 1/2 and red 2/3, so hue jumps at green, a colour that slides do not have. The hue of
+    grey is that of red.
     """
     red, green, blue = images.unbind(1)
     value, least = images.amax(dim=1), images.amin(dim=1)
     chroma = value - least
     over = 1 / (6 * chroma).clamp(min=1e-12)
-    # Each in its own third of the circle; green's lies about the jump.
+    # Each in its own third of the circle; the third of green contains the jump.
     by_green = (blue - red) * over
     by_green = by_green + (by_green < 0).to(by_green.dtype)
     hue = torch.where(blue >= value, (red - green) * over + 1 / 3, by_green)
@@ -121,12 +122,12 @@ def rgb_to_hsv(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
 
 
 def hsv_to_rgb(hsv: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Convert what `rgb_to_hsv` gives to RGB; values outside [0, 1] are cut off, hue's as well."""
+    """Convert HSV as `rgb_to_hsv` returns it to RGB; values outside [0, 1], also of hue, are clamped."""
     hue, saturation, value = hsv.clamp(0, 1).unbind(1)
     swing = value * saturation
     places = [
         (6 * hue + start) % 6 for start in (1, 5, 3)
-    ]  # how far past its darkest stretch each channel is
+    ]  # distance of each channel from the end of its darkest stretch
     return torch.stack(
         [value - swing * torch.minimum(place, 4 - place).clamp(0, 1) for place in places], dim=1
     )
@@ -135,13 +136,13 @@ def hsv_to_rgb(hsv: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
 def rgb_to_hed(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     """Convert RGB to amounts of haematoxylin, eosin and DAB, in natural logarithms of light.
 
-    scikit-image's are these divided by `log(1e6)`, 13.8, and cut off below 0.
+    scikit-image divides these by `log(1e6)` = 13.8 and clamps negative values to 0.
     """
     return transform(-images.clamp(min=HED_FLOOR).log(), DENSITY_TO_HED)
 
 
 def hed_to_rgb(hed: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Convert amounts of haematoxylin, eosin and DAB to RGB; more light than 1 is cut off."""
+    """Convert amounts of haematoxylin, eosin and DAB to RGB; light above 1 is clamped to 1."""
     return transform(hed * (-1 / math.log(2)), HED_TO_DENSITY).exp2_().clamp(max=1)
 
 
@@ -151,6 +152,6 @@ def transform(images: Float[Tensor, "B 3 H W"], matrix: tuple[_Row, ...]) -> Flo
 
 
 def weigh(images: Float[Tensor, "B 3 H W"], weights: _Row) -> Float[Tensor, "B H W"]:
-    """Sum the channels with the given weights."""
+    """Compute the weighted sum of the channels."""
     first, second, third = images.unbind(1)
     return (first * weights[0]).add_(second, alpha=weights[1]).add_(third, alpha=weights[2])

@@ -1,4 +1,4 @@
-"""A residual translator to one fixed target domain, as CycleGAN and CUT train it."""
+"""A residual translator to one fixed target domain, trained as CycleGAN or CUT."""
 
 from typing import Any, Self
 
@@ -16,10 +16,10 @@ class CycleGAN(AbstractGenerator):
     """Translate images to the one domain that the network was trained for.
 
     The generator of Zhu et al. 2017 (CycleGAN, sec. 7.2), after Johnson et al. 2016, with instance
-    normalisation; Park et al. 2020 (CUT) train the same one. It differs from the papers' in that
-    upsampling repeats pixels, which draws no checkerboard; `fold` and `skip` depart further.
+    normalisation; Park et al. 2020 (CUT) train the same one. Unlike the papers, upsampling repeats
+    pixels, which avoids a checkerboard. `fold` and `skip` are ours as well.
 
-    There is no code: S = 0.
+    Code: none, S = 0.
 
     Names -> paper: `translate` G, `encode` G_enc (CUT, sec. 3), `decode` G_dec; `c7s1-k` is
     `stem.first` and `tail.last`, `dk` `stem.halve` and `stem.quarter`, `Rk` `blocks`, `uk`
@@ -28,8 +28,8 @@ class CycleGAN(AbstractGenerator):
     Args:
         width: channels at full size; 64 in the paper.
         blocks: residual blocks at a quarter of the size; 6 or 9 in the paper.
-        fold: 1, or 2 to work at half the size throughout, for a quarter of the cost.
-        skip: let the image pass beside the network, whose last channel says how much of it stays.
+        fold: 1, or 2 to work at half the size, for a quarter of the cost.
+        skip: pass the image around the network; the network's last channel is how much of it stays.
     """
 
     name = "cyclegan"
@@ -41,8 +41,8 @@ class CycleGAN(AbstractGenerator):
         super().__init__()
         self.width, self.depth, self.fold, self.skip = width, blocks, fold, skip
         self.multiple = 4 * fold
-        self.minimum = 8 * fold  # two pixels at the blocks, which reflection needs
-        self.margin = 8 + 8 * fold * (1 + blocks)  # what all convolutions in a row see
+        self.minimum = 8 * fold  # the blocks need two pixels for reflection
+        self.margin = 8 + 8 * fold * (1 + blocks)  # receptive field of all convolutions
         self.stem = Stem(width, fold)
         self.blocks = nn.ModuleList(ResidualBlock(4 * width) for _ in range(blocks))
         self.tail = Tail(width, fold, skip=skip)
@@ -50,27 +50,27 @@ class CycleGAN(AbstractGenerator):
         self.to(memory_format=torch.channels_last)
 
     def settings(self) -> dict[str, Any]:
-        """Give the sizes."""
+        """Return the sizes of the layers."""
         return {"width": self.width, "blocks": self.depth, "fold": self.fold, "skip": self.skip}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """Build from the sizes, within bounds."""
+        """Build a network of these sizes, after checking their bounds."""
         bounds = {"width": (1, 256), "blocks": (1, 64), "fold": (1, 2), "skip": (False, True)}
         return cls(**checked_settings(settings, **bounds))
 
     @property
     def encoder_channels(self) -> list[int]:
-        """How many channels each level has that `encode` gives."""
+        """List the channels of each level that `encode` returns."""
         return self.stem.channels + [4 * self.width] * len(self.watched)
 
     @property
     def watched(self) -> list[int]:
-        """Which blocks `encode` reports: the first, the middle and the last one, each once."""
+        """List the blocks whose features `encode` returns: the first, the middle and the last."""
         return sorted({0, self.depth // 2, self.depth - 1})
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 0"]:
-        """Give the empty code."""
+        """Return the empty code."""
         return images.new_zeros(len(images), 0)
 
     def forward(
@@ -79,11 +79,11 @@ class CycleGAN(AbstractGenerator):
         codes: Float[Tensor, "B 0"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
-        """Translate each image, as far as `strength` says."""
+        """Translate each image, mixed with the image by `strength`."""
         return mixed(images, on_padded(self.translate, images, self.multiple, self.minimum), strength)
 
     def translate(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-        """Run the network itself, to about [0, 1].
+        """Run the network; values lie in about [0, 1].
 
         H and W are multiples of `multiple` and at least `minimum`.
         """
@@ -100,5 +100,5 @@ class CycleGAN(AbstractGenerator):
         return levels
 
     def decode(self, levels: list[Tensor], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-        """Paint from the last of the levels; `images` are those that were encoded."""
+        """Paint from the last of the levels; `images` are the encoded ones."""
         return self.tail(levels[-1], images)

@@ -1,4 +1,4 @@
-"""A training-free generator of light: it swaps the amplitudes of the lowest spatial frequencies."""
+"""A generator without training that swaps the amplitudes of the lowest spatial frequencies."""
 
 import math
 
@@ -16,20 +16,20 @@ _FAINT = 1e-3
 
 
 class FourierAmplitude(AbstractGenerator):
-    """Swap the amplitudes of the lowest spatial frequencies, keep their phase.
+    """Swap the amplitudes of the lowest spatial frequencies and keep their phases.
 
     Yang & Soatto 2020, "FDA: Fourier domain adaptation for semantic segmentation", for each
-    RGB channel. Only the few frequencies concerned are computed, and their change is added to the
-    image, which equals the paper's transform, swap and inverse.
+    RGB channel. Only these few frequencies are computed, and their change is added to the image.
+    This equals the paper's transform, swap and inverse transform.
 
     The paper's window reaches `beta * min(H, W)` cycles per image from the centre, ours `cycles` at
     any size: beta = 0.01 at 300 pixels is `cycles=3`. Frequencies at or above an image's Nyquist
-    limit are left alone. An amplitude under `_FAINT` = 0.001 has a phase of mere noise, and
-    grows no more than from there: a flat image takes the style's mean and no pattern.
+    limit do not change. The phase of an amplitude under `_FAINT` = 0.001 is mostly noise, so such an
+    amplitude is scaled as if it were `_FAINT`: a flat image takes the style's mean and no pattern.
 
-    Code: amplitudes >= 0 divided by the number of pixels. For each channel, first those with u >= 0,
-    `(cycles + 1)^2` floats by u (down) and v (across), of which the first is the mean; then those
-    with u < 0 < v, `cycles^2` floats by -u and v. The remaining half-plane mirrors these.
+    Code: amplitudes >= 0 divided by the number of pixels. For each channel, first those with u >= 0:
+    `(cycles + 1)^2` floats by u (down) and v (across), the first being the mean. Then those with
+    u < 0 < v: `cycles^2` floats by -u and v. The other half-plane mirrors these.
 
     Args:
         cycles: highest frequency swapped, in cycles per image along either side, from 0.
@@ -47,17 +47,17 @@ class FourierAmplitude(AbstractGenerator):
         self.code_range = ([0.0] * self.code_length, [1.0] * self.code_length)
 
     def extra_repr(self) -> str:
-        """Name the window, which is part of the fingerprint."""
+        """Return the window as text; it is part of the fingerprint."""
         return f"cycles={self.cycles}"
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
-        """Read the amplitudes of the lowest frequencies."""
+        """Compute the amplitudes of the lowest frequencies."""
         amplitude = magnitude(low_spectrum(widen(images), self.cycles))
         plus, minus = amplitude[:, :, 0], amplitude[:, :, 1, 1:, 1:]
         return torch.cat([plus.flatten(2), minus.flatten(2)], dim=2).flatten(1)
 
     def amplitudes(self, codes: Float[Tensor, "B S"]) -> Float[Tensor, "B 3 2 U V"]:
-        """Lay a code out as `low_spectrum` lays out frequencies: u >= 0, then u <= 0."""
+        """Reshape a code to the layout of `low_spectrum`: u >= 0, then u <= 0."""
         side = self.cycles + 1
         plus, minus = codes.clamp(min=0).unflatten(1, (3, -1)).split([side**2, self.cycles**2], dim=2)
         plus = plus.unflatten(2, (side, side))
@@ -71,7 +71,7 @@ class FourierAmplitude(AbstractGenerator):
         codes: Float[Tensor, "B S"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
-        """Give the lowest frequencies of each image the amplitudes in its code."""
+        """Set the amplitudes of each image's lowest frequencies to those in its code."""
         full = widen(images)
         height, width = full.shape[2:]
         tiles = places()
@@ -87,16 +87,16 @@ class FourierAmplitude(AbstractGenerator):
     def change(
         self, images: Float[Tensor, "B 3 H W"], codes: Float[Tensor, "B S"], *, start: float = 0.0
     ) -> Float[Tensor, "B 3 2 2 U V"]:
-        """Compute what is to be added to the spectrum of each image.
+        """Compute the change to add to the spectrum of each image.
 
-        To all slices of a volume the same: what their mean needs, which holds the volume's frequencies of
-        no cycles along its axis.
+        All slices of a volume get the same change, computed from their mean. The mean holds the frequencies
+        of the volume that do not vary along its axis.
         """
         old = average(low_spectrum(images, self.cycles, start=start))
         wanted = self.amplitudes(codes.to(images.dtype))
         gain = wanted / torch.maximum(magnitude(old), wanted.clamp(max=_FAINT))
         new = old * gain[:, :, None]
-        new[:, :, 0, :, 0, 0] = wanted[..., 0, 0]  # the phase of a mean is 0, even of a black image's
+        new[:, :, 0, :, 0, 0] = wanted[..., 0, 0]  # the phase of a mean is 0, also in a black image
         return new - old
 
 
@@ -106,12 +106,12 @@ def magnitude(spectrum: Float[Tensor, "B 3 2 2 U V"]) -> Float[Tensor, "B 3 2 U 
 
 
 def waves(length: int, cycles: int, like: Tensor, *, start: float = 0.0) -> Float[Tensor, "N L"]:
-    """Sample cosines of 0 to `cycles` cycles, then sines; those that `length` cannot hold are 0.
+    """Sample cosines of 0 to `cycles` cycles, then sines; those above the Nyquist limit are 0.
 
-    The first sample lies `start` pixels from where a cycle begins: 0.5 fits images of several sizes.
+    The first sample lies `start` pixels after the start of a cycle. 0.5 matches images of different sizes.
     """
     cycle = torch.arange(cycles + 1, device=like.device)[:, None]
-    # The turn is reduced in whole numbers, so that its angle is as exact on long sides.
+    # The turn is reduced in whole numbers, so that its angle is equally exact on long sides.
     turn = torch.arange(length, device=like.device) * cycle % torch.full((), length, device=like.device)
     angle = (turn + start * cycle if start else turn).to(like.dtype) * (2 * math.pi / length)
     return torch.cat([angle.cos(), angle.sin()]) * (2 * cycle < length).repeat(2, 1)
@@ -145,9 +145,10 @@ def low_image(
     start: float = 0.0,
     window: tuple[int, int, int, int] | None = None,
 ) -> Float[Tensor, "B 3 H W"]:
-    """Compute the image that has these low frequencies and no others; inverts `low_spectrum`.
+    """Compute the image with these low frequencies and no others; the inverse of `low_spectrum`.
 
-    Of the image of `height` by `width` pixels only the `window` (top, left, height, width), if there is one.
+    The image has `height` by `width` pixels. With a `window` (top, left, height, width), only that part of it
+    is computed.
     """
     cycles = spectrum.shape[-1] - 1
     down, across = (waves(length, cycles, spectrum, start=start) for length in (height, width))
@@ -158,7 +159,7 @@ def low_image(
     top = torch.cat([real.sum(2), -imaginary.sum(2)], dim=3)
     bottom = torch.cat([imaginary.diff(dim=2).squeeze(2), real.diff(dim=2).squeeze(2)], dim=3)
     sums = torch.cat([top, bottom], dim=2) / 2
-    # A frequency other than 0 stands for its mirror image, too.
+    # A frequency other than 0 also stands for its mirror image.
     twice = 2 - (torch.arange(2 * cycles + 2, device=sums.device) % (cycles + 1) == 0).to(sums.dtype)
     with torch.autocast(sums.device.type, enabled=False):
         return down.T @ (sums * twice[:, None] * twice) @ across

@@ -1,4 +1,4 @@
-"""Building blocks shared by the learned generators: channel statistics, AdaIN, padding, blocks, ends."""
+"""Building blocks of the learned generators: channel statistics, AdaIN, padding, layers."""
 
 from collections.abc import Callable, Sequence
 
@@ -34,15 +34,15 @@ __all__ = [
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # newer than torch 2.6
 EPS = 1e-5
 FLAT = 0.02
-"""Deviation in [0, 1] below which an image counts as flat."""
+"""Standard deviation below which an image in [0, 1] counts as flat."""
 
 
 def channel_stats(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2"]:
-    """Read the mean and standard deviation of each channel.
+    """Compute the mean and standard deviation of each channel.
 
     Returns:
-        `(B, 2C)` in float32 or wider: C means, then C standard deviations (with EPS = 1e-5 added
-        to the variance, so that their gradient is finite on flat images).
+        `(B, 2C)` in float32 or wider: C means, then C standard deviations. EPS = 1e-5 is added to
+        the variance, so that the gradient is finite on flat images.
     """
     if torch.is_grad_enabled() and features.requires_grad and not sharing():
         return _ChannelStats.apply(features)
@@ -50,16 +50,16 @@ def channel_stats(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2"]:
 
 
 def read_stats(features: Tensor) -> Tensor:
-    """Compute what `channel_stats` gives, without a gradient of its own."""
+    """Compute `channel_stats` without its custom gradient."""
     if features.dtype in (torch.float16, torch.bfloat16):
         features = features.float()
     if sharing():
         mean, square = pooled(moments, features).chunk(2, dim=1)
         return torch.cat([mean, ((square - mean.square()).clamp_min(0) + EPS).sqrt()], dim=1)
-    # The difference of two means: torch.var_mean took 6 to 30 times as long on a CPU (torch 2.15).
+    # The difference of two means: torch.var_mean is 6 to 30 times as slow on a CPU (torch 2.15).
     mean = features.mean(dim=(2, 3))
     if is_exporting() and features.shape[1] <= 3:
-        # Other runtimes sum less exactly, and nearly grey colours deviate little from a large mean.
+        # Other runtimes sum less exactly, and in nearly grey colours the deviation is small beside the mean.
         var = (features - mean[:, :, None, None]).square().mean(dim=(2, 3))
     else:
         var = (features.square().mean(dim=(2, 3)) - mean.square()).clamp_min(0)
@@ -67,14 +67,14 @@ def read_stats(features: Tensor) -> Tensor:
 
 
 def moments(features: Tensor) -> Tensor:
-    """Compute the means of each channel and of its square."""
+    """Compute the mean of each channel and the mean of its square."""
     return torch.cat([features.mean(dim=(2, 3)), features.square().mean(dim=(2, 3))], dim=1)
 
 
 class _ChannelStats(torch.autograd.Function):
-    """`channel_stats` with its gradient in one multiply-add, in the features' own type and layout.
+    """`channel_stats` whose gradient is one multiply-add, in the features' dtype and layout.
 
-    Autograd's took half of a training step through VGG-19 on a CPU.
+    Autograd's own gradient took half of a training step through VGG-19 on a CPU.
     """
 
     @staticmethod
@@ -97,25 +97,25 @@ class _ChannelStats(torch.autograd.Function):
 def normalise(
     features: Float[Tensor, "B C H W"], stats: Float[Tensor, "B C2"] | None = None
 ) -> Float[Tensor, "B C H W"]:
-    """Bring each channel to mean 0 and standard deviation 1 (`stats` saves reading them again)."""
+    """Scale each channel to mean 0 and standard deviation 1; `stats` are its statistics, if known."""
     if stats is None and torch.is_grad_enabled() and features.requires_grad and not sharing():
         return _Normalise.apply(features)
     return _standardise(features, read_stats(features) if stats is None else stats)
 
 
 def _standardise(features: Tensor, stats: Tensor) -> Tensor:
-    """Take off the mean and divide by the deviation, in one multiply-add over the pixels."""
+    """Subtract the mean and divide by the deviation, in one multiply-add over the pixels."""
     mean, std = split_stats(stats)
     return torch.addcmul((-mean / std).to(features.dtype), features, (1 / std).to(features.dtype))
 
 
 class _Normalise(torch.autograd.Function):
-    """`normalise` with its gradient in two sums and two multiply-adds, in the features' own type."""
+    """`normalise` whose gradient is two sums and two multiply-adds, in the features' dtype."""
 
     @staticmethod
     def forward(ctx, features: Tensor) -> Tensor:
         stats = read_stats(features)
-        # The features and not the result, so that a ReLU may overwrite the result.
+        # Keep the features, not the result, so that a ReLU may overwrite the result.
         ctx.save_for_backward(features, stats)
         return _standardise(features, stats)
 
@@ -127,7 +127,7 @@ class _Normalise(torch.autograd.Function):
         wide = torch.promote_types(features.dtype, torch.float32)
         average = grad.mean(dim=(2, 3), keepdim=True, dtype=wide)
         product = (grad * features).mean(dim=(2, 3), keepdim=True, dtype=wide)
-        # grad / std, less its mean and less its part along the features.
+        # grad / std, minus its mean and minus its component along the features.
         along = (product - mean * average) / std.pow(3)
         shift = mean * along - average / std
         to_features = torch.addcmul(shift.to(grad.dtype), grad, (1 / std).to(grad.dtype))
@@ -139,25 +139,25 @@ def adain(
     code: Float[Tensor, "B C2"],
     content_stats: Float[Tensor, "B C2"] | None = None,
 ) -> Float[Tensor, "B C H W"]:
-    """Give `content` the channel statistics in `code` (Huang & Belongie 2017, eq. 8).
+    """Set the channel statistics of `content` to those in `code` (Huang & Belongie 2017, eq. 8).
 
     Args:
         content: `(B, C, H, W)` features, any range.
         code: `(B, 2C)`; the first C entries are means, the last C standard deviations >= 0.
-        content_stats: those of `content`, if the caller has them already.
+        content_stats: statistics of `content`, if the caller has them already.
     """
     mean, std = split_stats(code)
     content_mean, content_std = split_stats(
         channel_stats(content) if content_stats is None else content_stats
     )
-    # One multiply-add over the pixels; the rest is arithmetic on (B, C) numbers, in full precision.
+    # One multiply-add over the pixels; the rest works on (B, C) numbers in full precision.
     scale = std / content_std
     shift = (mean - content_mean * scale).to(content.dtype)
     return torch.addcmul(shift, content, scale.to(content.dtype))
 
 
 def whiten(images: Float[Tensor, "B 3 H W"], stats: Float[Tensor, "B 6"]) -> Float[Tensor, "B 3 H W"]:
-    """Bring colours to mean 0 and deviation 1; less for nearly flat images, whose noise would grow."""
+    """Scale colours to mean 0 and deviation 1; less for nearly flat images, whose noise would grow."""
     mean, std = split_stats(stats)
     scale = 1 / std.clamp_min(FLAT)
     return torch.addcmul((-mean * scale).to(images.dtype), images, scale.to(images.dtype))
@@ -169,17 +169,17 @@ def recolour(
     colours: Float[Tensor, "B 6"],
     strength: Float[Tensor, " B"],
 ) -> Float[Tensor, "B 3 H W"]:
-    """Undo `whiten` with the colours that are wanted, and mix with the images where strength is below 1.
+    """Undo `whiten` with new colours, and mix with the image where strength is below 1.
 
     Args:
-        images: what the generator was given.
-        painted: what it made of them, whitened.
-        colours: means and standard deviations to give them, already as far as `strength` moves them.
+        images: input of the generator.
+        painted: whitened output of the network.
+        colours: means and standard deviations of the result, already moved by `strength`.
         strength: `(B,)` in [0, 1].
     """
     mean, std = split_stats(colours)
     painted = torch.addcmul(mean.to(painted.dtype), painted, std.to(painted.dtype))
-    # The codes carry most of `strength`; this rises early and is exact at 0 and 1.
+    # The codes apply most of `strength`; this factor rises early and is exact at 0 and 1.
     eased = (strength * (2 - strength)).to(images.dtype)
     return torch.lerp(images, painted, eased[:, None, None, None])
 
@@ -195,25 +195,24 @@ def pad_to_multiple(
 ) -> Float[Tensor, "B C H2 W2"]:
     """Pad right and bottom to multiples of `multiple`, at least `minimum`, by repeating the edge.
 
-    The caller crops the result back to `(H, W)`. Repeating works from one pixel up, where
-    reflection does not.
+    The caller crops the result back to `(H, W)`. Repeating works from one pixel up; reflection does not.
     """
     height, width = images.shape[-2:]
     bottom, right = (padded(size, multiple, minimum) - size for size in (height, width))
-    # Sizes that `torch.export` keeps open can be asked no questions; padding by 0 is none.
+    # No `if` on sizes that `torch.export` keeps open: padding by 0 does nothing.
     needed = isinstance(right, torch.SymInt) or isinstance(bottom, torch.SymInt) or right or bottom
     return F.pad(images, (0, right, 0, bottom), mode="replicate") if needed else images
 
 
 def padded(size: int, multiple: int, minimum: int) -> int:
-    """Round up to a multiple; written so that `torch.export` sees the factor in an open size."""
+    """Round up to a multiple, in a form from which `torch.export` can derive the factor."""
     return multiple * max((size + multiple - 1) // multiple, (minimum + multiple - 1) // multiple)
 
 
 def on_padded(
     run: Callable[[Tensor], Tensor], images: Float[Tensor, "B C H W"], multiple: int, minimum: int
 ) -> Float[Tensor, "B C H W"]:
-    """Let `run` see `images` as `pad_to_multiple` pads them, and crop what it gives."""
+    """Pad `images` with `pad_to_multiple`, call `run`, and crop its result."""
     height, width = images.shape[-2:]
     seen = pad_to_multiple(images, multiple, minimum)
     made = run(seen)
@@ -223,12 +222,12 @@ def on_padded(
 
 
 def conv3x3(channels_in: int, channels_out: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
-    """Make a 3x3 convolution with reflected borders, which leave no dark frame."""
+    """Return a 3x3 convolution with reflected borders, which avoid a dark frame."""
     return nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=bias, padding_mode="reflect")
 
 
 def initialise(network: nn.Module, *, quiet: Sequence[nn.Module]) -> None:
-    """Draw convolutions after He et al. 2015; the `quiet` layers start close to zero."""
+    """Draw the weights of convolutions as He et al. 2015; the `quiet` layers start close to zero."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -253,7 +252,7 @@ def initialise_gan(network: nn.Module, *, quiet: Sequence[nn.Module] = ()) -> No
 
 
 def smooth(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Average 2x2 pixels, which is blind to any pattern that alternates from pixel to pixel."""
+    """Average 2x2 pixels, which removes every pattern that alternates from pixel to pixel."""
     padded = F.pad(images, (1, 0, 1, 0), mode="replicate")
     pairs = padded[..., 1:] + padded[..., :-1]
     return (pairs[:, :, 1:] + pairs[:, :, :-1]) * 0.25
@@ -268,7 +267,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = conv3x3(channels, channels, bias=False)
 
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Add to `features` what the convolutions make of them."""
+        """Add the result of the convolutions to `features`."""
         hidden = F.relu(normalise(self.conv1(features)), inplace=True)
         return features + normalise(self.conv2(hidden))
 
@@ -287,18 +286,18 @@ class ModulatedBlock(nn.Module):
 
     @property
     def modulation(self) -> int:
-        """How many numbers a row the block takes: shift and scale of two normalisations."""
+        """Count the numbers that the block takes per row: shift and scale of two normalisations."""
         return 4 * self.channels
 
     def forward(
         self, features: Float[Tensor, "B C H W"], modulation: Float[Tensor, "B M"]
     ) -> Float[Tensor, "B C H W"]:
-        """Add to `features` what the style makes of them.
+        """Add the result of the modulated convolutions to `features`.
 
         Args:
             features: `(B, C, H, W)`.
-            modulation: `(B, 4C)`: shift and scale offset of the first and the second
-                normalisation; zeros leave a plain instance-normalised block.
+            modulation: `(B, 4C)`, shift and scale offset of the first and of the second
+                normalisation. Zeros make a plain instance-normalised block.
         """
         first, second = modulation.chunk(2, dim=1)
         hidden = F.relu(modulate(self.conv1(features), first))
@@ -318,8 +317,8 @@ class Stem(nn.Module):
 
     Args:
         width: channels after the first convolution; then `2 * width` and `4 * width`.
-        fold: 1, a 7x7 convolution sees the pixels; 2, four pixels become one with 12 channels, a 3x3
-            convolution sees them, and all that follows costs a quarter.
+        fold: with 1, a 7x7 convolution reads the pixels. With 2, four pixels become one with 12 channels, a
+            3x3 convolution reads them, and all later layers cost a quarter.
     """
 
     def __init__(self, width: int, fold: int):
@@ -333,7 +332,7 @@ class Stem(nn.Module):
         self.quarter = conv3x3(2 * width, 4 * width, stride=2, bias=False)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """Compute the features after each convolution, in the weights' type."""
+        """Compute the features after each convolution, in the weights' dtype."""
         centred = (2 * images - 1).to(self.first.weight.dtype)
         x = centred if self.fold == 1 else F.pixel_unshuffle(centred, self.fold)
         levels = []
@@ -346,18 +345,18 @@ class Stem(nn.Module):
 class Tail(nn.Module):
     """Second half of the translator of Johnson et al. 2016: from a quarter of the size to pixels.
 
-    Pixels are repeated and then convolved, where the paper transposes a convolution: its kernel
-    covers neighbouring pixels unequally often, which shows as a checkerboard (Odena et al. 2016).
+    Pixels are repeated and then convolved. The paper uses a transposed convolution: its kernel covers
+    neighbouring pixels unequally often, which shows as a checkerboard (Odena et al. 2016).
 
     Args:
-        width: as `Stem` has it.
-        fold: as `Stem` has it. With 2, what alternates from pixel to pixel is averaged away.
-        skip: a fourth channel says for each pixel how much of the image's own value stays. All of it
-            in a fresh network, which so starts as the identity.
+        width: as in `Stem`.
+        fold: as in `Stem`. With 2, patterns that alternate from pixel to pixel are averaged away.
+        skip: a fourth channel holds for each pixel how much of the image's own value stays. In a new
+            network all of it stays, so that the network starts as the identity.
     """
 
     leak = 0.1
-    """Slope outside [0, 1] with `skip`: a white that is too white still hears from the losses."""
+    """Slope outside [0, 1] with `skip`, so that values outside still get a gradient from the losses."""
 
     def __init__(self, width: int, fold: int, *, skip: bool):
         super().__init__()
@@ -373,12 +372,12 @@ class Tail(nn.Module):
         images: Float[Tensor, "B 3 H W"],
         modulations: Sequence[Tensor] | None = None,
     ) -> Float[Tensor, "B 3 H W"]:
-        """Paint, in about [0, 1].
+        """Paint images with values in about [0, 1].
 
         Args:
             features: `(B, 4 * width, H / (4 * fold), W / (4 * fold))`.
-            images: what the features were made from; only `skip` looks at them.
-            modulations: shift and scale offset for each of the two levels, if the style sets them.
+            images: images that the features were computed from; only used with `skip`.
+            modulations: shift and scale offset for each of the two levels, if they depend on the style.
         """
         x = features
         for level, conv in enumerate((self.to_half, self.to_full)):
@@ -394,6 +393,6 @@ class Tail(nn.Module):
 
 
 def first_or_last(channels_in: int, channels_out: int, fold: int, *, bias: bool = True) -> nn.Conv2d:
-    """Make the convolution next to the pixels: 7x7, or 3x3 where pixels are folded."""
+    """Return the convolution next to the pixels: 7x7, or 3x3 for folded pixels."""
     size = 7 if fold == 1 else 3
     return nn.Conv2d(channels_in, channels_out, size, padding=size // 2, bias=bias, padding_mode="reflect")

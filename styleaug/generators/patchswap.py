@@ -1,4 +1,4 @@
-"""Patch-based style transfer: each patch of the content takes the style's patch that is most like it."""
+"""Patch-based style transfer: each patch of the content is replaced by the style's most similar patch."""
 
 from collections.abc import Iterator
 from typing import Any, Self
@@ -24,56 +24,56 @@ from styleaug.generators.layers import (
 __all__ = ["PatchSwap"]
 
 _SIDE = 3
-"""Side of a patch in features, each of which stands for 8 x 8 pixels."""
+"""Side of a patch in feature cells; one cell covers 8 x 8 pixels."""
 _ROUNDS = 10
-"""Rounds of k-means."""
+"""Number of rounds of k-means."""
 MAX_PATCHES = 256
 SAME = 1e-4
-"""Patches whose correlation is nearer to 1 than this count as equal."""
+"""Two patches are equal if their correlation differs from 1 by less than this."""
 
 
 class PatchSwap(AbstractGenerator):
-    """Style swap in the features of an `AdaIN` network, whose decoder paints.
+    """Swap patches in the features of an `AdaIN` network; its decoder paints the result.
 
     After Chen & Schmidt 2016, sec. 3: each 3 x 3 patch of the content's features is replaced by the
-    patch of the style with the largest normalised cross-correlation (eqs. 2 and 3), overlaps are
-    averaged. Three things differ. Patches come from a dictionary of bounded size: the centres of
-    k-means over the style's patches. A patch holds the network's features at 1/8 of the size, and
-    the colours there as three more channels: the network paints colours from the image rather than
-    from features, so they are swapped in the image, where they vary slowly. Features are normalised
-    per channel before they are matched, and get the style's statistics after the swap, as the
-    decoder needs them. Details at 1/4 and 1/2 of the size are AdaIN's.
+    patch of the style with the largest normalised cross-correlation (eqs. 2 and 3). Overlapping
+    patches are averaged. Three things differ from the paper. Patches come from a dictionary of bounded
+    size: the centres of k-means over the style's patches. A patch holds the network's features at 1/8
+    of the size and the colours there as three more channels. The network takes colours from the image
+    and not from features, so the colours are swapped in the image, at low frequencies. Features are
+    normalised per channel before the matching, and get the style's statistics after the swap, as the
+    decoder expects. Details at 1/4 and 1/2 of the size are AdaIN's.
 
-    Code: AdaIN's, then the dictionary, `patches * 9 * (channels + 3)` floats. No pixels: a centre
-    is the mean of patches, and its colours are means over 8 x 8 pixels. An image with fewer patches
-    than the dictionary has room for keeps all of them, though, and so its colours at 1/8 of the size.
+    Code: AdaIN's, then the dictionary, `patches * 9 * (channels + 3)` floats. It holds no pixels: a centre
+    is the mean of patches, and its colours are means over 8 x 8 pixels. But if an image has fewer patches
+    than the dictionary, all of them are kept, and with them the image's colours at 1/8 of the size.
 
     Names -> paper: `field` Phi(C) and Phi(S), `read_patches` phi_j(S), `nearest_patches` NN(i) (2), `swap`
     eq. 3 and the averaging after it.
 
     Args:
-        network: encodes and paints; its weights are this generator's.
-        patches: size of the dictionary.
+        network: network that encodes and paints; this generator has its weights.
+        patches: number of patches in the dictionary.
     """
 
     name = "patchswap"
-    codes_average = False  # the mean of patches is a patch of nothing
+    codes_average = False  # the mean of different patches is not a meaningful patch
     takes_bfloat16 = True
     multiple = AdaIN.multiple
     minimum = 5 * AdaIN.multiple
-    """Nine places for a patch: with one, some channels hardly vary, and rounding errors grow."""
+    """Least side in pixels, with nine positions for a patch. With one, rounding errors become visible."""
 
     def __init__(self, network: AdaIN, *, patches: int = 32):
         super().__init__()
         self.network, self.patches = network, patches
         self.least_side = network.least_side
-        self.margin = 48 + 16 * network.depth  # two cells more than the network's, for patches
+        self.margin = 48 + 16 * network.depth  # two cells more than the network's margin, for the patches
         self.channels = network.widths[-1] + 3
         self.dictionary_length = patches * self.channels * _SIDE**2
         self.code_length = network.code_length + self.dictionary_length
 
     def settings(self) -> dict[str, Any]:
-        """Give the network's sizes and the dictionary's."""
+        """Return the sizes of the network and of the dictionary."""
         return {**self.network.settings(), "patches": self.patches}
 
     def code_bounds(self) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
@@ -86,7 +86,7 @@ class PatchSwap(AbstractGenerator):
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """Build from the sizes, within bounds."""
+        """Build a generator of these sizes, after checking their bounds."""
         patches = settings["patches"]
         if type(patches) is not int or not 1 <= patches <= MAX_PATCHES:
             raise WeightsError(f"patches must be a whole number from 1 to {MAX_PATCHES}, got {patches!r}.")
@@ -94,7 +94,7 @@ class PatchSwap(AbstractGenerator):
         return cls(AdaIN.from_settings(sizes), patches=patches)
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
-        """Read AdaIN's code and the dictionary of patches."""
+        """Compute AdaIN's code and the dictionary of patches."""
         padded = pad_to_multiple(images, self.multiple, self.minimum)
         colours = channel_stats(padded)
         whitened = whiten(padded, colours)
@@ -123,13 +123,13 @@ class PatchSwap(AbstractGenerator):
         codes: Float[Tensor, "B S"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
-        """Run the network itself, unclamped; H and W are multiples of 8 and at least 24.
+        """Run the network without clamping. H and W are multiples of 8 and at least 40.
 
-        `strength` moves AdaIN's code as in `AdaIN.paint`, and features and colours as far towards
-        the swapped ones. Which patch is nearest does not depend on it, and has no gradient.
+        `strength` moves AdaIN's code as in `AdaIN.paint`, and features and colours equally far towards
+        the swapped ones. The choice of the nearest patch does not depend on it and has no gradient.
         """
         network, amount = self.network, per_row(strength.float())
-        images = images.contiguous()  # arithmetic with one number a channel is slow in other layouts
+        images = images.contiguous()  # one factor per channel is slow in other memory layouts
         colours = channel_stats(images)
         whitened = whiten(images, colours)
         levels = network.encoder(whitened)
@@ -150,20 +150,20 @@ class PatchSwap(AbstractGenerator):
 
 
 def field(features: Float[Tensor, "B C H8 W8"], whitened: Float[Tensor, "B 3 H W"]) -> Tensor:
-    """Put the colours of each cell beside its features, and normalise each channel.
+    """Append the colours of each cell to its features, and normalise each channel.
 
     Returns:
-        `(B, C + 3, H8, W8)` in the image's type, so that weights of another choose like patches.
+        `(B, C + 3, H8, W8)` in the image's dtype, so that weights of another dtype choose the same patches.
     """
     return normalise(torch.cat([features.to(whitened.dtype), F.avg_pool2d(whitened, AdaIN.multiple)], dim=1))
 
 
 def retint(whitened: Float[Tensor, "B 3 H W"], tints: Float[Tensor, "B 3 H8 W8"]) -> Float[Tensor, "B 3 H W"]:
-    """Replace what varies slowly in an image, its detail and its channel statistics kept.
+    """Replace the low frequencies of an image, and keep its details and channel statistics.
 
     Args:
-        whitened: the image.
-        tints: colours of its cells; they take the mean and deviation of the image's own.
+        whitened: the whitened image.
+        tints: new colour of each cell; they get the mean and deviation of the image's own colours.
     """
     own = F.avg_pool2d(whitened, AdaIN.multiple)
     change = adain(tints, channel_stats(own)) - own
@@ -172,10 +172,10 @@ def retint(whitened: Float[Tensor, "B 3 H W"], tints: Float[Tensor, "B 3 H8 W8"]
 
 
 def swap(features: Float[Tensor, "B C H W"], dictionary: Float[Tensor, "B K D"]) -> Float[Tensor, "B C H W"]:
-    """Replace each patch by the nearest of the dictionary, and average where patches overlap.
+    """Replace each patch by the nearest one of the dictionary, and average where patches overlap.
 
-    Chen & Schmidt 2016, eqs. 2 and 3, one of a patch's nine cells after the other: no patch is laid
-    out, which took a fifth longer and nine times the memory.
+    Chen & Schmidt 2016, eqs. 2 and 3. The nine cells of a patch are computed one after the other. To
+    build all patches in memory took a fifth longer and nine times the memory.
     """
     chosen = nearest_patches(features, dictionary)
     index = chosen.flatten(1)[:, None].expand(-1, features.shape[1], -1)
@@ -189,9 +189,9 @@ def swap(features: Float[Tensor, "B C H W"], dictionary: Float[Tensor, "B K D"])
 def nearest_patches(
     features: Float[Tensor, "B C H W"], dictionary: Float[Tensor, "B K D"]
 ) -> Int[Tensor, "B H2 W2"]:
-    """Find for each patch the row of the dictionary with the largest normalised cross-correlation (eq. 2).
+    """Find for each patch the dictionary row with the largest cross-correlation (eq. 2).
 
-    The norm of the patch itself is left out, as it is the same for all rows.
+    The dictionary is normalised. The patch is not, because its norm is the same for all rows.
     """
     parts = zip(cells(F.normalize(dictionary, dim=2)), shifts(features.detach()), strict=True)
     match = torch.stack([cell @ shifted.flatten(2) for cell, shifted in parts]).sum(dim=0)
@@ -199,7 +199,7 @@ def nearest_patches(
 
 
 def shifts(features: Float[Tensor, "B C H W"]) -> Iterator[Tensor]:
-    """View where each of a patch's cells may lie, `(B, C, H - 2, W - 2)` each, in rows."""
+    """Return a view `(B, C, H - 2, W - 2)` of the features for each cell of a patch, row by row."""
     height, width = (size - _SIDE + 1 for size in features.shape[-2:])
     for y in range(_SIDE):
         for x in range(_SIDE):
@@ -207,31 +207,31 @@ def shifts(features: Float[Tensor, "B C H W"]) -> Iterator[Tensor]:
 
 
 def cells(dictionary: Float[Tensor, "B K D"]) -> tuple[Tensor, ...]:
-    """View the dictionary's patches cell by cell, `(B, K, C)` each, in the order of `shifts`."""
+    """Return a view `(B, K, C)` of the dictionary for each cell of a patch, in the order of `shifts`."""
     return dictionary.unflatten(2, (-1, _SIDE**2)).unbind(dim=3)
 
 
 def read_patches(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P D"]:
-    """Lay out all patches, `(B, (H - 2) * (W - 2), C * 9)`."""
+    """Return all patches, `(B, (H - 2) * (W - 2), C * 9)`."""
     return F.unfold(features, _SIDE).mT.contiguous()
 
 
 def cluster(patches: Float[Tensor, "B N D"], count: int) -> Float[Tensor, "B K D"]:
-    """Find `count` centres by spherical k-means (Dhillon & Modha 2001), the same ones in every call.
+    """Find `count` centres by spherical k-means (Dhillon & Modha 2001), without randomness.
 
-    A fixed number of rounds from a start of patches far from each other. Of fewer than `count`
-    different patches some are repeated.
+    It starts with patches far from each other and runs a fixed number of rounds. If there are fewer
+    than `count` different patches, some are repeated.
 
     Returns:
-        `(B, count, D)`, each the mean of its patches, from dark to bright: codes that are mixed mix
-        like with like.
+        `(B, count, D)`, each the mean of its patches, sorted from dark to bright: a mixture of two codes
+        then mixes similar patches.
     """
     unit = F.normalize(patches, dim=2)
     centres = _take(patches, _farthest_first(unit, count))
     names = torch.arange(count, device=patches.device)
     for _ in range(_ROUNDS):
         owner = (unit @ F.normalize(centres, dim=2).mT).argmax(dim=2)
-        member = (owner[:, :, None] == names).to(patches.dtype)  # for a product: sums by index vary on a GPU
+        member = (owner[:, :, None] == names).to(patches.dtype)  # for a product: index sums vary on a GPU
         size = member.sum(dim=1)[:, :, None]
         centres = torch.where(size > 0, member.mT @ patches / size.clamp_min(1), centres)
     brightness = centres[..., -3 * _SIDE**2 :].mean(dim=2)
@@ -239,18 +239,18 @@ def cluster(patches: Float[Tensor, "B N D"], count: int) -> Float[Tensor, "B K D
 
 
 def _farthest_first(unit: Float[Tensor, "B N D"], count: int) -> Int[Tensor, "B K"]:
-    """Choose patches far from each other, the first far from the mean (Gonzalez 1985)."""
+    """Choose patches far from each other, beginning far from the mean (Gonzalez 1985)."""
     similar = (unit * unit.mean(dim=1, keepdim=True)).sum(dim=2)
     rows = [similar.argmin(dim=1, keepdim=True)]
     similar = torch.full_like(similar, -torch.inf)
     while len(rows) < count:
         similar = torch.maximum(similar, (unit @ _take(unit, rows[-1]).mT)[:, :, 0])
-        # Where all are chosen or equal, rounding must not decide which of them are repeated.
+        # If all patches are chosen or equal, rounding must not decide which of them are repeated.
         similar = torch.where(similar > 1 - SAME, 1, similar)
         rows.append(similar.argmin(dim=1, keepdim=True))
     return torch.cat(rows, dim=1)
 
 
 def _take(patches: Float[Tensor, "B N D"], rows: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
-    """Pick for each image its own rows."""
+    """Select for each image its own rows."""
     return patches.gather(1, rows[:, :, None].expand(-1, -1, patches.shape[2]))

@@ -1,4 +1,4 @@
-"""Local colour, light and tone by a bilateral grid: a style without strokes, contours in place."""
+"""Photorealistic styles: local colour, light and tone from a bilateral grid, without strokes."""
 
 from typing import Any, Self
 
@@ -22,20 +22,20 @@ from styleaug.generators.shared import places, predicted
 __all__ = ["Photo"]
 
 _SMALL = 64
-"""Side of the copy that the network sees, whatever the image's size."""
+"""Side in pixels of the copy that the network reads, for images of any size."""
 CELLS = _SMALL // 4
-"""Side of the grid: positions at which transforms are predicted."""
+"""Side of the grid: number of positions along each side for which transforms are predicted."""
 
 
 class Photo(AbstractGenerator):
     """Photorealistic style transfer by a bilateral grid of affine colour transforms.
 
     After HDRNet (Gharbi et al. 2017, secs. 3.1 to 3.4) with the style as a second input, as in Xia
-    et al. 2020. A small network looks at a copy of 64 x 64 pixels and at both codes, and predicts
-    for 16 x 16 positions and `tones` tones an affine transform of RGB. The transform of a pixel is
-    read from that grid at the pixel's place and tone. So the output at a pixel depends on the
-    input at that pixel and on nothing else that changes faster than a sixteenth of the image:
-    contours may gain or lose contrast, but none can move, and no stroke can appear.
+    et al. 2020. A small network reads a copy of 64 x 64 pixels and both codes. For 16 x 16 positions
+    and `tones` tones it predicts an affine transform of RGB. The transform of a pixel is interpolated in
+    that grid at the pixel's position and tone. So the output at a pixel depends on the input at that
+    pixel, and otherwise only on things that vary slowly, over a sixteenth of the image or more.
+    Contours may gain or lose contrast, but they cannot move, and no strokes can appear.
 
     Code: means and standard deviations of the RGB image and of two encoder levels,
     `2 * (3 + sum(widths))` floats.
@@ -47,7 +47,7 @@ class Photo(AbstractGenerator):
         channels: channels of the residual blocks.
         blocks: residual blocks at 16 x 16.
         hidden: width of the layer that reads the codes.
-        tones: tones of the grid, at least 2.
+        tones: number of tones in the grid, at least 2.
     """
 
     name = "photo"
@@ -74,17 +74,17 @@ class Photo(AbstractGenerator):
         self.blocks = nn.ModuleList(ModulatedBlock(channels) for _ in range(blocks))
         self.to_grid = nn.Conv2d(channels, 12 * tones, 1)
 
-        # For each block its modulation; one transform for each tone; weights and bias of the tone.
+        # The modulation of each block; one transform for each tone; weights and bias of the tone.
         self.parts = [4 * channels] * blocks + [12 * tones, 4]
         first, last = nn.Linear(2 * self.code_length, hidden), nn.Linear(hidden, sum(self.parts))
         self.read_codes = nn.Sequential(first, nn.ReLU(), last)
-        # Start as the plain colour swap.
+        # Start as a plain swap of colours.
         initialise(self, quiet=[self.to_grid, last])
-        with torch.no_grad():  # the tone is luminance (BT.601), until the codes say otherwise
+        with torch.no_grad():  # the tone starts as luminance (BT.601)
             last.bias[-4:] = torch.tensor([0.299, 0.587, 0.114, 0.0])
 
     def settings(self) -> dict[str, Any]:
-        """Give the sizes."""
+        """Return the sizes of the layers."""
         return {
             "widths": list(self.widths),
             "channels": self.channels,
@@ -99,7 +99,7 @@ class Photo(AbstractGenerator):
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """Build from the sizes, within bounds."""
+        """Build a network of these sizes; each is from 1 to 1024."""
         widths = settings["widths"]
         rest = {key: settings[key] for key in ("channels", "blocks", "hidden", "tones")}
         sizes = [*widths, *rest.values()]
@@ -112,14 +112,14 @@ class Photo(AbstractGenerator):
     def encoder(self, small: Float[Tensor, "B 3 64 64"]) -> list[Tensor]:
         """Compute the features at 32 x 32 and 16 x 16.
 
-        From here to the grid all is in the weights' type; the image itself keeps its own.
+        The features have the dtype of the weights, up to the grid. The image keeps its own dtype.
         """
         half = F.relu(self.encode_half(small.to(self.encode_half.weight.dtype)))
         return [half, F.relu(self.encode_quarter(half))]
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
-        """Read the statistics of the image's colours and of each encoder level."""
-        images = images.contiguous()  # arithmetic with one number a channel is slow in other layouts
+        """Compute the statistics of the image's colours and of each encoder level."""
+        images = images.contiguous()  # one factor per channel is slow in other memory layouts
         colours = channel_stats(images)
         levels = self.encoder(whiten(_shrink(images), colours))
         return torch.cat([colours, *(channel_stats(level) for level in levels)], dim=1)
@@ -130,7 +130,7 @@ class Photo(AbstractGenerator):
         codes: Float[Tensor, "B S"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
-        """Give each image the light and colours of its code."""
+        """Set the light and colours of each image to those of its code."""
         return self.paint(images, codes, strength).clamp(0, 1)
 
     def paint(
@@ -139,11 +139,8 @@ class Photo(AbstractGenerator):
         codes: Float[Tensor, "B S"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
-        """Run the network itself, unclamped.
-
-        `strength` moves the code from the image's own to the given one.
-        """
-        images = images.contiguous()  # arithmetic with one number a channel is slow in other layouts
+        """Run the network without clamping; `strength` moves the image's own code to the given one."""
+        images = images.contiguous()  # one factor per channel is slow in other memory layouts
         colours = channel_stats(images)
         # All slices of a volume take the mean of their grids: a grid of each one's own would flicker.
         grid, tone, wanted = predicted(self.predict, images, colours, codes, strength)
@@ -158,7 +155,7 @@ class Photo(AbstractGenerator):
         codes: Float[Tensor, "B S"],
         strength: Float[Tensor, " B"],
     ) -> tuple[Float[Tensor, "B G 16 16"], Float[Tensor, "B 4"], Float[Tensor, "B 6"]]:
-        """Predict the grid, the weights and bias of the tone, and the colours to give."""
+        """Predict the grid, the weights and bias of the tone, and the target colours."""
         levels = self.encoder(whiten(_shrink(images), colours))
         own = torch.cat([colours, *(channel_stats(level) for level in levels)], dim=1)
         codes = torch.lerp(own, codes.float(), strength.float()[:, None])
@@ -172,9 +169,9 @@ class Photo(AbstractGenerator):
     def look_up(
         self, grid: Float[Tensor, "B G 16 16"], whitened: Float[Tensor, "B 3 H W"], tone: Float[Tensor, "B 4"]
     ) -> Float[Tensor, "B 3 H W"]:
-        """Add to each pixel the transform that the grid holds for its place and tone.
+        """Transform each pixel with the grid's transform for its position and tone.
 
-        One tone after the other: 12 maps of the image's size at a time, not `12 * tones`.
+        Tones are processed one by one: 12 maps of the image's size at a time, not `12 * tones`.
         """
         red, green, blue = whitened.split(1, dim=1)
         brightness = (tone[:, :3, None, None] * whitened).sum(dim=1, keepdim=True)
@@ -191,13 +188,13 @@ class Photo(AbstractGenerator):
 
 
 def _shrink(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 64 64"]:
-    """Make the small copy that the network sees, whatever the shape."""
-    # In float32, as bfloat16 has no such kernel on a CPU.
+    """Reduce or enlarge images of any shape to the small copy that the network reads."""
+    # In float32, because there is no bfloat16 kernel for this on a CPU.
     return F.interpolate(images.float(), size=(_SMALL, _SMALL), mode="bilinear", antialias=True)
 
 
 def positions(grid: Tensor, whitened: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor]:
-    """Make the matrices that enlarge a grid to the rows and columns of the images, or of each tile."""
+    """Return the matrices that enlarge a grid to the rows and columns of the images or tiles."""
     tiles = places()
     height, width = whitened.shape[-2:]
     if tiles is None:
@@ -210,10 +207,10 @@ def positions(grid: Tensor, whitened: Float[Tensor, "B 3 H W"]) -> tuple[Tensor,
 def interpolation(
     size_out: int, size_in: int, like: Tensor, *, part: tuple[int, int] | None = None
 ) -> Float[Tensor, "O I"]:
-    """Make the matrix that interpolates linearly between pixel centres, edges repeated.
+    """Return the matrix that interpolates linearly between pixel centres, with repeated edges.
 
-    Of its rows only those of the `part`, the first one and how many, if there is one. To enlarge a
-    small grid, a product with it takes a sixth of the time of `F.interpolate` on a CPU.
+    With a `part` (first row, number of rows), it has only those rows. To enlarge a small grid, a product
+    with this matrix takes a sixth of the time of `F.interpolate` on a CPU.
     """
     first, count = (0, size_out) if part is None else part
     at = (torch.arange(first, first + count, device=like.device) + 0.5) * (size_in / size_out) - 0.5

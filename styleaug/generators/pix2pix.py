@@ -16,25 +16,25 @@ __all__ = ["Pix2Pix"]
 
 
 class Pix2Pix(AbstractGenerator):
-    """Translate images as the aligned pairs show that the network was trained on.
+    """Translate images as in the aligned pairs that the network was trained on.
 
-    The U-Net of Isola et al. 2017 (secs. 3.2 and 6.1.1), with instance normalisation except at the
-    outermost level and at the innermost, where a map may be one pixel and all would be zero.
-    Where the paper transposes convolutions and pads with zeros, all is done so that flat areas stay
-    flat: else its levels draw checkerboards (Odena et al. 2016) and dots at fixed places of an empty
-    background. Borders are repeated; upsampling repeats pixels before a 3x3 convolution, and on the
-    two outer levels a 3x3 convolution gives each pixel's four parts, which are averaged over 2x2.
-    Dropout, the paper's source of noise, acts in training only, so that no image depends on chance.
+    The U-Net of Isola et al. 2017 (secs. 3.2 and 6.1.1), with instance normalisation on all levels but
+    the outermost and the innermost. A map of the innermost level may be one pixel, which normalisation
+    would set to zero. The paper's transposed convolutions and zero padding draw checkerboards (Odena et
+    al. 2016), and dots at fixed places of an empty background. Here flat areas stay flat: borders are
+    repeated, and upsampling repeats pixels before a 3x3 convolution. On the two outer levels, a 3x3
+    convolution computes four pixels from each one, which are averaged over 2x2. Dropout, the paper's
+    source of noise, acts in training only, so that results do not depend on chance.
 
-    There is no code: S = 0.
+    Code: none, S = 0.
 
     Names -> paper: `translate` G, `down` the encoder C64-C128-..., `up` the decoder CD512-....
 
     Args:
         width: channels after the first halving; they double up to `8 * width`. 64 in the paper.
-        depth: how many times the size is halved, at least 2. 8 in the paper; images are padded to
+        depth: number of times the size is halved, at least 2. 8 in the paper; images are padded to
             multiples of `2**depth`.
-        dropout: chance that a feature of the three innermost upsampled levels is dropped.
+        dropout: probability in [0, 1] of dropping a feature of the three innermost upsampled levels.
     """
 
     name = "pix2pix"
@@ -48,13 +48,13 @@ class Pix2Pix(AbstractGenerator):
             raise ConfigError(f"depth must be at least 2, got {depth!r}.")
         self.width, self.depth, self.dropout = width, depth, float(dropout)
         self.multiple = self.minimum = 2**depth
-        self.margin = max(16, 3 * self.multiple)  # what all convolutions in a row see
+        self.margin = max(16, 3 * self.multiple)  # receptive field of all convolutions
         channels = [width * min(2**level, 8) for level in range(depth)]
         down, up = [], []
         for level, (wide, narrow) in enumerate(pairwise([3, *channels])):
             bias = level in (0, depth - 1)  # where no normalisation follows
             down.append(nn.Conv2d(wide, narrow, 4, 2, padding=1, padding_mode="replicate", bias=bias))
-            # What comes up from below is joined by the features of its size that went down.
+            # Features from below are joined with the features of the same size on the way down.
             joined = narrow if level == depth - 1 else 2 * narrow
             up.append((Unfold if level < 2 else Repeat)(joined, wide, bias=bias))
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
@@ -62,16 +62,16 @@ class Pix2Pix(AbstractGenerator):
         self.to(memory_format=torch.channels_last)
 
     def settings(self) -> dict[str, Any]:
-        """Give the sizes."""
+        """Return the sizes of the layers."""
         return {"width": self.width, "depth": self.depth, "dropout": self.dropout}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """Build from the sizes, within bounds."""
+        """Build a network of these sizes, after checking their bounds."""
         return cls(**checked_settings(settings, width=(1, 256), depth=(2, 10), dropout=(0.0, 0.99)))
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 0"]:
-        """Give the empty code."""
+        """Return the empty code."""
         return images.new_zeros(len(images), 0)
 
     def forward(
@@ -80,11 +80,11 @@ class Pix2Pix(AbstractGenerator):
         codes: Float[Tensor, "B 0"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
-        """Translate each image, as far as `strength` says."""
+        """Translate each image, mixed with the image by `strength`."""
         return mixed(images, on_padded(self.translate, images, self.multiple, self.multiple), strength)
 
     def translate(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-        """Run the network itself, to [0, 1]; H and W are multiples of `multiple`."""
+        """Run the network; values lie in [0, 1]. H and W are multiples of `multiple`."""
         skips = self.encode((2 * images - 1).to(next(self.parameters()).dtype))
         x = skips[-1]
         for level in reversed(range(self.depth)):
@@ -98,7 +98,7 @@ class Pix2Pix(AbstractGenerator):
         return torch.tanh(x.to(images.dtype)) * 0.5 + 0.5
 
     def encode(self, centred: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """Compute the features of each level, from half the size down, before their activation."""
+        """Compute the features of each level before activation, from half the size downwards."""
         x, levels = centred, []
         for level, conv in enumerate(self.down):
             x = conv(F.leaky_relu(x, 0.2) if level else x)
@@ -109,14 +109,14 @@ class Pix2Pix(AbstractGenerator):
 
 
 class Unfold(nn.Module):
-    """Double the size by a convolution that gives each pixel's four parts, without a checkerboard."""
+    """Double the size by a convolution that computes four pixels from each, without a checkerboard."""
 
     def __init__(self, wide: int, narrow: int, *, bias: bool):
         super().__init__()
         self.conv = nn.Conv2d(wide, 4 * narrow, 3, padding=1, padding_mode="replicate", bias=bias)
 
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
-        """Give `(B, narrow, 2H, 2W)`."""
+        """Return `(B, narrow, 2H, 2W)` features."""
         return smooth(F.pixel_shuffle(self.conv(features), 2))
 
 
@@ -128,5 +128,5 @@ class Repeat(nn.Module):
         self.conv = nn.Conv2d(wide, narrow, 3, padding=1, padding_mode="replicate", bias=bias)
 
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
-        """Give `(B, narrow, 2H, 2W)`."""
+        """Return `(B, narrow, 2H, 2W)` features."""
         return self.conv(F.interpolate(features, scale_factor=2, mode="nearest"))

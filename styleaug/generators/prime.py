@@ -1,7 +1,7 @@
-"""Two of PRIME's primitives, which need neither bank nor weights: random tone curves and random filters.
+"""Two primitives of PRIME: random tone curves and random filters. They need no bank and no weights.
 
-Modas et al. 2022, "PRIME: a few primitives can boost robustness to common corruptions". The third, a random
-displacement of pixels, is left out: it moves labels.
+Modas et al. 2022, "PRIME: a few primitives can boost robustness to common corruptions". The third primitive,
+a random displacement of pixels, is left out, because it moves labels.
 """
 
 import math
@@ -25,23 +25,24 @@ from styleaug.generators.random_networks import (
 __all__ = ["RandomFilter", "ToneCurves"]
 
 WAVES = 5
-"""Sines in a tone curve."""
+"""Number of sines in a tone curve."""
 STEEP = 0.3
-"""Deviation of the first sine's amplitude; that of the n-th is an n-th of it."""
+"""Standard deviation of the first sine's amplitude; for sine n it is divided by n."""
 SIDE = 5
-"""Of the kernel of `RandomFilter`."""
+"""Side of the kernel of `RandomFilter`, in pixels."""
 _MOST = 4.0
-"""Most of the random part of a filter, where the image itself counts 1; the paper's sigma."""
+"""Largest weight of the random part of a filter; the image itself has weight 1. The paper's sigma."""
 
 
 class ToneCurves(AbstractGenerator):
-    """Give each colour channel a smooth random curve.
+    """Map each colour channel by a smooth random curve.
 
-    Modas et al. 2022, sec. 3.1 (colour transformations): `x + sum over n of c_n * sin(pi * n * x)`,
-    which keeps 0 and 1 and may rise and fall between. A pixel is changed by its own value alone.
+    Modas et al. 2022, sec. 3.1 (colour transformations): `x + sum over n of c_n * sin(pi * n * x)`.
+    It keeps 0 and 1, and may rise and fall between. The new value of a pixel depends on its old value only.
 
-    Other than the paper: it draws a band of 20 frequencies among the first 500, which makes noise of any
-    grain. Here `c_n` is drawn from N(0, (0.3 / n)^2) for the first five. What leaves [0, 1] is cut off.
+    Unlike the paper: the paper draws a band of 20 frequencies among the first 500, which makes noise of any
+    grain. Here `c_n` is drawn from N(0, (0.3 / n)^2) for the first five frequencies. Results are clamped to
+    [0, 1].
 
     Code: five amplitudes in units of their deviation for red, then green, then blue: 15 floats. The prior is
     the standard normal distribution.
@@ -53,7 +54,7 @@ class ToneCurves(AbstractGenerator):
     code_length = 3 * WAVES
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 15"]:
-        """Name curves by the colours of each image; see `named_by`."""
+        """Derive a code from the colours of each image; see `named_by`."""
         return named_by(images, self.code_length)
 
     def forward(
@@ -79,16 +80,15 @@ class ToneCurves(AbstractGenerator):
 
 
 class RandomFilter(AbstractGenerator):
-    """Sharpen, blur or emphasise each image by a random filter, the same for all of its colours.
+    """Sharpen or blur each image by a random filter, the same for all colours.
 
-    Modas et al. 2022, sec. 3.1 (spectral transformations): the kernel is that which changes nothing plus
-    random weights from N(0, sigma^2), with sigma from U(0, 4).
+    Modas et al. 2022, sec. 3.1 (spectral transformations): the kernel is the identity plus random weights
+    from N(0, sigma^2), with sigma from U(0, 4).
 
-    Other than the paper: the kernel is point-symmetric and weighted with a Gaussian of deviation 5 / 6 of a
-    pixel, so that no edge moves, and the filter acts on what deviates from each channel's mean,
-    without inverting it.
-    All channels together keep the image's deviation, where the paper cuts off what leaves [0, 1], which
-    made most of its images black and white.
+    Unlike the paper: the kernel is point-symmetric and weighted with a Gaussian of deviation 5 / 6 of a
+    pixel, so that no edge moves. The filter acts on the difference to each channel's mean, and never inverts
+    it. All channels together keep the image's deviation. The paper clamps to [0, 1] instead, which made most
+    of its images black and white.
 
     Code: one number for sigma, then 5 x 5 weights: 26 floats. The prior is the standard normal distribution.
     """
@@ -100,7 +100,7 @@ class RandomFilter(AbstractGenerator):
     code_length = 1 + SIDE**2
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 26"]:
-        """Name a filter by the colours of each image; see `named_by`."""
+        """Derive a code from the colours of each image; see `named_by`."""
         return named_by(images, self.code_length)
 
     def forward(
@@ -114,7 +114,7 @@ class RandomFilter(AbstractGenerator):
         random = kernels(codes[:, 1:].unflatten(1, (SIDE, SIDE)), reach)
         kernel = _MOST * uniform_entries(codes[:, :1, None]) * random
         kernel = kernel + F.pad(torch.ones_like(kernel[:, :1, :1]), [SIDE // 2] * 4)
-        # Not inverted, as half of an inverted image and half of the image are one grey.
+        # Not inverted: half of an inverted image plus half of the image would be uniform grey.
         kernel = torch.where(kernel.sum(dim=(1, 2), keepdim=True) < 0, -kernel, kernel)
         return by_row(self.filtered, images, [kernel], strength)
 

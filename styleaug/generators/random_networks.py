@@ -1,7 +1,7 @@
-"""Generators that need neither bank nor weights: small convolutional networks, drawn anew for each image.
+"""Small random convolutional networks, drawn anew for each image. They need no bank and no weights.
 
-Every weight is a number of the code, which is drawn from the standard normal distribution, or is made from
-one. Kernels are point-symmetric, so that they move no edge.
+Every weight is an entry of the code, which is drawn from the standard normal distribution, or is computed
+from an entry. Kernels are point-symmetric, so that they do not move edges.
 """
 
 import math
@@ -30,21 +30,21 @@ __all__ = [
 ]
 
 LARGEST = 7
-"""Side of the largest kernel of `RandomConvolution`."""
+"""Side of the largest kernel of `RandomConvolution`, in pixels."""
 WINDOW = 1 / 6
-"""Deviation of the Gaussian that kernels are weighted with, in sides of the kernel."""
+"""Standard deviation of the Gaussian window of kernels, as a share of the kernel's side."""
 FARTHEST = 0.4
-"""How far from the middle of [0, 1] `in_range` lets the mean of a channel lie."""
+"""Largest distance of a channel's mean from 0.5 after `in_range`."""
 MOST_TIMES = 3
-"""How often `ProgressiveConvolution` convolves at most."""
+"""Largest number of convolutions in `ProgressiveConvolution`."""
 LEAST_GAMMA, AFFINE = 0.3, 0.5
-"""Its least gamma, and the deviation of beta and of gamma beyond that."""
+"""Smallest gamma of `ProgressiveConvolution`; standard deviation of its beta and gamma."""
 WIDTHS = (3, 2, 2, 2, 3)
 """Channels before, between and after the layers of `IntensityNetwork`."""
 LAYERS = len(WIDTHS) - 1
 FILTERS = sum(wide * narrow for wide, narrow in pairwise(WIDTHS))
 _SHIFT, SLOPE = 0.5, 0.2
-"""Deviation of its shifts, and slope of its leaky ReLU."""
+"""Standard deviation of the shifts of `IntensityNetwork`; slope of its leaky ReLU."""
 
 
 class RandomConvolution(AbstractGenerator):
@@ -52,13 +52,13 @@ class RandomConvolution(AbstractGenerator):
 
     Xu et al. 2021, "Robust and generalizable visual representation learning via random convolutions", sec.
     3: the side k of the kernel is 1, 3, 5 or 7 with equal chance, its weights are drawn from
-    N(0, 1 / (C k^2)), and the result is mixed with the image by a share drawn from U(0, 1), which is
+    N(0, 1 / (C k^2)), and the result is mixed with the image by a share drawn from U(0, 1). That share is
     `strength=(0, 1)`.
 
-    Other than the paper: kernels are point-symmetric and weighted with a Gaussian of deviation `k / 6`, as
-    the paper's of 7 x 7 pixels move edges by 2.5 pixels. And the paper's network sees what leaves [0, 1].
-    Here the mean of a channel moves by at most 0.4 from the middle, and all channels together keep the
-    image's deviation; see `in_range`.
+    Unlike the paper: kernels are point-symmetric and weighted with a Gaussian of deviation `k / 6`, because
+    the paper's kernels of 7 x 7 pixels move edges by 2.5 pixels. The paper does not limit values to [0, 1].
+    Here the mean of a channel is at most 0.4 from the middle, and all channels together keep the image's
+    deviation; see `in_range`.
 
     Code: one number for the side of the kernel, then 3 x 3 x 7 x 7 weights: 442 floats. The prior is the
     standard normal distribution.
@@ -71,7 +71,7 @@ class RandomConvolution(AbstractGenerator):
     code_length = 1 + 9 * LARGEST**2
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 442"]:
-        """Name a network by the colours of each image; see `named_by`."""
+        """Derive a code from the colours of each image; see `named_by`."""
         return named_by(images, self.code_length)
 
     def forward(
@@ -84,7 +84,7 @@ class RandomConvolution(AbstractGenerator):
         weights = codes[:, 1:].unflatten(1, (3, 3, LARGEST, LARGEST)) / math.sqrt(3)
         reach = one_of(codes[:, 0], LARGEST // 2 + 1)
         weights = kernels(weights, reach)
-        # The image is centred at 0, which here is a shift for each channel.
+        # The image is centred at 0, which is a shift of each channel here.
         parts = weights, reach, -0.5 * weights.sum(dim=(2, 3, 4))
         return by_row(self.convolved, images, parts, strength)
 
@@ -105,13 +105,13 @@ class ProgressiveConvolution(AbstractGenerator):
 
     Choi et al. 2023, "Progressive random convolutions for single domain generalization", algorithm 1: a
     kernel of 3 x 3 with weights from N(0, 1 / (C k^2)), smoothed by a Gaussian of deviation U(0.1, 1), is
-    applied L times. After each time every channel is standardised, scaled by gamma, shifted by beta, drawn
-    from N(0, 0.5^2), and passed through tanh (eqs. 3 and 4).
+    applied L times. After each time, every channel is standardised, scaled by gamma, shifted by beta and
+    passed through tanh (eqs. 3 and 4). Gamma and beta are drawn from N(0, 0.5^2).
 
-    Other than the paper: kernels are point-symmetric, and there are no deformable offsets, which move
-    labels. L is uniform from 1 to 3, where the paper has 10, at which one window in six lost its edges.
-    Gamma lies 0.3 further from 0, below which a channel shows next to nothing. From tanh's (-1, 1) the
-    result is brought to (0, 1). The paper's mixing share is `strength=(0, 1)`.
+    Unlike the paper: kernels are point-symmetric, and there are no deformable offsets, which move labels. L
+    is uniform from 1 to 3. The paper has 10, at which one window in six lost its edges. 0.3 is added to the
+    size of gamma, because channels with a smaller gamma show almost nothing. The result of tanh in (-1, 1) is
+    scaled to (0, 1). The paper's mixing share is `strength=(0, 1)`.
 
     Code: one number each for L and the deviation, then gamma and beta of each channel, then 3 x 3 x 3 x 3
     weights: 89 floats. The prior is the standard normal distribution.
@@ -124,7 +124,7 @@ class ProgressiveConvolution(AbstractGenerator):
     code_length = 2 + 3 + 3 + 81
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 89"]:
-        """Name a network by the colours of each image; see `named_by`."""
+        """Derive a code from the colours of each image; see `named_by`."""
         return named_by(images, self.code_length)
 
     def forward(
@@ -140,7 +140,7 @@ class ProgressiveConvolution(AbstractGenerator):
         smoothing = torch.exp(-0.5 * (offsets[:, None] + offsets) / sigma.square())
         weights = symmetric(weights.unflatten(1, (3, 3, 3, 3))) * smoothing[:, None, None]
         gamma = torch.where(gamma < 0, -LEAST_GAMMA, LEAST_GAMMA) + AFFINE * gamma
-        # tanh(x) / 2 + 1 / 2 is the sigmoid of 2 x, which took a fifth of the time.
+        # tanh(x) / 2 + 1 / 2 is the sigmoid of 2 x, which takes a fifth of the time.
         parts = 1 + one_of(times, MOST_TIMES), 2 * gamma, 2 * AFFINE * beta, weights
         return by_row(self.repeated, images, parts, strength)
 
@@ -168,15 +168,15 @@ class IntensityNetwork(AbstractGenerator):
     """Pass each image through four small random layers, and keep its contrast.
 
     Ouyang et al. 2022, "Causality-inspired single-source domain generalization for medical image
-    segmentation", sec. III-B (GIN): layers of 2, 2, 2 and as many channels as the image has, kernels of
-    1 x 1 or 3 x 3 with equal chance, leaky ReLU between them; the result is mixed with the image by a share
-    drawn from U(0, 1), which is `strength=(0, 1)`, and keeps the image's Frobenius norm. Made for CT and MR:
-    grey images and slices of volumes are as good as colour.
+    segmentation", sec. III-B (GIN): layers of 2, 2 and 2 channels and one with the image's channels, kernels
+    of 1 x 1 or 3 x 3 with equal chance, leaky ReLU between them. The result keeps the image's Frobenius norm
+    and is mixed with the image by a share drawn from U(0, 1). That share is `strength=(0, 1)`. Made for CT
+    and MR: it suits grey images and slices of volumes as well as colour images.
 
-    Other than the paper: kernels are point-symmetric and weighted with a Gaussian of deviation half a pixel,
-    weights are divided by the root of how many channels they join, shifts are drawn from N(0, 0.5^2), and the
-    ReLU has a slope of 0.2 where the paper has 0.01. With the paper's one window in seven lost its edges.
-    The norm kept is that of what deviates from the mean; means move by at most 0.4 from the middle.
+    Unlike the paper: kernels are point-symmetric and weighted with a Gaussian of deviation half a pixel.
+    Weights are divided by the square root of the number of channels that they join. Shifts are drawn from
+    N(0, 0.5^2). The ReLU has a slope of 0.2 and not 0.01, with which one window in seven lost its edges. The
+    norm is that of the difference to the mean; means are at most 0.4 from the middle.
 
     Code: one number each for the sides of the kernels, then the weights of each layer, then the shifts: 193
     floats. The prior is the standard normal distribution.
@@ -189,7 +189,7 @@ class IntensityNetwork(AbstractGenerator):
     code_length = LAYERS + 9 * FILTERS + sum(WIDTHS[1:])
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 193"]:
-        """Name a network by the colours of each image; see `named_by`."""
+        """Derive a code from the colours of each image; see `named_by`."""
         return named_by(images, self.code_length)
 
     def forward(
@@ -225,7 +225,7 @@ class IntensityNetwork(AbstractGenerator):
         for layer, (wide, narrow) in enumerate(pairwise(WIDTHS)):
             kernel = filters[layer].unflatten(1, (narrow, wide)) / math.sqrt(wide)
             shift = shifts.split(WIDTHS[1:], dim=1)[layer]
-            if layer == 0:  # the image with mean 0 and deviation 1
+            if layer == 0:  # scale the image to mean 0 and deviation 1
                 kernel = kernel / std[:, :, None, None, None]
                 shift = shift - mean * kernel.sum(dim=(2, 3, 4))
             x = convolve(x, _within(kernel, reach[:, layer], x), shift)
@@ -239,15 +239,17 @@ def by_row(
     parts: Sequence[Float[Tensor, "B ..."]],
     strength: Float[Tensor, " B"],
 ) -> Float[Tensor, "B 3 H W"]:
-    """Mix in what a network makes of images: one by one on a CPU, whose cache holds one, else all at once.
+    """Run a network on images and mix in its result: one by one on a CPU, otherwise all at once.
+
+    The CPU's cache holds one image.
 
     Args:
-        run: maps images and `parts` to the result at full strength.
-        images: in [0, 1].
-        parts: weights and the like, a row for each image.
-        strength: how much of the result is mixed in.
+        run: function from images and `parts` to the result at full strength.
+        images: `(B, 3, H, W)` in [0, 1].
+        parts: weights and other tensors, with one row for each image.
+        strength: `(B,)` in [0, 1], the share of the result.
     """
-    images = images.contiguous()  # arithmetic with one number a channel is slow in other layouts
+    images = images.contiguous()  # one factor per channel is slow in other memory layouts
     full = widen(images)
     parts = [part.to(full.dtype) for part in parts]
     if not apart(images) or len(images) < 2:
@@ -257,37 +259,38 @@ def by_row(
 
 
 def apart(images: Tensor) -> bool:
-    """Tell whether rows may be computed one after the other.
+    """Return whether rows may be computed one after the other.
 
-    A GPU would be waited for, a graph has no fixed shape, and views of one image share their statistics.
+    Not on a GPU, which would wait; not in a graph, whose shapes must be fixed; and not for views of one
+    image, which share their statistics.
     """
     return images.device.type == "cpu" and not torch.compiler.is_compiling() and not sharing()
 
 
 def alone(images: Tensor) -> bool:
-    """Tell whether this is one image, whose code may say how much is computed."""
+    """Return whether this is a single image, so that the work may depend on its code."""
     return apart(images) and len(images) == 1
 
 
 def uniform_entries(codes: Tensor) -> Tensor:
-    """Turn standard normal numbers into uniform ones from 0 to 1."""
+    """Convert standard normal numbers to uniform numbers in [0, 1]."""
     return 0.5 + 0.5 * torch.erf(codes / math.sqrt(2))
 
 
 def one_of(codes: Tensor, count: int) -> Tensor:
-    """Turn standard normal numbers into whole ones from 0 to `count - 1`, each as likely."""
+    """Convert standard normal numbers to uniform whole numbers from 0 to `count - 1`."""
     return (uniform_entries(codes) * count).floor().clamp(max=count - 1)
 
 
 def symmetric(weights: Float[Tensor, "*N K K"]) -> Float[Tensor, "*N K K"]:
-    """Make kernels the same from both ends, so that they move nothing."""
+    """Make kernels point-symmetric, so that they do not move edges."""
     return (weights + weights.flip(-1, -2)) / math.sqrt(2)
 
 
 def kernels(weights: Float[Tensor, "B *N K K"], reach: Float[Tensor, " B"]) -> Float[Tensor, "B *N K K"]:
-    """Make symmetric kernels of `2 * reach + 1` pixels a side, weighted with a Gaussian of norm 1.
+    """Make symmetric kernels with sides of `2 * reach + 1` pixels, weighted with a Gaussian of norm 1.
 
-    Around smaller kernels there are zeros; see `_within`.
+    Smaller kernels are padded with zeros; see `_within`.
     """
     offsets = torch.arange(weights.shape[-1], device=weights.device) - weights.shape[-1] // 2
     line = torch.exp(-0.5 * (offsets / (WINDOW * (2 * reach[:, None] + 1))).square())
@@ -300,7 +303,7 @@ def kernels(weights: Float[Tensor, "B *N K K"], reach: Float[Tensor, " B"]) -> F
 def _within(
     weights: Float[Tensor, "B O I K K"], reach: Float[Tensor, " B"], images: Float[Tensor, "B I H W"]
 ) -> Float[Tensor, "B O I k k"]:
-    """Cut off the zeros around the kernel of one image, if there is but one."""
+    """Crop the zeros around the kernel if there is only one image."""
     if not alone(images):
         return weights
     middle, size = weights.shape[-1] // 2, int(reach)
@@ -312,12 +315,12 @@ def convolve(
     weights: Float[Tensor, "B O I K K"],
     shift: Float[Tensor, "B O"] | None = None,
 ) -> Float[Tensor, "B O H W"]:
-    """Convolve each image with its own kernel, the edge repeated around it, and add `shift`.
+    """Convolve each image with its own kernel, with repeated edges, and add `shift`.
 
-    A matrix product gives each row of the kernel its own result, and these are moved and added. One image
-    of 224 px and a kernel of 7 x 7 took 1.4 ms on a CPU thread; a grouped convolution 6.6, `conv2d` 2.5, a
-    matrix for blocks of 8 pixels 1.6, unfolding 24 and a Fourier transform 11 ms (of 3 x 3: 0.4, 0.7, 0.6,
-    0.7, 1.9 and 10 ms).
+    A matrix product computes one result for each row of the kernel; these are shifted and added. Times for
+    one image of 224 px and a kernel of 7 x 7 (3 x 3) on a CPU thread: 1.4 (0.4) ms; a grouped convolution 6.6
+    (0.7), `conv2d` 2.5 (0.6), a matrix for blocks of 8 pixels 1.6 (0.7), unfolding 24 (1.9) and a Fourier
+    transform 11 (10) ms.
     """
     height, width = images.shape[2:]
     side = weights.shape[-1]
@@ -344,17 +347,17 @@ def in_range(
     shift: Float[Tensor, "B D"],
     scale: Float[Tensor, "B 1"] | float = 1.0,
 ) -> Float[Tensor, "B C H W"]:
-    """Bring what a network made of images into [0, 1], but for the brightest and darkest pixels.
+    """Bring the output of a network into [0, 1], except for the brightest and darkest pixels.
 
-    Cut off at 0 and 1 alone, whole surfaces became black or white; squashed by tanh, some images had no
-    contrast left. So each channel keeps its mean as far as it lies within `FARTHEST` of the middle,
-    smoothly, and all channels together get the deviation of the image.
+    Clamping alone made whole surfaces black or white, and tanh removed the contrast of some images. So each
+    channel keeps its mean, moved smoothly to within `FARTHEST` of the middle, and all channels together get
+    the deviation of the image.
 
     Args:
-        made: what is to be multiplied by `scale` and shifted by `shift` to be an image centred at 0.
-        own: means and deviations of the image.
-        shift: for each channel, or one for all.
-        scale: for all channels.
+        made: output of a network; `scale * made + shift` is an image centred at 0.
+        own: means and deviations of the input image.
+        shift: shift of each channel, or one for all.
+        scale: scale of all channels.
     """
     stats = channel_stats(made)
     mean = scale * stats[:, : made.shape[1]] + shift
@@ -364,7 +367,7 @@ def in_range(
 def affine(
     images: Float[Tensor, "B C H W"], scale: Float[Tensor, "B D"], shift: Float[Tensor, "B C"]
 ) -> Float[Tensor, "B C H W"]:
-    """Scale and shift channels; for three of them on a CPU faster than `torch.addcmul`."""
+    """Scale and shift channels; faster than `torch.addcmul` for three channels on a CPU."""
     scale, shift = (value[:, :, None, None].to(images.dtype) for value in (scale, shift))
     return images.mul(scale).add_(shift)
 
@@ -375,13 +378,13 @@ def with_contrast(
     own: Float[Tensor, "B C2"],
     centre: Float[Tensor, "B C"],
 ) -> Float[Tensor, "B C H W"]:
-    """Give channels these means, and all of them together the deviation of the image.
+    """Set the means of the channels, and the deviation of all channels together to the image's.
 
     Args:
-        made: what a network made of the image.
-        stats: its means and deviations.
-        own: the image's.
-        centre: the means to give.
+        made: output of a network.
+        stats: means and deviations of `made`.
+        own: means and deviations of the input image.
+        centre: new means.
     """
     mean, std = stats.chunk(2, dim=1)
     _, wanted = own.chunk(2, dim=1)
@@ -390,10 +393,10 @@ def with_contrast(
 
 
 def named_by(images: Float[Tensor, "B 3 H W"], length: int) -> Float[Tensor, "B {length}"]:
-    """Make a code of each image's colours: no image has a random network, but it can name one.
+    """Derive a code from each image's colours, since a random network cannot be read from an image.
 
-    Each entry is a sum of six sines, of the means and deviations of the channels, with phases that differ
-    from entry to entry: over many images about a standard normal number.
+    Each entry is a sum of six sines of the channels' means and deviations. The phases differ from entry to
+    entry. Over many images an entry is about standard normal.
     """
     stats = channel_stats(widen(images))
     # Whole numbers, so that the phases are the same on every device.

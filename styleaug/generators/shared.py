@@ -1,35 +1,35 @@
 """Statistics that several views of one image share: the slices of a volume, the tiles of a slide.
 
-A generator reads statistics of its content: means and deviations, a histogram, amplitudes. Slices that
-each go by their own flicker, and tiles show seams. Here all views go by those of the whole:
+A generator reads statistics of its content: means and deviations, a histogram, amplitudes. If each slice
+uses its own statistics, the volume flickers; tiles show seams. Here all views use those of the whole:
 
-    shared = survey(generator, views, code, strength)           # reads and pools them, once
+        shared = survey(generator, views, code, strength)           # reads and averages statistics, once
     styled = paint(generator, more, code, strength, shared)     # any views, any number of times
 
-**Slices** (`places=None`) count alike, pixel by pixel. If all of them fit one call, `together` reads and
-paints at once.
+**Slices** (`places=None`) all have the same weight for each pixel. If all of them fit one call, `together`
+reads and paints at once.
 
-**Tiles** (`places`) overlap: a network sees `generator.margin` pixels around what is kept of a tile. Their
-corners lie on multiples of `generator.multiple`, as the whole image's cells do, and so do their ends, but
-for those at the image's own border, where a tile ends with the image and meets the border that the whole
-image meets. The tiles of one call are of equal size. In a survey one may reach beyond the image, by less
-than `multiple` pixels, which the caller fills by repeating the edge, as the generator would. Where the
-`core`s of a survey cover each pixel once, the result is that of the whole image; where they cover a sample,
-nearly so, and there are no seams either way.
+**Tiles** (`places`) overlap: a network sees `generator.margin` pixels around the part of a tile that is kept.
+Corners of tiles lie on multiples of `generator.multiple`, as the cells of the whole image do. So do their
+ends, except at the image's border, where a tile ends with the image. The tiles of one call have the same
+size. In a survey a tile may extend beyond the image, by less than `multiple` pixels, which the caller fills
+by repeating the edge, as the generator would. If the `core`s of a survey cover each pixel once, the result
+is that of the whole image. If they cover a sample of it, the result is nearly the same. There are no seams
+in either case.
 
-**A generator takes part** through three functions, which do nothing outside of `survey`, `paint` and
-`together`, and are called in the same order in every forward. `layers.channel_stats`, `normalise` and
-`adain` do so for networks.
+**A generator takes part** through three functions. They have no effect outside of `survey`, `paint` and
+`together`, and must be called in the same order in every forward. `layers.channel_stats`, `normalise` and
+`adain` call them for networks.
 
-- `pooled(read, planes)` for what is a mean over pixels, as moments and histograms are.
+- `pooled(read, planes)` for a mean over pixels, such as moments and histograms.
 - `average(values)` for any other figure of a view.
-- `predicted(predict, images)` for what is told from the whole image's layout. Of tiles `predict` is given
-  the reduced copy, and `places()` says where they lie.
+- `predicted(predict, images)` for a prediction from the layout of the whole image. For tiles, `predict` gets
+  a reduced copy of the whole image, and `places()` returns where they lie.
 
-They take lambdas, methods and functions, but none defined inside a `forward`, which the tests' shape
-checks keep from being compiled.
+They take lambdas, methods and functions, but no function defined inside a `forward`: the tests' shape
+checks could not compile it.
 
-Statistics of `torch.compile`d generators are not shared: give the generator itself.
+Statistics of `torch.compile`d generators are not shared: pass the generator itself.
 """
 
 import math
@@ -54,11 +54,11 @@ class Place:
 
     Args:
         top: first row, a multiple of the generator's `multiple`.
-        left: first column, likewise.
+        left: first column, a multiple of the generator's `multiple`.
         height: rows of the whole image.
         width: columns of the whole image.
-        core: `(top, left, bottom, right)` in the whole image, ends excluded: what this view stands for in
-            a survey. None is all but the margin on those sides that are not the image's own border.
+        core: `(top, left, bottom, right)` in the whole image, ends excluded: the part that this view covers
+            in a survey. None means all but the margin on sides that are not the image's border.
     """
 
     top: int
@@ -69,12 +69,12 @@ class Place:
 
 
 _Box = tuple[int, int, int, int]
-"""Top, left, bottom, right, the last two excluded."""
+"""Top, left, bottom and right in cells or pixels, the last two excluded."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """Statistics of one image or volume under one style, as `survey` gives them."""
+    """Statistics of one image or volume for one style, as `survey` returns them."""
 
     generator: str
     values: list[tuple[Tensor, ...]] = field(default_factory=list)
@@ -85,34 +85,34 @@ class Shared:
 class Forward:
     """One run of a generator whose statistics are shared.
 
-    Who reads them in many runs, as views do not fit memory, may `run_shared` a subclass with a `record`.
+    If the views do not fit memory, pass `run_shared` a subclass whose `record` collects over several runs.
     """
 
     shared: Shared
     painting: bool
     groups: int
     size: Sequence[int]
-    """Of the views."""
+    """Height and width of the views, in pixels."""
     places: Sequence[Place] | None = None
     margin: int = 0
     whole: Tensor | Callable[[], Tensor] | None = None
-    """A function makes it only if the generator looks at it."""
+    """Reduced copy of the whole image, or a function that makes it when the generator needs it."""
     multiple: int = 1
     minimum: int = 1
     used: int = 0
     total: int | None = None
-    """How many pixels all views of a survey stand for, if it takes several forwards."""
+    """Number of pixels that all views of a survey cover, if it takes several forwards."""
     counted: int | None = None
-    """How many of them `pooled` read from last; of several forwards some may hold none of its grid."""
+    """Number of these pixels that the last `pooled` read; with several forwards it may be 0."""
 
     def recall(self, rows: int) -> tuple[Tensor, ...]:
-        """Give the next statistics to each of the rows."""
+        """Return the next statistics, repeated for each of the rows."""
         values = self.shared.values[self.used]
         self.used += 1
         return tuple(_spread(value, rows) for value in values)
 
     def record(self, rows: int, *values: Tensor) -> tuple[Tensor, ...]:
-        """Keep statistics, and give them to each of the rows."""
+        """Store statistics, and return them repeated for each of the rows."""
         self.shared.values.append(values)
         return tuple(_spread(value, rows) for value in values)
 
@@ -124,7 +124,7 @@ class Forward:
         """Find which cells of each view's planes count.
 
         Args:
-            size: of the planes, which stand for the views as they are padded to multiples.
+            size: size of the planes, computed from views that were padded to multiples.
         """
         assert self.places is not None
         found = []
@@ -138,20 +138,20 @@ class Forward:
     def edges(
         self, axis: int, size: Sequence[int], start: int, length: int, core: tuple[int | None, ...]
     ) -> tuple[int, int]:
-        """Find the first cell that counts along one axis, and the one after the last."""
+        """Find the first cell that counts along one axis, and the cell after the last one."""
         limit, view = self.padded(length), self.padded(self.size[axis])
         first, last, end = *core, min(start + view, limit)
         if first is None or last is None:
             first, last = start + self.margin if start else 0, end - self.margin if end < limit else end
         elif last == length:
-            last = end  # the edge that the generator repeats counts, as in the whole image
+            last = end  # the repeated edge counts, as in the whole image
         cells = size[axis] / view
-        # Each edge is rounded by where it lies in the whole image, so that neighbours still meet.
+        # Each edge is rounded at its place in the whole image, so that neighbours still meet.
         first, last = round(max(first, start) * cells), round(min(last, end) * cells)
         return first - round(start * cells), last - round(start * cells)
 
     def padded(self, length: int) -> int:
-        """Round a side up as `layers.pad_to_multiple` does."""
+        """Round a side up as in `layers.pad_to_multiple`."""
         return self.multiple * math.ceil(max(length, self.minimum) / self.multiple)
 
 
@@ -159,30 +159,30 @@ FORWARD: ContextVar[Forward | None] = ContextVar("styleaug_shared_forward", defa
 
 
 def sharing() -> bool:
-    """Say whether statistics are shared now. Never while a graph is made."""
+    """Return whether statistics are shared now; always False while a graph is traced."""
     return not torch.compiler.is_compiling() and FORWARD.get() is not None
 
 
 def current() -> Forward | None:
-    """Give the forward whose statistics are shared."""
+    """Return the forward whose statistics are shared."""
     return FORWARD.get() if sharing() else None
 
 
 def pooled(read: Callable[[Tensor], Tensor], planes: Tensor, *, most: int | None = None) -> Tensor:
-    """Read a mean over pixels from all views together.
+    """Compute a mean over the pixels of all views.
 
     Args:
-        read: maps planes `(B, C, H, W)` of any size to means over their pixels, `(B, ...)`.
-        planes: `(B, C, H, W)`, one row a view, at the images' size or a fraction of it.
-        most: of tiles, read only about so many pixels in all, on a regular grid of the whole image.
+        read: function from planes `(B, C, H, W)` of any size to means over their pixels, `(B, ...)`.
+        planes: `(B, C, H, W)`, one row for each view, at the images' size or a fraction of it.
+        most: for tiles, about the number of pixels to read in all, on a regular grid of the whole image.
 
     Returns:
-        `(B, ...)`, all rows of an image alike; `read(planes)` where nothing is shared.
+        `(B, ...)`, the same for all rows of an image; `read(planes)` if nothing is shared.
     """
     forward = current()
     if forward is None:
         return read(planes)
-    rows = len(planes)  # not before: of a graph this would fix the number
+    rows = len(planes)  # not before: in a graph this would fix the number of rows
     if forward.painting:
         return forward.recall(rows)[0]
     tiled = forward.places is not None
@@ -194,10 +194,10 @@ def average(values: Tensor) -> Tensor:
     """Average a figure of each row over all views.
 
     Args:
-        values: `(B, ...)`, one row a view. Tiles count by their area.
+        values: `(B, ...)`, one row for each view. Tiles are weighted by their area.
 
     Returns:
-        `(B, ...)`, all rows of an image alike; `values` itself where nothing is shared.
+        `(B, ...)`, the same for all rows of an image; `values` itself if nothing is shared.
     """
     forward = current()
     if forward is None:
@@ -213,15 +213,15 @@ def average(values: Tensor) -> Tensor:
 def predicted(
     predict: Callable[..., tuple[Tensor, ...]], images: Float[Tensor, "B 3 H W"], *rest: Tensor
 ) -> tuple[Tensor, ...]:
-    """Tell something from the layout of the whole image.
+    """Predict tensors from the layout of the whole image.
 
-    Of slices it is the mean of what each of them tells, of tiles what the reduced copy tells.
+    For slices it is the mean of their predictions, for tiles the prediction from the reduced copy.
 
     Args:
-        predict: maps images `(B, 3, H, W)` of any size, and `rest`, to tensors `(B, ...)`. It runs in a
-            survey only.
+        predict: function from images `(B, 3, H, W)` of any size, and `rest`, to tensors `(B, ...)`. It only
+            runs in a survey.
         images: the views.
-        rest: statistics, codes and the like `(B, ...)`, of tiles all rows alike.
+        rest: statistics, codes and other tensors `(B, ...)`; for tiles all rows are the same.
 
     Raises:
         ConfigError: tiles were surveyed without a copy of the whole image.
@@ -235,11 +235,11 @@ def predicted(
     if forward.places is None:
         before = len(forward.shared.values)
         values = [forward.over_slices(value) for value in predict(images, *rest)]
-        del forward.shared.values[before:]  # `paint` does not predict, so it reads none of them
+        del forward.shared.values[before:]  # `paint` does not predict, so it does not need them
         return forward.record(rows, *values)
     if forward.whole is None:
         name = forward.shared.generator
-        raise ConfigError(f"{name!r} looks at the whole image; give survey(..., whole=) a reduced copy.")
+        raise ConfigError(f"{name!r} reads the whole image; give survey(..., whole=) a reduced copy.")
     with running(None):
         whole = forward.whole() if callable(forward.whole) else forward.whole
         values = predict(whole, *(row[:1] for row in rest))
@@ -247,7 +247,7 @@ def predicted(
 
 
 def places() -> Sequence[Place] | None:
-    """Say where the rows lie in the whole image, if they are tiles."""
+    """Return where the rows lie in the whole image; None if they are not tiles."""
     forward = current()
     return None if forward is None else forward.places
 
@@ -267,16 +267,16 @@ def survey(
     Args:
         generator: not compiled.
         views: `(V, 3, H, W)` in [0, 1]; as many as fit in memory.
-        codes: `(1, S)`, the style. `(G, S)` for G volumes whose views follow each other, V / G each.
+        codes: `(1, S)`, the style. `(G, S)` for G volumes, whose V / G views each follow one another.
         strength: `(1,)` or `(G,)` in [0, 1].
-        places: of tiles, where each of them lies; None for slices.
-        margin: pixels of a tile that do not count on sides that are not the image's border; those
-            of a place with a `core` are known.
-        whole: of tiles, a reduced copy `(1, 3, h, w)` of the whole image, sides of 64 pixels or more.
-            "photo" and "fourier" look at it.
+        places: position of each tile; None for slices.
+        margin: pixels of a tile that do not count, on sides that are not the image's border. Ignored for
+            a place with a `core`.
+        whole: for tiles, a reduced copy `(1, 3, h, w)` of the whole image, sides of 64 pixels or more.
+            "photo" and "fourier" need it.
 
     Raises:
-        ConfigError: places that are not those of tiles, or a copy of the whole that is missing.
+            ConfigError: wrong places, or no copy of the whole image for a generator that needs it.
     """
     shared = Shared(generator.name, tiled=places is not None)
     forward = Forward(shared, False, len(codes), views.shape[2:], places, margin, whole)
@@ -293,18 +293,18 @@ def paint(
     *,
     places: Sequence[Place] | None = None,
 ) -> Float[Tensor, "K 3 H W"]:
-    """Give views of one image or volume its style, by the statistics that `survey` read.
+    """Stylise views of one image or volume with the statistics that `survey` read.
 
     Args:
-        generator: the one of the survey.
-        images: `(K, 3, H, W)` in [0, 1], whether surveyed or not, of any size.
+        generator: the generator of the survey.
+        images: `(K, 3, H, W)` in [0, 1], of any size; they need not be those of the survey.
         codes: `(1, S)` or `(G, S)`, as in the survey.
         strength: `(1,)` or `(G,)`, as in the survey.
-        shared: what `survey` gave.
-        places: of tiles, where each of them lies.
+        shared: result of `survey`.
+        places: position of each tile; None for slices.
 
     Raises:
-        ConfigError: statistics of another generator, or of slices where these are tiles.
+            ConfigError: statistics of another generator, or those of slices for tiles.
     """
     if shared.generator != generator.name or shared.tiled != (places is not None):
         kind = "tiles" if shared.tiled else "slices"
@@ -323,12 +323,12 @@ def together(
     codes: Float[Tensor, "G S"],
     strength: Float[Tensor, " G"],
 ) -> Float[Tensor, "K 3 H W"]:
-    """Paint volumes whose slices are all given, at the cost of one forward.
+    """Stylise whole volumes at the cost of one forward.
 
     Args:
         generator: not compiled.
         images: `(K, 3, H, W)` in [0, 1]: K / G slices of the first volume, then those of the next.
-        codes: `(G, S)`, one style a volume.
+        codes: `(G, S)`, one style for each volume.
         strength: `(G,)` in [0, 1].
     """
     shared = Shared(generator.name)
@@ -340,7 +340,7 @@ def together(
 def run_shared(
     generator: AbstractGenerator, images: Tensor, codes: Tensor, strength: Tensor, forward: Forward
 ) -> Tensor:
-    """Run the generator with each style given to all views of its group."""
+    """Run the generator with each style for all views of its group."""
     rows = len(images)
     if not len(codes) or rows % len(codes) or (forward.places is not None and len(codes) != 1):
         raise ConfigError(f"{rows} views cannot share {len(codes)} styles; give one style for each image.")
@@ -352,7 +352,7 @@ def run_shared(
 
 @contextmanager
 def running(forward: Forward | None) -> Iterator[None]:
-    """Share statistics as `forward` says, in this thread and until the end of the block."""
+    """Share the statistics of `forward` in this thread until the end of the block."""
     token = FORWARD.set(forward)
     try:
         yield
@@ -361,7 +361,7 @@ def running(forward: Forward | None) -> Iterator[None]:
 
 
 def _check_places(generator: AbstractGenerator, places: Sequence[Place] | None, rows: int) -> None:
-    """Refuse tiles that do not lie on the cells of the whole image."""
+    """Check that tiles lie on the cells of the whole image."""
     if places is not None and len(places) != rows:
         raise ConfigError(f"each view needs its place, got {len(places)} places for {rows} views.")
     step = generator.multiple
@@ -373,14 +373,14 @@ def _check_places(generator: AbstractGenerator, places: Sequence[Place] | None, 
 def over_tiles(
     forward: Forward, read: Callable[[Tensor], Tensor], planes: Tensor, most: int | None
 ) -> Tensor:
-    """Read a mean over the pixels that tiles stand for."""
+    """Compute a mean over the pixels that tiles cover."""
     assert forward.places is not None
     found = forward.boxes(planes.shape[2:])
     pixels = forward.total or sum(map(area, found))
     step = 1 if most is None else max(1, math.ceil(math.sqrt(pixels / most)))
     alike: dict[_Box, list[int]] = {}
     for row, (place, (top, left, bottom, right)) in enumerate(zip(forward.places, found, strict=True)):
-        # Rows and columns of the whole image, so that all of its tiles read what it would itself.
+        # Rows and columns of the whole image, so that its tiles read the same pixels as the image itself.
         box = top + -(top + place.top) % step, left + -(left + place.left) % step, bottom, right
         if area(box):
             alike.setdefault(box, []).append(row)
@@ -399,19 +399,19 @@ def over_tiles(
 
 
 def weighted_mean(values: Tensor, counts: Sequence[int]) -> Tensor:
-    """Average rows by their counts, to one row."""
+    """Average rows weighted by their counts, to one row."""
     shares = values.new_tensor(counts) / sum(counts)
     return torch.tensordot(shares, values, dims=1)[None]
 
 
 def area(box: _Box) -> int:
-    """Count a box's cells."""
+    """Count the cells of a box."""
     top, left, bottom, right = box
     return max(0, bottom - top) * max(0, right - left)
 
 
 def _spread(values: Tensor, rows: int) -> Tensor:
-    """Give each group's value to all of its rows."""
+    """Repeat each group's value for all of its rows."""
     if len(values) == 1:
         return values.expand(rows, *values.shape[1:])
     return values.repeat_interleave(rows // len(values), dim=0)

@@ -1,6 +1,7 @@
-"""Stain generators for slides: dyes are told apart, and each gets the colour and strength of a style's.
+"""Stain generators for slides: they separate the dyes and give each a style's colour and strength.
 
-For haematoxylin and eosin, for Romanowsky stains of blood (azure and eosin), and for any other pair of dyes.
+They work for haematoxylin and eosin, for Romanowsky stains of blood (azure and eosin), and for other pairs of
+dyes.
 """
 
 import math
@@ -36,26 +37,27 @@ class TwoDyes(AbstractGenerator):
 
     Macenko et al. 2009, "A method for normalizing histology slides for quantitative analysis": the dyes
     are the outermost directions in the plane of the densities, at the 1st and 99th percentile of the
-    angle, and their amounts follow by least squares. Vahadane et al. 2016, "Structure-preserving color
-    normalization and sparse stain separation": the dyes of which densities are sparse sums, none
-    negative, found here from Macenko's by `opticaldensity.ROUNDS` updates of the dictionary over all
-    pixels read, in place of the SPAMS library's over samples; amounts by least squares, too. Each amount
-    is scaled so that its 99th percentile is the style's, by no more than `MAX_GAIN` = 5 either way.
+    angle. Their amounts follow by least squares. Vahadane et al. 2016, "Structure-preserving color
+    normalization and sparse stain separation": the densities are sparse sums of the dyes with no negative
+    amounts. They are found here from Macenko's dyes by 16 updates of the dictionary over all pixels read; the
+    paper uses the SPAMS library on samples. Amounts follow by least squares here, too. Each amount is
+    scaled so that its 99th percentile is the style's, by a factor of at most `MAX_GAIN` = 5 or at least 1 /
+    5.
 
-    What two dyes do not explain is dropped, as the papers do, unless `residual` keeps it. An image with
-    hardly any tissue, or with one dye, comes back as it was: nobody can tell what its dyes are. Dyes
-    are read from about 4096 pixels of a grid, which are all of an image up to 64 x 64.
+    The part of the density that two dyes do not explain is dropped, as in the papers, unless `residual` keeps
+    it. An image with almost no tissue, or with one dye, does not change, because its dyes are unknown. Dyes
+    are read from about 4096 pixels of a grid, which are all pixels of an image up to 64 x 64.
 
-    Code: the density of the first dye in red, green and blue, of unit length, then the second's, then the
-    two 99th percentiles: 8 floats. First is the bluer dye. A style whose dyes cannot be
-    told gets usual haematoxylin and eosin, from half to twice as strong as usual, the darker the stronger.
+    Code: the density of the first dye in red, green and blue, with length 1, then the second's, then the
+    two 99th percentiles: 8 floats. The bluer dye is first. If the dyes of a style are unknown, its code is
+    typical haematoxylin and eosin, from half to twice the typical strength, stronger for darker images.
 
-    On blood films "vahadane" finds the same two dyes in every image of a laboratory; "macenko" often takes
-    the colour of nuclei and that of their rims for dyes, as there is little tissue to count percentiles in.
+    On blood films "vahadane" finds the same two dyes in every image of a laboratory. "macenko" often takes
+    the colours of nuclei and of their rims for dyes, because there is little tissue for percentiles.
 
     Args:
         method: "macenko" or "vahadane".
-        residual: keep what two dyes do not explain.
+        residual: keep the part of the density that two dyes do not explain.
     """
 
     margin = 0
@@ -71,7 +73,7 @@ class TwoDyes(AbstractGenerator):
         self.register_buffer("usual", torch.tensor(USUAL), persistent=False)
 
     def extra_repr(self) -> str:
-        """Name the method, which is part of the fingerprint."""
+        """Return the method as text; it is part of the fingerprint."""
         return f"method={self.method!r}, residual={self.residual}"
 
     def stains(self, images: Float[Tensor, "B 3 H W"]) -> Stains:
@@ -79,7 +81,7 @@ class TwoDyes(AbstractGenerator):
         return read_stains(images, sparse=self.method == "vahadane")
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 8"]:
-        """Read the dyes and the 99th percentile of their amounts."""
+        """Find the dyes and the 99th percentiles of their amounts."""
         full = widen(images)
         axes, most, known = self.stains(full)
         usual_axes, usual_most = self.get_buffer("usual").to(full.dtype).split([6, 2])
@@ -94,7 +96,7 @@ class TwoDyes(AbstractGenerator):
         codes: Float[Tensor, "B 8"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
-        """Give each image the dyes in its code."""
+        """Replace the dyes of each image by those in its code."""
         full = widen(images)
         with torch.autocast(images.device.type, enabled=False):
             matrix = self.matrix(full, codes.to(full.dtype))
@@ -102,7 +104,7 @@ class TwoDyes(AbstractGenerator):
         return repaint(full, matrix, shift, strength.to(full.dtype)).to(images.dtype)
 
     def matrix(self, images: Float[Tensor, "B 3 H W"], codes: Float[Tensor, "B 8"]) -> Float[Tensor, "B 3 3"]:
-        """Compute what makes densities of an image's dyes those of a code's."""
+        """Compute the matrix from densities of an image's dyes to those of the code's dyes."""
         axes, most, known = self.stains(images)
         wanted, wanted_most = codes.split([6, 2], dim=1)
         wanted = unit(wanted.unflatten(1, (2, 3)).mT)
@@ -119,22 +121,23 @@ LIGHT, STRONG = 0.05, 0.2
 
 
 class HedJitter(AbstractGenerator):
-    """Scale and shift haematoxylin, eosin and DAB at random; it needs no bank.
+    """Scale and shift haematoxylin, eosin and DAB at random, without a bank.
 
     Tellez et al. 2018, "Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference to
-    train distilled stain-invariant convolutional networks": of each of the three dyes of Ruifrok & Johnston
-    2001 the amount becomes `a * amount + b`, with a drawn from U(1 - sigma, 1 + sigma) and b from
+    train distilled stain-invariant convolutional networks": for each of the three dyes of Ruifrok & Johnston
+    2001, the amount becomes `a * amount + b`, with a drawn from U(1 - sigma, 1 + sigma) and b from
     U(-sigma, sigma). Amounts are natural logarithms, so a b of 0.05 is about 5 % of the light;
-    scikit-image's are these over 13.8. Negative amounts are kept, where scikit-image cuts them off:
-    so no jitter is the image itself.
+    scikit-image divides them by 13.8. scikit-image also clamps negative amounts to 0. Here they are kept, so
+    that the image does not change without jitter.
 
-    Code: three of a, then three of b, each as a standard normal z with `erf(z / sqrt(2))` from -1 to 1 the
-    place in its range: codes drawn from the prior are the paper's uniform draws. The code of an
-    image says by how much its dyes differ from usual ones, in deviation and mean.
+    Code: the three a, then the three b, 6 floats, each as a standard normal z: `erf(z / sqrt(2))` from -1 to
+        1
+    is the position in its range. So codes from the prior are the paper's uniform draws. The code read from an
+    image is the difference of its dyes from typical dyes, in deviation and mean.
 
     Args:
         sigma: half the width of both ranges, in [0, 1]. The paper's is 0.05 ("light"); Tellez et al. 2019
-            have 0.2 ("strong") as well.
+            also use 0.2 ("strong").
     """
 
     margin = 0
@@ -152,11 +155,11 @@ class HedJitter(AbstractGenerator):
         self.register_buffer("mix", torch.tensor(HED_TO_DENSITY), persistent=False)
 
     def extra_repr(self) -> str:
-        """Name the width, which is part of the fingerprint."""
+        """Return the width as text; it is part of the fingerprint."""
         return f"sigma={self.sigma}"
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 6"]:
-        """Read by how much the dyes differ from usual ones, about -3 to 3."""
+        """Compute how much the dyes differ from typical dyes, in about [-3, 3]."""
         full = widen(images)
         dyes = rgb_to_hed(full)
         stats = tissue_stats(dyes, tissue_weight(full)) if self.tissue else channel_stats(dyes)
@@ -169,7 +172,7 @@ class HedJitter(AbstractGenerator):
         codes: Float[Tensor, "B 6"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B 3 H W"]:
-        """Scale and shift the dyes of each image as its code says."""
+        """Scale and shift the dyes of each image by its code."""
         full = widen(images)
         scale, shift = (self.sigma * torch.erf(codes.to(full.dtype) / math.sqrt(2))).chunk(2, dim=1)
         unmix, mix = (self.get_buffer(name).to(full.dtype) for name in ("unmix", "mix"))
@@ -180,19 +183,19 @@ class HedJitter(AbstractGenerator):
 
 
 class RandStainNA(AbstractGenerator):
-    """Give the channels of one of three colour spaces the style's mean and standard deviation.
+    """Set means and deviations of the channels in one of three colour spaces to the style's.
 
     Shen et al. 2022, "RandStainNA: learning stain-agnostic features from histology slides by bridging stain
-    augmentation and normalization": for each image a space is drawn of CIELAB, HSV and HED, and a virtual
+    augmentation and normalization": for each image, one of CIELAB, HSV and HED is drawn, and a virtual
     style from Gaussians fitted to a data set's statistics. Here the virtual style is the code, with
     `sampler="gaussian"` of a bank; `sampler="uniform"` takes the statistics of single images. The space
-    follows from the code, so that the same code gives the same image: the first, second or third, as the
-    fraction of the mean `L + a + b` is in the first, second or third part of [0, 1). These units are small
-    beside what images differ by, so each space is as likely.
+    depends on the code only, so that the same code gives the same image. It is the first, second or third
+    space if the fraction of the mean `L + a + b` is in the first, second or third part of [0, 1). Images
+    differ by many of these units, so each space is equally likely.
 
-    Other than the authors' program: nothing is rounded to 8 bits; the sampler keeps the statistics'
-    covariance; hue has its jump at green and not at red, near which eosin and red cells lie, and is never
-    spread; contrast grows at most `MAX_GAIN` = 5 times; HED is not cut off at 0, nor its light
+    Unlike the authors' program: nothing is rounded to 8 bits; the sampler keeps the statistics'
+    covariance; hue jumps at green and not at red, where eosin and red cells lie, and its deviation never
+    grows; contrast grows by at most `MAX_GAIN` = 5; HED is not clamped at 0, and its light is not
     stretched to the full range.
 
     Code: the codes of "reinhard-lab", "reinhard-hsv" and "reinhard-hed": 18 floats.
@@ -210,17 +213,17 @@ class RandStainNA(AbstractGenerator):
         self.code_range = (list(chain(*low)), list(chain(*high)))
 
     def on_tissue(self) -> "RandStainNA":
-        """Return a copy that leaves white background alone in each space; see `AbstractGenerator`."""
+        """Return a copy that keeps white background in each space; see `AbstractGenerator`."""
         other = super().on_tissue()
         other.spaces = tuple(space.on_tissue() for space in self.spaces)
         return other
 
     def extra_repr(self) -> str:
-        """Name how the space is chosen, which is part of the fingerprint."""
+        """Return the rule for choosing the space as text; it is part of the fingerprint."""
         return "spaces=lab,hsv,hed, by=fraction"
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 18"]:
-        """Read the mean and standard deviation of each channel of each space."""
+        """Compute the mean and standard deviation of each channel of each space."""
         return torch.cat([space.encode_style(images) for space in self.spaces], dim=1)
 
     def forward(
@@ -233,7 +236,7 @@ class RandStainNA(AbstractGenerator):
         chosen = (3 * (codes[:, :3].sum(dim=1) % 1)).floor().clamp(max=2)
         each = list(zip(self.spaces, codes.split(6, dim=1), strict=True))
         if images.device.type != "cpu" or torch.compiler.is_compiling() or sharing():
-            # To choose rows, a GPU would be waited for, a graph have no fixed shape, views be split up.
+            # Choosing rows would make a GPU wait, a graph lose its fixed shape, and split up shared views.
             painted = images
             for index, (space, part) in enumerate(each):
                 painted = torch.where(
