@@ -105,7 +105,7 @@ def __dir__() -> list[str]:
 
 
 def importer(package: str) -> Callable[[str], ModuleType]:
-    """Return a `__getattr__` for a package, by which `package.part` needs no import of its own.
+    """Return a `__getattr__` for a package that imports `package.part` on first use.
 
     Args:
         package: its `__name__`.

@@ -1,4 +1,4 @@
-"""`python -m styleaug` is the `styleaug` command."""
+"""Run the `styleaug` command with `python -m styleaug`."""
 
 from styleaug.cli.main import main
 

@@ -36,12 +36,12 @@ __all__ = [
 
 FORMAT = 1
 GROUPED_FORMAT = 2
-"""Of banks with groups; the others are as the first version wrote them."""
+"""Format of banks with groups. Banks without groups still have format 1."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a bank comes from: what made it and from how many images. No names, paths or pixels."""
+    """Where a bank comes from: its generator, number of images, date. No names, paths or pixels."""
 
     generator: str
     """Name of the generator whose `encode_style` made the codes."""
@@ -50,34 +50,34 @@ class Provenance:
     """Hash of that generator's name, settings and weights."""
 
     images: int
-    """How many images were read."""
+    """Number of images that were read."""
 
     created: str = field(default_factory=lambda: datetime.date.today().isoformat())
-    """ISO date of the fit: of no study, and without the time."""
+    """ISO date of the fit, without the time. It is not the date of any study."""
 
     version: str = field(default_factory=lambda: tool_version())
     """Version of styleaug that made the bank."""
 
     licence: str = ""
-    """Licence and source of the images, for banks that are passed on."""
+    """Licence and source of the images, for banks that are shared."""
 
     min_images: int = 1
-    """How many different patients or files each style stems from at least; see `training.privacy`."""
+    """Least number of different patients or files behind each style; see `fitting.privacy`."""
 
     epsilon: float | None = None
-    """Of differential privacy, None if there is none."""
+    """Epsilon of differential privacy; None if the fit was not private."""
 
     delta: float | None = None
-    """The same."""
+    """Delta of differential privacy; None if the fit was not private."""
 
     def facts(self) -> dict[str, Any]:
-        """Give the fields, without those about privacy that say nothing."""
+        """Return the fields as JSON-ready values, without fields about privacy that are not set."""
         kept = {name: value for name, value in asdict(self).items() if value is not None}
         return kept if self.min_images != 1 else {k: v for k, v in kept.items() if k != "min_images"}
 
 
 def merge_provenance(parts: Sequence[Provenance]) -> Provenance:
-    """Add up where several banks come from."""
+    """Combine the provenance of several banks."""
     private = all(part.epsilon is not None for part in parts)
     return Provenance(
         parts[0].generator,
@@ -91,9 +91,9 @@ def merge_provenance(parts: Sequence[Provenance]) -> Provenance:
 
 
 def read_provenance(meta: Any) -> Provenance:
-    """Check a stranger's metadata against the few fields that a bank has."""
+    """Check untrusted metadata and return the provenance in it."""
     if not isinstance(meta, dict):
-        raise BankError("has metadata that is no JSON object.")
+        raise BankError("has metadata that is not a JSON object.")
     if meta.get("format") not in (FORMAT, GROUPED_FORMAT):
         raise BankError(
             f"has format {meta.get('format')!r}; this version of styleaug reads formats {FORMAT} and "
@@ -118,7 +118,7 @@ def read_provenance(meta: Any) -> Provenance:
 
 
 def read_privacy(meta: dict[str, Any]) -> dict[str, Any]:
-    """Check what a stranger's metadata says of privacy; the first version said nothing."""
+    """Check untrusted metadata about privacy; banks of the first version have none."""
     least, budget = meta.get("min_images", 1), {name: meta.get(name) for name in ("epsilon", "delta")}
     if type(least) is not int or not 1 <= least < 2**53:
         raise BankError("has no valid 'min_images' in its metadata.")
@@ -131,7 +131,7 @@ def read_privacy(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def tool_version() -> str:
-    """Look up the installed version of styleaug."""
+    """Return the installed version of styleaug."""
     from importlib.metadata import version
 
     return version("styleaug")
@@ -141,14 +141,14 @@ MAX_GROUPS = 1000
 MAX_LABEL = 100
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 NUMBERED = re.compile(r"g\d+")
-"""Labels that tell nothing, and may mean another group in another bank."""
+"""Labels that are only numbers; in another bank the same label may be another group."""
 
 
 def check_labels(labels: Any) -> tuple[str, ...]:
-    """Refuse labels that are no short, different texts.
+    """Check that labels are short, printable texts that differ from each other.
 
     Raises:
-        BankError: with the first that is none.
+        BankError: a label is not; the message names the first one.
     """
     if not isinstance(labels, list | tuple) or len(labels) > MAX_GROUPS:
         raise BankError(f"labels must be at most {MAX_GROUPS} texts.")
@@ -156,24 +156,24 @@ def check_labels(labels: Any) -> tuple[str, ...]:
         if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL or not label.isprintable():
             raise BankError(f"labels must have 1 to {MAX_LABEL} printable characters, got {label!r:.120}.")
     if len(set(labels)) < len(labels):
-        raise BankError("two groups have one label.")
+        raise BankError("two groups have the same label.")
     return tuple(labels)
 
 
 def check_groups(groups: Tensor, styles: int, labels: int) -> Int[Tensor, " N"]:
-    """Refuse groups that do not fit the styles and labels, or are empty."""
+    """Check that groups fit the styles and labels, and that each label is used."""
     if groups.shape != (styles,) or groups.dtype not in WHOLE:
         raise BankError(
             f"groups must be ({styles},) whole numbers, got {tuple(groups.shape)} {groups.dtype}."
         )
     groups = groups.detach().cpu().to(torch.int64, copy=True)
     if groups.unique().tolist() != list(range(labels)):
-        raise BankError(f"groups must be places in {labels} labels, each taken.")
+        raise BankError(f"groups must be indices into {labels} labels, and each label must be used.")
     return groups
 
 
 def regroup(groups: Int[Tensor, " N"], labels: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
-    """Leave out labels that no style has."""
+    """Return groups and labels without the labels that no style has."""
     used, places = groups.unique(return_inverse=True)
     return places, tuple(labels[int(place)] for place in used)
 
@@ -181,12 +181,12 @@ def regroup(groups: Int[Tensor, " N"], labels: Sequence[str]) -> tuple[Tensor, t
 def join_groups(
     sizes: Sequence[int], groups: Sequence[Tensor | None], labels: Sequence[Sequence[str]]
 ) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Put the groups of several banks side by side; see `StyleBank.merge`.
+    """Join the groups of several banks; see `StyleBank.merge`.
 
     Args:
-        sizes: styles of each bank.
-        groups: of each bank, None if it has none.
-        labels: of each bank.
+        sizes: number of styles in each bank.
+        groups: groups of each bank, None if it has none.
+        labels: labels of each bank.
     """
     if all(group is None for group in groups):
         return None, ()
@@ -201,9 +201,9 @@ def join_groups(
 
 
 _KEY = "styleaug_bank"
-"""Of the metadata."""
+"""Key of our metadata in a safetensors file."""
 _KNOWN = {"format", "labels", *(item.name for item in fields(Provenance))}
-"""What the metadata of banks held that were written without a digest."""
+"""Fields of the metadata in old banks, which have no digest."""
 _MAX_BYTES = 256 * 2**20
 _MAX_STYLES = 2**24
 MAX_CODE_LENGTH = 2**20
@@ -211,7 +211,7 @@ _MAX_HEADER = 2**20
 
 
 class Coder(Protocol):
-    """What a bank asks of a generator: who wrote these codes?"""
+    """The attributes of a generator by which a bank recognises it."""
 
     name: str
     code_length: int
@@ -225,16 +225,16 @@ class Coder(Protocol):
 class StyleBank:
     """N styles as a matrix of codes `(N, S)`, with provenance.
 
-    A bank is a value: its methods give new banks.
+    A bank does not change; its methods return new banks.
 
     Args:
-        codes: `(N, S)` floats, N of at least 1, all finite.
-        provenance: what made them.
-        groups: `(N,)` places in `labels`, for styles of several sites, scanners, ...; None for one kind.
-        labels: name of each group, at most 1000, different, of 1 to 100 printable characters.
+        codes: `(N, S)` floats, N >= 1, all finite.
+        provenance: where the codes come from.
+        groups: `(N,)` indices into `labels`, for styles of several sites or scanners; None for no groups.
+        labels: names of the groups: at most 1000 different texts of 1 to 100 printable characters.
 
     Raises:
-        BankError: the codes are empty, not a matrix, or not finite, or groups do not fit them.
+        BankError: the codes are empty, not a matrix or not finite, or the groups do not fit.
     """
 
     def __init__(
@@ -249,7 +249,7 @@ class StyleBank:
             raise BankError(f"codes must be (N, S) with at least one style, got {tuple(codes.shape)}.")
         if not codes.is_floating_point():
             raise BankError(f"codes must be floats, got {codes.dtype}.")
-        # Cast first, as a wider float may overflow; a copy, as the caller may go on to change theirs.
+        # Cast before the check: a wider float may overflow. Copy: the caller may change the tensor later.
         codes = codes.detach().cpu().to(torch.float32, copy=True).contiguous()
         if not codes.isfinite().all():
             bad = int((~codes.isfinite().all(dim=1)).sum())
@@ -259,7 +259,7 @@ class StyleBank:
         self.labels = check_labels(labels)
         self.groups = None if groups is None else check_groups(groups, len(codes), len(self.labels))
         if groups is None and labels:
-            raise BankError("labels go with groups; give both, or neither.")
+            raise BankError("labels and groups belong together; give both or neither.")
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -282,13 +282,13 @@ class StyleBank:
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def check(self, generator: Coder) -> None:
-        """Refuse a generator other than the one that made the bank, and codes that it cannot have made.
+        """Check that `generator` made this bank and that the codes are in its range.
 
         Raises:
-            BankError: naming both, or the first such code.
+            BankError: another generator made it, or a code is out of range.
         """
         mine = self.provenance
-        # "reinhard-lab" and "reinhard-lab-tissue" take the same codes, and say so.
+        # "reinhard-lab" and "reinhard-lab-tissue" use the same codes and have the same fingerprint.
         same = mine.fingerprint == generator.fingerprint
         if not (same or mine.generator == generator.name) or self.codes.shape[1] != generator.code_length:
             raise BankError(
@@ -314,14 +314,14 @@ class StyleBank:
     def select(
         self, rows: Sequence[int] | Tensor | slice | None = None, *, group: str | None = None
     ) -> "StyleBank":
-        """Keep the styles at `rows`, in that order, or those of a group.
+        """Return a bank of the styles at `rows`, in that order, or of one group.
 
         Args:
             rows: indices, or a mask `(N,)` of booleans.
-            group: label of the group, instead of rows.
+            group: label of a group, instead of rows.
 
         Raises:
-            BankError: a row outside the bank, none left, or no such group.
+            BankError: a row is outside the bank, no style is left, or the group does not exist.
         """
         if (rows is None) == (group is None):
             raise BankError("give either rows or a group.")
@@ -342,7 +342,7 @@ class StyleBank:
         return StyleBank(codes.clone(), self.provenance, groups=groups, labels=labels)
 
     def balanced_weights(self) -> Float[Tensor, " N"]:
-        """Give weights for `sampler="weighted"` by which each group is drawn as often as any other.
+        """Return weights `(N,)` with which `sampler="weighted"` draws each group equally often.
 
         Example:
             StyleAugment(bank, sampler="weighted", weights=bank.balanced_weights())
@@ -352,18 +352,19 @@ class StyleBank:
         return 1 / torch.bincount(self.groups)[self.groups]
 
     def sample(self, count: int, *, seed: int = 0) -> "StyleBank":
-        """Keep `count` styles picked at random without repetition, in their order."""
+        """Return a bank of `count` random styles, without repetition, in their original order."""
         if not 1 <= count <= len(self):
             raise BankError(f"cannot pick {count} of {len(self)} styles.")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.select(order[:count].sort().values)
 
     def merge(self, *others: "StyleBank") -> "StyleBank":
-        """Join banks of one generator; the images are added up.
+        """Return a bank with the styles of several banks of one generator.
 
-        Groups of one label become one, but those that are only numbered stay apart and are numbered anew;
-        a bank without groups is one beside those of others. Of `min_images` the least counts; epsilon
-        and delta are added, as the banks may stem from the same images. Without others it is a copy.
+        Groups with the same label are joined. Groups that are only numbered (g1, g2, ...) stay separate and
+        get new numbers. A bank without groups becomes one group, if another bank has groups. The numbers
+        of images are added. The least `min_images` counts. Epsilon and delta are added, because
+        the banks may come from the same images. Without other banks, the result is a copy.
 
         Raises:
             BankError: a bank was made by another generator.
@@ -390,9 +391,9 @@ class StyleBank:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Summarise the bank as JSON-ready values.
+        """Return a summary of the bank as JSON-ready values.
 
-        `spread` is the mean relative deviation of a code's entries; 0 means that all styles are alike.
+        `spread` is the mean relative deviation of an entry of the codes; 0 means that all styles are equal.
         """
         return {
             "styles": len(self),
@@ -411,14 +412,14 @@ class StyleBank:
         return dict(zip(self.labels, counts.tolist(), strict=True))
 
     def spread(self) -> float:
-        """Tell how unlike the styles are: mean relative deviation of an entry, 0 if all are alike."""
+        """Return how much the styles differ: mean relative deviation of an entry, 0 if all are equal."""
         if len(self) < 2 or self.codes.shape[1] == 0:
             return 0.0
         size = self.codes.square().mean(dim=0).sqrt().clamp_min(1e-6)
         return float((self.codes.std(dim=0, correction=0) / size).mean())
 
     def to_bytes(self) -> bytes:
-        """Give the file's content; equal banks give equal bytes."""
+        """Return the content of the bank's file; equal banks give equal bytes."""
         meta: dict[str, Any] = {"format": FORMAT, **self.provenance.facts()}
         tensors = {"codes": self.codes}
         if self.groups is not None:
@@ -438,14 +439,14 @@ class StyleBank:
 
     @classmethod
     def load(cls, path: str | Path) -> "StyleBank":
-        """Read a bank; nothing in the file is trusted.
+        """Read a bank from a file that need not be trusted.
 
-        A bank of an older version has no digest that tells damage, and is loaded with a warning.
-        `styleaug bank merge OLD -o NEW` writes it again.
+        Banks of old versions have no digest against damage; they are loaded with a warning.
+        `styleaug bank merge OLD -o NEW` adds the digest.
 
         Raises:
-            BankError: missing, damaged, no bank, of a newer format, or with absurd or non-finite
-                content; the message names the file.
+            BankError: the file is missing, damaged, not a bank, of a newer format, or has values that are not
+                finite; the message names the file.
         """
         try:
             meta, codes, groups = read_bank(path := check_path(path))
@@ -465,7 +466,7 @@ class StyleBank:
 
 
 def read_bank(path: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
-    """Read metadata, codes and groups; sizes are bounded before anything is allocated."""
+    """Read metadata, codes and groups; sizes are checked before memory is allocated."""
     if path.is_dir():
         raise BankError("is a folder; fit a bank from it with: styleaug fit-style FOLDER -o BANK.safetensors")
     size = check_regular(path).stat().st_size
@@ -480,7 +481,7 @@ def read_bank(path: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
             text = (file.metadata() or {}).get(_KEY)
             if text is None:
                 raise BankError(
-                    "holds a generator and no styles; give it as generator."
+                    "holds a generator, not styles; give it as generator."
                     if "styleaug_generator" in (file.metadata() or {})
                     else "is a safetensors file, but not a style bank."
                 )
@@ -492,7 +493,7 @@ def read_bank(path: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
                 raise BankError(f"has codes of shape {tuple(shape)}; expected (N, S).")
             grouped = len(keys) > 1
             if grouped and list(file.get_slice("groups").get_shape()) != shape[:1]:
-                raise BankError(f"has groups of another number than its {shape[0]} styles.")
+                raise BankError(f"has {shape[0]} styles, but another number of groups.")
             groups = file.get_tensor("groups") if grouped else None
             return json.loads(text), file.get_tensor("codes"), groups
     except SafetensorError as error:

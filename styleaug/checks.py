@@ -1,4 +1,4 @@
-"""What a user may give: numbers of Python, NumPy or torch, and names that are nearly right."""
+"""Checks of arguments: numbers of Python, NumPy or torch, and names with a suggestion."""
 
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -11,7 +11,7 @@ __all__ = ["check_count", "check_number", "check_seed", "check_share", "check_sw
 
 
 def number(value: Any) -> int | float | None:
-    """Return a real number as Python's int or float; None for all else: bool, text, complex, lists."""
+    """Return a real number as Python's int or float; None for anything else, including bool."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -22,10 +22,10 @@ def number(value: Any) -> int | float | None:
 def check_number(
     name: str, value: Any, low: float, high: float, *, above: bool = False, below: bool = False
 ) -> float:
-    """Check a number from `low` to `high`; `above` and `below` leave the ends out.
+    """Check a number in [low, high]; `above` excludes `low`, `below` excludes `high`.
 
     Raises:
-        ConfigError: anything else, NaN among it.
+        ConfigError: the value is outside, NaN or not a number.
     """
     found = number(value)
     ends = (found == low and above) or (found == high and below)
@@ -41,7 +41,7 @@ def check_share(name: str, value: Any) -> float:
 
 
 def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
-    """Check a whole number from `least`."""
+    """Check a whole number from `least` to `most`."""
     found = number(value)
     if not isinstance(found, int) or found < least or (most is not None and found > most):
         upto = "" if most is None else f" to {most}"
@@ -67,6 +67,6 @@ def check_switch(name: str, value: Any) -> bool:
 
 
 def nearest(name: str | Path, names: list[str]) -> str:
-    """Suggest a name that was meant."""
+    """Return " Did you mean NAME?" for the name most like `name`, or an empty text."""
     found = get_close_matches(str(name).lower(), names, 1, 0.7)
     return f" Did you mean {found[0]!r}?" if found else ""

@@ -1,10 +1,10 @@
-"""The demo: a classifier leaves its hospital, with and without a bank of the other one's styles.
+"""The demo: test a classifier in another hospital, trained with and without a bank of its styles.
 
-Hospital A has labelled digits, white on black. Hospital B writes in dark, coloured ink on photographs
-and sends a few hundred images without labels. Their styles are read into a bank. A small network learns
-from A's images only, and is tested on digits that it has not seen, once as A and once as B draws them.
+Hospital A has labelled digits, white on black. Hospital B writes in dark, coloured ink on photographs, and
+sends 256 images without labels. Their styles are read into a bank. A small network is trained on
+A's images only. It is tested on new digits, once drawn like A's and once like B's.
 
-The file is a template, too: in a pipeline of your own, `fit_bank` and `StyleAugment(bank)` are new.
+The file is also a template: the lines to add to your own pipeline are `fit_bank` and `StyleAugment(bank)`.
 """
 
 import atexit
@@ -39,7 +39,7 @@ from styleaug.weights import pretrained_folder
 __all__ = ["Demo", "run_demo", "sample_folder"]
 
 _SIDE, BATCH, UNLABELLED = 32, 64, 256  # pixels; images in a batch; images that hospital B sends
-COLUMNS, DIGIT_SIDE = 12, 80  # of the contact sheet; tiles are squares of so many pixels
+COLUMNS, DIGIT_SIDE = 12, 80  # of the contact sheet; side of a tile in pixels
 
 NOTES = """
 Trained on {trained_on} images of hospital A; tested on {tested_on} other digits,
@@ -56,7 +56,7 @@ Labels = Int[Tensor, " B"]
 
 @dataclass(frozen=True)
 class _Arm:
-    """One way to train the classifier, and how far it got."""
+    """One way to train the classifier, and its scores."""
 
     name: str
     home: float  # share of A's test images that it reads right
@@ -67,7 +67,7 @@ class _Arm:
 
 @dataclass(frozen=True)
 class Demo:
-    """What a run of the demo found."""
+    """The result of a run of the demo."""
 
     arms: list[_Arm]
     bank: dict[str, Any]
@@ -76,7 +76,7 @@ class Demo:
     seed: int
 
     def table(self) -> str:
-        """Lay the scores out as text."""
+        """Return the scores as a text table."""
         rows = [("augmentation", "at home", "away", "training", "overhead")]
         for arm in self.arms:
             home, away, cost = (f"{share:.1%}" for share in (arm.home, arm.away, arm.cost))
@@ -85,13 +85,13 @@ class Demo:
         return "\n".join([*lines, NOTES.format(**vars(self))])
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the same as JSON-ready values."""
+        """Return the result as JSON-ready values."""
         return asdict(self)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: such small networks gain nothing by more, and wait for busy cores."""
+    """Compute on one thread; more threads do not make such small networks faster."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -112,15 +112,15 @@ def run_demo(
     """Fit a bank, train the classifier with and without it, test both and draw what they saw.
 
     Args:
-        out: the contact sheet to write.
-        seed: of the split of the digits, B's inks and photographs, and the networks.
-        generator: of the bank, by name or path.
-        train_images: labelled images of A, of 1,797 digits in all.
-        epochs: over these images, for each network.
-        report: called with the number of epochs done and the number to do.
+        out: path of the contact sheet to write.
+        seed: seed for the split of the digits, B's inks and photographs, and the networks.
+        generator: name or path of the bank's generator.
+        train_images: number of A's labelled images, of 1,797 digits.
+        epochs: passes over these images, for each network.
+        report: called with the number of epochs done and the total.
 
     Raises:
-        ConfigError: no epoch, or too few images to train on or to test on.
+        ConfigError: no epoch, or too few images for training or testing.
     """
     digits, labels = load_digits()
     least, most = 2 * BATCH, len(digits) - UNLABELLED - BATCH
@@ -155,7 +155,7 @@ def run_demo(
 
 
 def load_digits() -> tuple[Strokes, Labels]:
-    """Read the 1,797 handwritten digits, enlarged smoothly, 1 where there is ink; and what they say."""
+    """Read the 1,797 handwritten digits, enlarged smoothly (1 is ink), and their labels."""
     stored = load_file(pretrained_folder() / "digits.safetensors")
     ink = stored["images"][:, None].float() / 16
     strokes = F.interpolate(ink, size=(_SIDE, _SIDE), mode="bicubic").clamp(0, 1)
@@ -164,7 +164,7 @@ def load_digits() -> tuple[Strokes, Labels]:
 
 @cache
 def sample_folder() -> str:
-    """Write labelled samples for a first try: a folder each for the digits 0 to 3, with 50 images of 64 x 64.
+    """Write a folder of labelled samples: digits 0 to 3, 50 images of 64 x 64 pixels each.
 
     Returns:
         The path of a temporary folder, which is deleted when this process ends.
@@ -202,7 +202,7 @@ def cut_photos(number: int, rng: torch.Generator) -> Float[Tensor, "B 3 H W"]:
 
 
 def fit_bank(images: _Images, generator: str) -> StyleBank:
-    """Save images into a folder, as a hospital sends them, and read their styles."""
+    """Save images into a temporary folder and fit a bank to it."""
     with tempfile.TemporaryDirectory() as folder:
         for index, image in enumerate(images):
             save_image(to_pil_image(image), Path(folder, f"{index:04}.png"))
@@ -210,12 +210,12 @@ def fit_bank(images: _Images, generator: str) -> StyleBank:
 
 
 def flip_polarity(images: _Images) -> _Images:
-    """Invert half of the images, in every arm: styles leave bright things bright."""
+    """Invert half of the images. All arms do this, because styling keeps bright areas bright."""
     return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, 255 - images, images)
 
 
 def jitter_colours(images: _Images) -> _Images:
-    """Change brightness, contrast, saturation and hue, as is usual; eight images share a draw."""
+    """Change brightness, contrast, saturation and hue at random; eight images share one draw."""
     jitter = v2.ColorJitter(0.5, 0.5, 0.5, 0.2)
     return torch.cat([jitter(part) for part in images.split(8)])
 
@@ -236,7 +236,7 @@ def _train_classifier(
     epochs: int,
     tick: Callable[[], None],
 ) -> tuple[nn.Module, float, float]:
-    """Train a new classifier; give it, the seconds, and the time in `augment` over that of the rest."""
+    """Train a new classifier; return it, the seconds, and the ratio of time in `augment` to the rest."""
     network = _make_classifier()
     loader = DataLoader(TensorDataset(images, labels), BATCH, shuffle=True, drop_last=True)
     optimizer = torch.optim.AdamW(network.parameters())
@@ -259,7 +259,7 @@ def _train_classifier(
 
 @torch.inference_mode()
 def classify(network: nn.Module, images: _Images) -> Labels:
-    """Let the network read the digits."""
+    """Return the digits that the network reads, `(B,)`."""
     return torch.cat([network(part / 255).argmax(dim=1) for part in images.split(BATCH)])
 
 
@@ -269,7 +269,7 @@ def _accuracy(network: nn.Module, images: _Images, truth: Labels) -> float:
 
 
 def picture_row(label: str, images: _Images) -> list[Image.Image]:
-    """Put a label and the first images, enlarged for the eye, side by side."""
+    """Return a row of tiles: a label, then the first images, enlarged."""
     return [
         _card(label),
         *(to_pil_image(image).resize((DIGIT_SIDE, DIGIT_SIDE)) for image in images[:COLUMNS]),
@@ -277,13 +277,13 @@ def picture_row(label: str, images: _Images) -> list[Image.Image]:
 
 
 def answer_cards(read: Labels, truth: Labels) -> list[Image.Image]:
-    """Write answers on green if they are right, and on red if not."""
+    """Return a row of tiles with the answers, green if they are right and red if not."""
     pairs = zip(read.tolist(), truth.tolist(), strict=True)
     return [_card(str(digit), "#cdebcf" if digit == true else "#f8c9c4", 40) for digit, true in pairs]
 
 
 def _card(text: str, paper: str = "white", size: int = 14) -> Image.Image:
-    """Write text on a tile."""
+    """Return a tile with text on it."""
     tile, middle = Image.new("RGB", (DIGIT_SIDE, DIGIT_SIDE), paper), (DIGIT_SIDE / 2, DIGIT_SIDE / 2)
     ImageDraw.Draw(tile).text(middle, text, "black", anchor="mm", align="center", font_size=size)
     return tile

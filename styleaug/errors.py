@@ -6,12 +6,12 @@
     ├── BankError     (ValueError)    a style bank that is damaged, or made by another generator
     ├── WeightsError  (ValueError)    generator weights that are damaged, unknown or do not fit
     ├── ConfigError   (ValueError)    an argument outside its range
-    │   └── MissingExtraError (ImportError)  what was asked for needs a library that is not installed
+    │   └── MissingExtraError (ImportError)  a feature needs a library that is not installed
     ├── TrainError    (RuntimeError)  a training run that diverged
-    └── DeviceError   (RuntimeError)  a device that cannot be used where it was asked for
+    └── DeviceError   (RuntimeError)  a device that cannot be used here
 
-Each is also the builtin in brackets, so that code which knows nothing of styleaug can catch it.
-`LabelWarning` is no error: it says that an image seems to be a label map.
+Each is also the builtin in brackets, so code that does not know styleaug can catch it.
+`LabelWarning` is a warning: an image seems to be a label map.
 """
 
 import re
@@ -40,15 +40,15 @@ __all__ = [
 ]
 
 OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Kinds of characters that are not shown: controls, formats such as bidi overrides, surrogates, line ends."""
+"""Unicode categories that are escaped: controls, formats such as bidi overrides, surrogates, line ends."""
 SYNTAX = re.compile(r"[\\`*|]|(?<=\])\(")
-"""What means something inside a line or cell of Markdown."""
+"""Characters with a meaning inside a line or table cell of Markdown."""
 
 
 def printable(text: object) -> str:
-    r"""Return text as one line without control characters; in their place are escapes such as `\x1b`.
+    r"""Return text as one line, with control characters written as escapes such as `\x1b`.
 
-    Applied again, it changes nothing.
+    A second call changes nothing.
     """
     text = str(text)
     if text.isprintable():
@@ -62,29 +62,29 @@ def escaped(letter: str) -> str:
 
 
 def name_bytes(name: str) -> bytes:
-    """Return bytes that tell any name from others: UTF-8, also where a file's name is none."""
+    """Return a file name as UTF-8 bytes, also if the name is not valid UTF-8; different names differ."""
     return name.encode("utf-8", "surrogatepass")
 
 
 def markdown(text: object) -> str:
-    """Return text that Markdown shows as it is: no HTML, no links, and no new cell of a table."""
+    """Return text escaped so that Markdown shows it as it is: no HTML, links or table cells."""
     return escape(SYNTAX.sub(r"\\\g<0>", printable(text)), quote=False)
 
 
 def code(text: object) -> str:
-    """Return text as Markdown's code, in which nothing but a backtick means anything."""
+    """Return text as inline code in Markdown."""
     return f"`{printable(text).replace('`', chr(39))}`"
 
 
 class LabelWarning(UserWarning):
-    """An image that is about to be styled seems to hold labels."""
+    """An image that is about to be styled seems to be a label map."""
 
 
 class StyleAugError(Exception):
-    """Base of all errors of this library."""
+    """Base class of all errors of this library."""
 
     def __str__(self) -> str:
-        """Return the message as one line that any terminal may show, whatever names it quotes."""
+        """Return the message as one line without control characters, safe for a terminal."""
         return printable(super().__str__())
 
 
@@ -109,7 +109,7 @@ class ConfigError(StyleAugError, ValueError):
 
 
 class MissingExtraError(ConfigError, ImportError):
-    """What was asked for needs a library that is not installed: the message says how to get it."""
+    """A feature needs a library that is not installed; the message says how to install it."""
 
 
 class TrainError(StyleAugError, RuntimeError):
@@ -117,16 +117,16 @@ class TrainError(StyleAugError, RuntimeError):
 
 
 class DeviceError(StyleAugError, RuntimeError):
-    """A device that cannot be used where it was asked for."""
+    """A device that cannot be used here."""
 
 
 def missing_extra(what: str, library: str, extra: str) -> MissingExtraError:
     """Return the error that says which extra to install, from PyPI and in a clone.
 
     Args:
-        what: needs the library.
-        library: as people call it.
-        extra: of `pyproject.toml`.
+        what: the feature that needs the library.
+        library: name of the library, for the message.
+        extra: name of the extra in `pyproject.toml`.
     """
     return MissingExtraError(
         f'{what} needs {library}: pip install "styleaug[{extra}]", or in a clone of the repository '
@@ -135,13 +135,13 @@ def missing_extra(what: str, library: str, extra: str) -> MissingExtraError:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error of any library says, in a line that ends with a full stop."""
+    """Return the message of any error as one line that ends with a full stop."""
     text = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".: ")
     known = isinstance(error, OSError | ValueError | RuntimeError | StyleAugError)
     return (text if text and known else f"{type(error).__name__}: {text}".rstrip(": ")) + "."
 
 
 def reason_of(path: Path, error: Exception) -> str:
-    """Return what is wrong with a file, naming it, whatever a library raised over it."""
+    """Return a message that names the file and what is wrong with it."""
     text = str(error) if isinstance(error, StyleAugError) else first_line(error)
     return text if printable(path) in text or str(path) in text else f"{path}: {text}"

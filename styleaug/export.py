@@ -1,4 +1,4 @@
-"""Generators as ONNX files, compared with torch in ONNX Runtime before they are written."""
+"""Export generators as ONNX files; each file is compared with torch before it is written."""
 
 import json
 import logging
@@ -47,28 +47,28 @@ __all__ = [
 _Source = str | Path | AbstractGenerator
 Size = tuple[int, int] | None
 OpenSizes = dict[str, dict[int, Any]]
-"""For each input the axes whose length is open, and their names."""
+"""For each input, the axes of any length and their names."""
 MOST_SIDE = 2**16
 MOST_SAMPLES = 24
 TRACED = (2, 52, 44)
-"""Rows, height and width of the images that are traced."""
+"""Batch size, height and width of the images with which a graph is traced."""
 STYLES = 24
-"""Codes drawn where there is no bank."""
+"""Number of codes that are drawn if there is no bank."""
 
 
 class Graph(nn.Module):
-    """A generator, or what reads its codes, with inputs by name.
+    """A generator or its encoder, with inputs by name.
 
     Args:
-        generator: is copied.
-        bank: puts its codes in the graph, whose input `style` is rows of it in place of `codes`.
-        reads: give the codes of `images`, and nothing else.
+        generator: the generator; it is copied.
+        bank: a bank to store in the graph; the input `style` (rows of the bank) then replaces `codes`.
+        reads: True for the encoder: return the codes of `images`.
     """
 
     def __init__(self, generator: AbstractGenerator, bank: StyleBank | None = None, *, reads: bool = False):
         super().__init__()
         self.generator = deepcopy(generator).cpu().eval().requires_grad_(False)
-        self.to(memory_format=torch.contiguous_format)  # torch.export closes sizes for others
+        self.to(memory_format=torch.contiguous_format)  # with another layout, torch.export fixes the sizes
         self.reads = reads
         self.register_buffer("bank", None if bank is None else bank.codes)
         style = "codes" if bank is None else "style"
@@ -92,13 +92,13 @@ class Graph(nn.Module):
     def feed(
         self, images: Float[Tensor, "B 3 H W"], rows: Int[Tensor, " B"], codes: Float[Tensor, "N S"]
     ) -> dict[str, Tensor]:
-        """Make the inputs that give images the codes at these rows, the later ones less of them."""
+        """Return inputs that paint `images` in the codes at `rows`; later images get a lower strength."""
         strength = torch.linspace(1, 0.5, len(images))
         known = {"images": images, "codes": codes[rows], "style": rows, "strength": strength}
         return {name: known[name] for name in self.inputs}
 
     def copy(self, *, half: bool = False) -> "Graph":
-        """Copy; with half weights, images, codes and statistics stay float32 as they do with bfloat16."""
+        """Return a copy. With `half`, weights are float16; images, codes and statistics stay float32."""
         made = deepcopy(self)
         if half:
             made.generator.half()
@@ -111,12 +111,12 @@ def open_program(
     """Trace a graph with `torch.export` for any batch, height and width.
 
     Args:
-        graph: what to trace.
-        codes: of any styles.
-        size: height and width to fix.
+        graph: the graph to trace.
+        codes: `(N, S)` codes of any styles.
+        size: fixed height and width; None allows any.
 
     Returns:
-        The program, the inputs it was traced with, and what is open of them.
+        The program, the inputs it was traced with, and their axes of any length.
     """
     from torch.fx.experimental import _config
 
@@ -126,8 +126,8 @@ def open_program(
     sizes: OpenSizes = {name: {0: batch} for name in example}
     if size is None:
         sizes["images"] |= {2: opened[0], 3: opened[1]}
-    # pix2pix's innermost map may be one pixel, and torch asks whether it is, which closes the size. So
-    # the second attempt takes it that the answer does not matter; photo cannot do without an answer.
+    # pix2pix's innermost map may be one pixel. torch asks whether it is, and that fixes the size. The second
+    # attempt therefore ignores the answer; photo needs the answer.
     try:
         return torch.export.export(graph, (example,), dynamic_shapes=(sizes,)), example, sizes
     except (RuntimeError, AssertionError):
@@ -138,12 +138,12 @@ def open_program(
 
 
 def typical_codes(source: _Source, bank: StyleBank | None, pictures: list[Tensor]) -> Float[Tensor, "N S"]:
-    """Find codes that a generator will meet: the bank's, its own bank's, the prior's or the samples'.
+    """Return typical codes of a generator: from `bank`, its own bank, its prior or the samples.
 
     Args:
-        source: the generator's name or path, or a generator.
-        bank: the one in the graph, if there is one.
-        pictures: samples, from `read_samples`.
+        source: a generator, or its name or path.
+        bank: the bank in the graph, if there is one.
+        pictures: samples from `read_samples`.
     """
     generator = source if isinstance(source, AbstractGenerator) else load_generator(source)
     if bank is None and not generator.has_prior:
@@ -160,7 +160,7 @@ def read_samples(folder: str | Path | None = None) -> list[Tensor]:
     """Read at most `MOST_SAMPLES` images of a folder, or the sample photos, `(1, 3, H, W)` in [0, 1].
 
     Raises:
-        FileError: no folder, no image in it, or one that cannot be read.
+        FileError: there is no folder or no image in it, or an image cannot be read.
     """
     paths = image_files(pretrained_folder() / "samples" if folder is None else Path(folder))
     paths = paths[:: -(-len(paths) // MOST_SAMPLES)]
@@ -171,7 +171,7 @@ def read_samples(folder: str | Path | None = None) -> list[Tensor]:
 def batch_of(
     pictures: list[Tensor], start: int, count: int, size: tuple[int, int]
 ) -> Float[Tensor, "B 3 H W"]:
-    """Take `count` images from `start` on, round and round, and give them one size."""
+    """Return a batch of `count` pictures from `start`, repeating them if needed, at one size."""
     chosen = [pictures[(start + row) % len(pictures)] for row in range(count)]
     resized = [F.interpolate(picture, size, mode="bilinear", antialias=True) for picture in chosen]
     return torch.cat(resized).clamp(0, 1)
@@ -191,24 +191,24 @@ def similarity(one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"]) -
 _Precision = Literal["float32", "float16", "int8"]
 _Part = Literal["generator", "encoder"]
 LIMITS = {"float32": (0.01, 0.25), "float16": (0.255, 12.75), "int8": (5.1, 255.0)}
-"""Mean and largest difference from torch that images may have, in levels of 255.
+"""Allowed mean and largest difference from torch, for images, in grey levels (0 to 255).
 
-In float32 only the order of sums differs. Where an image's dyes are hard to tell, as those of photographs
-under a bank of slides, the stain generators make up to 0.05 of a level of such rounding.
+In float32 only the order of sums differs. The stain generators reach 0.05 levels on images without clear
+dyes, such as photographs.
 """
 CODE_LIMITS = (1e-4, 1e-4)
-"""The same of codes that an encoder reads, in their own units."""
+"""Allowed mean and largest difference from torch, for codes of an encoder, in their own units."""
 OPSET = 18
 COMPARED = ((1, 96, 128), (3, 61, 77), (2, 150, 131))
-"""Rows, height and width of the images on which a file is compared; none was traced."""
+"""Batch size, height and width of the images for the comparison; none is the traced size."""
 DRAWS, DRAWN_SIZE = 24, (192, 160)
-"""Images and styles from which int8 ranges are read; more of them changed nothing."""
+"""Number of images and their size, from which int8 ranges are read; more images changed nothing."""
 PERCENTILE = 99.99
-"""Of the values that an int8 range covers: all of them cost adain a third more error."""
+"""Percentage of values that an int8 range covers; with 100, adain's error is a third larger."""
 INNER = re.compile(r"block|\b(down|up)\.[1-9]")
-"""Convolutions that int8 replaces: most of the arithmetic, and none that reads or writes pixels."""
+"""Names of the convolutions that int8 replaces: most of the arithmetic, but not the first and last layers."""
 NO_ENCODER = ("histogram", "histogram-luminance", "macenko", "patchswap", "vahadane")
-"""Their codes take sorting or clustering whose extent depends on the size, which ONNX cannot say."""
+"""Generators whose encoder cannot be exported: it sorts or clusters pixels, whose number ONNX must know."""
 TEXTS = {
     "images": "(batch, 3, height, width) in [0, 1], before any normalisation",
     "codes": "(batch, S), one style a row",
@@ -216,12 +216,12 @@ TEXTS = {
     "strength": "(batch,) in [0, 1]",
     "styled": "(batch, 3, height, width) in [0, 1]",
 }
-"""What inputs and outputs are, as the file says it."""
+"""Description of each input and output, written into the file."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An ONNX file, and how far what it gives is from what the generator gives in torch."""
+    """An ONNX file, and how much its output differs from the generator in torch."""
 
     path: Path
     size: int
@@ -230,13 +230,13 @@ class Exported:
     inputs: tuple[str, ...]
     output: str
     mean: float
-    """Mean absolute difference, of images in [0, 1] or of codes."""
+    """Mean absolute difference of images in [0, 1], or of codes."""
 
     largest: float
     """Largest absolute difference."""
 
     similarity: float
-    """Structural similarity of the images, 1 if they are equal; 1 for codes."""
+    """Structural similarity of the images (1: equal); always 1 for codes."""
 
     def __str__(self) -> str:
         file = f"{printable(self.path)}: {self.size / 1024:.0f} kB"
@@ -262,44 +262,44 @@ def export_onnx(
     samples: str | Path | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Exported:
-    """Write a generator as one ONNX file, if ONNX Runtime gives with it what torch gives.
+    """Write a generator as one ONNX file, after comparing it with torch in ONNX Runtime.
 
-    The graph maps `images (B, 3, H, W)` in [0, 1], `codes (B, S)` and `strength (B,)` to `styled`,
-    all float32 whatever the precision inside. With a bank, `style (B,)`, int64 rows of the bank,
-    takes the place of `codes`; a generator with S = 0 has neither. B, H and W are open, from 1;
-    images that are flat or of a few pixels may differ more than is allowed for others, as rounding
-    errors grow there. Images are taken at their size: enlarge those of a shorter side under
-    `generator.least_side` (128 for `adain`) yourself, as `StyleAugment` does.
+    The graph maps `images (B, 3, H, W)` in [0, 1], `codes (B, S)` and `strength (B,)` to `styled`. All
+    are float32 for each precision. With a bank, `style (B,)`, int64 rows of the bank, replaces
+    `codes`; a generator with S = 0 has neither. B, H and W may have any size from 1. Flat or very small
+    images may differ more than is allowed for others, because rounding errors grow there. Images keep their
+    size: enlarge those with a short side under `generator.least_side` (128 for `adain`) before, as
+    `StyleAugment` does.
 
-    Equal arguments give equal bytes. The file's metadata is one key, `styleaug`: JSON with name,
-    fingerprint, version, licence, precision and the bank's provenance. No paths.
+    Equal arguments give equal bytes. The metadata is one key, `styleaug`: JSON with name,
+    fingerprint, version, licence, precision and the bank's provenance. It has no paths.
 
     Args:
         generator: a shipped name, a path, a run folder, or a generator.
-        out: the file to write, `.onnx`.
-        bank: a shipped name, a path, a run folder, or a bank of this generator, to put in the file.
-        precision: "float32"; "float16", half the size, within half a grey level of 255 (patchswap:
-            3), for GPUs: a CPU computes it in float32, no faster; "int8", for CPUs: the residual
-            blocks (of pix2pix: all but the outermost level) in 8 bits, all statistics and colours in
-            float32. On one core with AVX-512 VNNI it takes 0.8 of float32's time for adain, 0.95 for
-            photo and 0.75 for the translators, and pixels are off by less than 1 of 255 on average.
-        part: "generator", or "encoder": the graph from `images` to `codes`, with which other
-            languages read styles. Reduce style images to a short side of 256 pixels first.
-        size: height and width to fix, for runtimes that want them known.
-        opset: version of the ONNX operators, from 18.
-        samples: folder of images for the comparison and for int8's ranges; None takes the photos
-            that come with the package. Give images of the generator's own domain if it has one.
-        report: called with steps done and in all.
+        out: path of the `.onnx` file to write.
+        bank: a bank of this generator to store in the file: a shipped name, a path, a run folder, or a bank.
+        precision: "float32", "float16" or "int8". float16 is for GPUs: half the size, within half a grey
+            level of 255 (patchswap: 3); CPUs compute it in float32. int8 is for CPUs: the residual blocks
+            (of pix2pix: all but the outermost level) use 8 bits, statistics and colours float32. On one
+            core with AVX-512 VNNI it takes 0.8 of float32's time for adain, 0.95 for photo and 0.75 for the
+            translators; pixels differ by less than 1 of 255 on average.
+        part: "generator" or "encoder". The encoder maps `images` to `codes`, to read styles in other
+            languages. Reduce style images to a short side of 256 pixels first.
+        size: fixed height and width, for runtimes that need them; None allows any.
+        opset: version of the ONNX operators, at least 18.
+        samples: folder of images for the comparison and for int8's ranges; None uses the photos in
+            the package. Use images of the generator's own domain if it has one.
+        report: called with the number of steps done and the total.
 
     Returns:
-        What was written and how far it is from the generator.
+        What was written, and how much it differs from the generator.
 
     Raises:
-        ConfigError: an argument outside its range, a generator or part that cannot be exported, or
+        ConfigError: an argument is outside its range, the generator or part cannot be exported, or
             onnx is not installed.
-        WeightsError: an unknown or damaged generator, or one that the file is too far from.
-        BankError: an unknown or damaged bank, or one of another generator.
-        FileError: no samples, or a folder that cannot be written to.
+        WeightsError: the generator is unknown or damaged, or the file differs too much from it.
+        BankError: the bank is unknown or damaged, or was made by another generator.
+        FileError: there are no samples, or the folder cannot be written to.
 
     Example:
         >>> export_onnx("adain", "adain.onnx", bank="art")
@@ -334,7 +334,7 @@ def export_onnx(
 
 
 def check_options(out: Path, precision: str, part: str, size: Size, opset: int) -> None:
-    """Refuse what can be refused before anything is loaded."""
+    """Check the options that need no generator."""
     for name, value, known in (("precision", precision, _Precision), ("part", part, _Part)):
         if value not in get_args(known):
             raise ConfigError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}.")
@@ -350,21 +350,21 @@ def check_options(out: Path, precision: str, part: str, size: Size, opset: int) 
 
 
 def check_part(network: AbstractGenerator, part: str, precision: str, *, has_bank: bool) -> None:
-    """Refuse what this generator does not have."""
+    """Check that this generator has the part, the precision and the bank that were asked for."""
     if part == "encoder" and (network.name in NO_ENCODER or network.code_length == 0):
         reason = "reads codes as ONNX cannot" if network.code_length else "has no codes"
         raise ConfigError(f"{network.name!r} {reason}, so its encoder cannot be exported.")
     if part == "encoder" and (precision != "float32" or has_bank):
-        raise ConfigError("an encoder reads statistics: it has no bank, and no precision but float32.")
+        raise ConfigError("an encoder takes no bank, and its precision must be float32.")
     if has_bank and network.code_length == 0:
         raise ConfigError(f"{network.name!r} has one fixed target domain and no styles; leave out the bank.")
     if precision != "float32" and not network.takes_bfloat16:
-        raise ConfigError(f"{network.name!r} has no weights to shorten; its precision is float32.")
+        raise ConfigError(f"{network.name!r} has no weights; its precision must be float32.")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from the user what exporter and quantiser say about themselves."""
+    """Hide the messages of the exporter and the quantiser."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -379,7 +379,7 @@ def _translate(graph: Graph, precision: _Precision, size: Size, opset: int, code
     """Make the ONNX graph, in float32 or float16.
 
     Raises:
-        ConfigError: the generator does what the exporter cannot follow.
+        ConfigError: the exporter cannot convert the generator.
     """
     wanted = graph.copy(half=precision == "float16")
     try:
@@ -395,7 +395,7 @@ def _translate(graph: Graph, precision: _Precision, size: Size, opset: int, code
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # of many kinds, none of them ours
+    except Exception as error:  # the exporter raises errors of many kinds
         first = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         raise ConfigError(f"{graph.generator.name!r} cannot be exported. {first}") from error
     assert made is not None
@@ -405,7 +405,7 @@ def _translate(graph: Graph, precision: _Precision, size: Size, opset: int, code
 def quantise(
     content: bytes, graph: Graph, pictures: list[Tensor], codes: Tensor, size: tuple[int, int]
 ) -> bytes:
-    """Give the inner convolutions 8-bit weights and inputs, in ranges read from samples."""
+    """Return the file with 8-bit weights and inputs of the inner convolutions; samples give the ranges."""
     import onnx
     from onnxruntime import quantization as q
 
@@ -428,7 +428,7 @@ def quantise(
             activation_type=q.QuantType.QUInt8,
             weight_type=q.QuantType.QInt8,
             per_channel=True,
-            reduce_range=True,  # to 7 bits: with 8, CPUs without VNNI overflow; it costs no accuracy
+            reduce_range=True,  # 7 bits: with 8, CPUs without VNNI overflow; accuracy is the same
             nodes_to_quantize=inner,
             calibrate_method=q.CalibrationMethod.Percentile,
             extra_options={"CalibPercentile": PERCENTILE},
@@ -437,7 +437,7 @@ def quantise(
 
 
 def annotate(content: bytes, facts: dict[str, Any]) -> bytes:
-    """Replace what the exporter noted, which names files of this machine, by `_facts`."""
+    """Replace the exporter's metadata, which names files of this machine, by `facts`."""
     import onnx
 
     model = onnx.load_from_string(content)
@@ -446,7 +446,7 @@ def annotate(content: bytes, facts: dict[str, Any]) -> bytes:
         del item.metadata_props[:]
         item.doc_string = TEXTS.get(item.name, "")
     del graph.metadata_props[:], model.metadata_props[:]
-    del graph.value_info[:]  # shapes inside are formulas in the exporter's own names
+    del graph.value_info[:]  # inner shapes are formulas in the exporter's own names
     model.producer_name, model.producer_version = "styleaug", facts["version"]
     entry = model.metadata_props.add()
     entry.key, entry.value = "styleaug", json.dumps(facts, sort_keys=True)
@@ -456,7 +456,7 @@ def annotate(content: bytes, facts: dict[str, Any]) -> bytes:
 def _facts(
     source: _Source, network: AbstractGenerator, part: _Part, precision: _Precision, bank: StyleBank | None
 ) -> dict[str, Any]:
-    """Say what is in the file and where it comes from."""
+    """Return the metadata: what the file holds and where it comes from."""
     fingerprint, shipped = network.fingerprint, cards()["generators"]
     names = [name for name, card in shipped.items() if card["fingerprint"] == fingerprint]
     names += [source] if isinstance(source, str) and source in generator_names() else []
@@ -475,14 +475,14 @@ def _facts(
 
 
 def as_arrays(inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Turn inputs into what ONNX Runtime takes."""
+    """Convert inputs to NumPy arrays for ONNX Runtime."""
     return {name: value.numpy() for name, value in inputs.items()}
 
 
 def _compare(
     content: bytes, graph: Graph, precision: _Precision, pictures: list[Tensor], codes: Tensor, size: Size
 ) -> tuple[float, float, float]:
-    """Run file and generator on images and styles that were not traced.
+    """Compare the file with the generator on images and styles that were not traced.
 
     Returns:
         Mean and largest absolute difference, and the structural similarity.
@@ -498,7 +498,7 @@ def _compare(
         images = batch_of(pictures, index, count, size or (height, width))
         inputs = graph.feed(images, (7 * torch.arange(count) + index) % len(codes), codes)
         given = [torch.from_numpy(session.run(None, as_arrays(inputs))[0])]
-        if precision == "float16":  # which ONNX Runtime computes in float32 on a CPU, and torch does not
+        if precision == "float16":  # ONNX Runtime computes float16 in float32 on a CPU, torch does not
             given.append(halved(inputs))
         wanted = graph(inputs).repeat(len(given), *([1] * (given[0].ndim - 1)))
         differences.append((torch.cat(given) - wanted).abs().flatten())
@@ -510,7 +510,7 @@ def _compare(
 def check_difference(
     name: str, precision: str, mean: float, largest: float, similarity: float, *, codes: bool
 ) -> None:
-    """Refuse a file that does not do what the generator does."""
+    """Check that the file's output is near enough to the generator's."""
     most, scale, of = (CODE_LIMITS, 1, "") if codes else (LIMITS[precision], 255, " levels of 255")
     if not (scale * mean <= most[0] and scale * largest <= most[1]):  # written so that NaN fails too
         raise WeightsError(

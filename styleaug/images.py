@@ -36,20 +36,20 @@ Back = Callable[[np.ndarray], np.ndarray]
 
 
 def filled(colours: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, Back]:
-    """Fill what is transparent from what is seen, so that every statistic is that of what is seen.
+    """Fill transparent pixels with visible colours, so that statistics are those of the visible pixels.
 
-    The hidden pixels take, row by row, the colours of the seen ones, row by row: each seen pixel stands in
-    equally often, so mean, spread and histogram are those of the seen pixels, and runs along a row stay
-    together. A pixel of alpha a counts by a: it is mixed with such a colour by 1 - a.
+    Hidden pixels take the colours of visible ones in row order. Each visible pixel is used equally often, so
+    mean, deviation and histogram stay those of the visible pixels. A pixel of alpha a in (0, 1) is mixed with
+    such a colour, with weight 1 - a.
 
     Args:
         colours: `(H, W)` or `(H, W, C)`, integers or floats.
-        alpha: `(H, W)`, any range; its largest value counts as opaque.
+        alpha: `(H, W)`, any range; its largest value is opaque.
 
     Returns:
-        Colours of the same shape and type, the very same ones where no pixel differs in alpha; and a
-        function that gives styled ones the hidden pixels of the input back, bit by bit, and takes the
-        mixed-in colours out. If nothing at all is seen it gives the input back.
+        Colours of the same shape and type (the same object if alpha is constant), and a function that
+        restores the hidden pixels in a styled image, bit by bit, and removes the mixed-in colours. If no
+        pixel is visible, that function returns the input.
     """
     alpha = np.nan_to_num(alpha)
     high = alpha.max()
@@ -75,7 +75,7 @@ def filled(colours: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, Back]:
         found = result[rows]
         if part.any():
             moved = rounded(found[part] + offset * gains(seen, result, share), styled.dtype)
-            # What was not changed is given back as it was: sums of floats would miss it by a bit.
+            # Return unchanged pixels as they were; float sums could differ in the last bit.
             found[part] = np.where(found[part] == mixed[part], own[part], moved)
         found[hidden] = own[hidden]
         result[rows] = found
@@ -85,10 +85,10 @@ def filled(colours: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, Back]:
 
 
 def stand_ins(flat: np.ndarray, share: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Choose a seen colour for each of some pixels: all in their order, each as often as it counts."""
+    """Choose a visible colour for each pixel in `rows`: in order, each as often as its share."""
     weights = share.astype(np.float64)
     if flat.dtype.kind == "f":
-        weights[~np.isfinite(flat).all(axis=1)] = 0  # gaps are no colour
+        weights[~np.isfinite(flat).all(axis=1)] = 0  # NaN is not a colour
     total, lacking = np.cumsum(weights), 1 - share[rows].astype(np.float64)
     if not total[-1]:
         return flat[rows]
@@ -98,7 +98,7 @@ def stand_ins(flat: np.ndarray, share: np.ndarray, rows: np.ndarray) -> np.ndarr
 
 
 def gains(before: np.ndarray, after: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Tell how much a style stretches differences of colour, in each channel."""
+    """Return the factor by which a style stretches colour differences, for each channel."""
     with np.errstate(invalid="ignore", over="ignore"):
         weights = share[:, None] / share.sum(dtype=np.float64)
         centre = before - (weights * before).sum(axis=0)
@@ -108,14 +108,14 @@ def gains(before: np.ndarray, after: np.ndarray, share: np.ndarray) -> np.ndarra
 
 
 def straight(pixels: np.ndarray) -> tuple[np.ndarray, Back]:
-    """Divide colours by the alpha that they were multiplied by.
+    """Undo the multiplication of colours by alpha (premultiplied to straight).
 
     Args:
         pixels: `(..., C)`, the last channel alpha; integers over their whole range, or floats in [0, 1].
 
     Returns:
-        The same with colours of their own, and a function that multiplies styled ones again; those that are
-        as before come back bit by bit.
+        Pixels with straight colours, and a function that multiplies styled pixels again; unchanged pixels
+        come back bit by bit.
     """
     top = 1.0 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
     alpha = pixels[..., -1:].astype(np.float64)
@@ -132,7 +132,7 @@ def straight(pixels: np.ndarray) -> tuple[np.ndarray, Back]:
 
 
 def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Give values the type of pixels, integers rounded to the nearest."""
+    """Return values as `dtype`; integers are rounded to the nearest and clipped."""
     if dtype.kind == "f":
         return values.astype(dtype)
     limits = np.iinfo(dtype)
@@ -140,17 +140,17 @@ def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 STOCK_SIDE, STOCK_VIEWS = 64, 8
-"""Side of the views of which `Uncovered` takes colours, and how many there are along either side."""
+"""Side in pixels of the views from which `Uncovered` takes colours, and their number along each axis."""
 
 
 class Uncovered:
-    """Read parts of an image too large to be filled whole: hidden pixels show colours of seen ones.
+    """Read parts of a large image, with hidden pixels filled by visible colours.
 
-    Which colour a hidden pixel takes depends on its place only, so parts that overlap agree. Pixels of
-    which something is seen keep their own.
+    The colour of a hidden pixel depends only on its position, so parts that overlap agree. Visible and partly
+    visible pixels keep their colour.
 
     Args:
-        reader: of tiles, whose last channel is alpha; see `styleaug.offline.tiles.Reader`.
+        reader: reads tiles whose last channel is alpha; see `styleaug.offline.tiles.Reader`.
     """
 
     def __init__(self, reader: Any):
@@ -158,7 +158,7 @@ class Uncovered:
         self.stock = self.find_stock()
 
     def find_stock(self) -> np.ndarray:
-        """Collect colours `(N, C)` from views spread over the image, or from the first rows that have any."""
+        """Collect visible colours `(N, C)` from views spread over the image, else from the first rows."""
         height, width, _ = self.shape
         high, wide = min(STOCK_SIDE, height), min(STOCK_SIDE, width)
         tops = sorted({int(top) for top in np.linspace(0, height - high, STOCK_VIEWS)})
@@ -174,17 +174,17 @@ class Uncovered:
         return found
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Give a part, `(height, width, C)`, with its alpha."""
+        """Return a part `(height, width, C)` with its alpha."""
         part = np.array(self.reader.read(top, left, height, width))
         return self.fill(part, part[..., -1] == 0, top, left)
 
     def thumbnail(self, short_side: int) -> np.ndarray:
-        """Give the image reduced; where something hidden was mixed in, other colours are shown."""
+        """Return the reduced image; pixels that mix in hidden ones are filled with other colours."""
         small = np.array(self.reader.thumbnail(short_side))
         return self.fill(small, small[..., -1] < small[..., -1].max(), 0, 0)
 
     def fill(self, part: np.ndarray, clear: np.ndarray, top: int, left: int) -> np.ndarray:
-        """Put colours into some pixels of a part, by their places."""
+        """Fill the pixels `clear` of a part with colours chosen by their position."""
         if len(self.stock) and clear.any():
             rows, columns = np.nonzero(clear)
             places = (rows + top) * self.shape[1] + columns + left
@@ -192,7 +192,7 @@ class Uncovered:
         return part
 
     def covered(self, tiles: Iterable[np.ndarray], boxes: Iterable[tuple[int, ...]]) -> Iterator[np.ndarray]:
-        """Pass styled tiles on, with the hidden pixels as they were."""
+        """Yield styled tiles with their hidden pixels restored."""
         for tile, box in zip(tiles, boxes, strict=True):
             part = self.reader.read(*box)
             yield np.where(part[..., -1:] == 0, part, tile)
@@ -200,22 +200,22 @@ class Uncovered:
 
 MAX_OF = {torch.uint8: 255, torch.uint16: 65535}
 _SIGNED = (torch.int16, torch.int32)
-"""Integers that say nothing of what is black and white; they need a range."""
+"""Integer types without a known black and white; they need a `value_range`."""
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 TOLERANCE = 1e-3
 """How far floats may leave [0, 1] through rounding before they are an error."""
 MOST_CHANNELS = 16
-"""More are a sign of an array without a channel axis, or with it at the other end."""
+"""Most channels of an image. More mean that an array has no channel axis, or has it in another place."""
 
 PLAIN_MODES = ("L", "RGB", "I;16", "I", "F")
-"""Modes of PIL whose array is the image: no transparency, the byte order of this machine's arrays."""
+"""Modes of PIL that convert to an array directly: no transparency, native byte order."""
 
 PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 CONVERSIONS = {"1": "L", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
-"""What to convert other modes of PIL to; those that are missing here, to RGB."""
+"""Target of the conversion from other PIL modes; modes that are missing here become RGB."""
 Restore = Callable[[Tensor], Any]
 ValueRange = tuple[float, float] | Literal["auto"] | None
-"""Which values are black and white; see `range_of`."""
+"""Values of black and white; see `range_of`."""
 
 
 def to_pixels(image: Any, *, most_channels: int | None = None) -> tuple[Shaped[Tensor, "B C H W"], Restore]:
@@ -225,15 +225,15 @@ def to_pixels(image: Any, *, most_channels: int | None = None) -> tuple[Shaped[T
         image: a tensor `(C, H, W)`, `(B, C, H, W)` or with more leading axes, an array `(H, W)`,
             `(H, W, C)` or `(N, H, W, C)`, or a PIL image of mode L, LA, RGB, RGBA, I;16 (of any byte
             order), I or F.
-        most_channels: C may be any number up to this; None allows 1 and 3.
+        most_channels: largest C; None allows only 1 and 3.
 
     Returns:
-        The pixels, and a function that gives pixels of the same shape back in the form that
-        `image` had. Transparency of PIL images is kept aside and put back, and what it hides is filled
-        from what is seen, so it decides nothing; see `styleaug.images`.
+        The pixels, and a function that converts pixels of the same shape back to the form of `image`.
+        Transparency of PIL images is removed and put back later; hidden pixels are filled with visible
+        colours, see `filled`.
 
     Raises:
-        ImageError: another type, mode, dtype, number of channels, or no pixels at all.
+        ImageError: an unknown type, mode, dtype or number of channels, or no pixels.
     """
     if isinstance(image, Tensor):
         pixels, restore = tensor_pixels(image)
@@ -250,13 +250,12 @@ def to_pixels(image: Any, *, most_channels: int | None = None) -> tuple[Shaped[T
 
 
 def no_pixels(image: Any, pixels: Tensor, most_channels: int | None) -> ImageError:
-    """Make the error for an image whose channels, dtype or size no generator takes.
+    """Return the error for an image with channels, dtype or size that no generator accepts.
 
     Args:
-        image: as the user has it.
-        pixels: of the image.
-        most_channels: how many are allowed, of an image that has more; None is 1 and 3, and 0 says that
-            its channels are not what is wrong.
+        image: the image as the user gave it.
+        pixels: its pixels.
+        most_channels: allowed number of channels; None means 1 or 3, and 0 that channels are not the problem.
     """
     shape = tuple(image_shape(image))
     if most_channels != 0:
@@ -271,7 +270,7 @@ def no_pixels(image: Any, pixels: Tensor, most_channels: int | None) -> ImageErr
 
 
 def tensor_pixels(image: Tensor) -> tuple[Tensor, Restore]:
-    """See `to_pixels`; leading axes are flattened into one."""
+    """Convert a tensor as `to_pixels` does; leading axes are flattened into one."""
     if image.ndim < 3:
         raise ImageError(f"image tensors must be (C, H, W) or (B, C, H, W), got {tuple(image.shape)}.")
     shape = image.shape
@@ -283,7 +282,7 @@ def tensor_pixels(image: Tensor) -> tuple[Tensor, Restore]:
 
 
 def array_pixels(image: np.ndarray) -> tuple[Tensor, Restore]:
-    """See `to_pixels`; arrays have their channels last."""
+    """Convert an array as `to_pixels` does; channels are last."""
     if image.ndim not in (2, 3, 4):
         raise ImageError(f"image arrays must be (H, W), (H, W, C) or (N, H, W, C), got {image.shape}.")
     signed = image.dtype.name in ("int16", "int32")
@@ -297,7 +296,7 @@ def array_pixels(image: np.ndarray) -> tuple[Tensor, Restore]:
 
 
 def advice(image: Any) -> str:
-    """Say how to convert an array or tensor of a type that holds no images, by the values in it."""
+    """Return advice how to convert an array or tensor of an unsupported dtype, from its values."""
     convert = ".to(torch.{})" if isinstance(image, Tensor) else ".astype(np.{})"
     kind = str(image.dtype).removeprefix("torch.")
     if kind == "bool":
@@ -331,10 +330,10 @@ def pil_pixels(image: Image.Image) -> tuple[Tensor, Restore]:
 
 
 def rare_pixels(image: Image.Image) -> tuple[Tensor, Restore]:
-    """See `to_pixels`, for modes beyond `PLAIN_MODES`; transparency is split off.
+    """Convert a PIL image of a mode beyond `PLAIN_MODES` as `to_pixels` does; split off transparency.
 
     Raises:
-        ImageError: a mode that is no image's, or no pixels at all.
+        ImageError: an unsupported mode, or no pixels.
     """
     if image.mode not in PIL_MODES:
         wanted = CONVERSIONS.get(image.mode, "RGBA" if "transparency" in image.info else "RGB")
@@ -364,7 +363,7 @@ def rare_pixels(image: Image.Image) -> tuple[Tensor, Restore]:
 
 
 def from_array(values: np.ndarray, mode: str) -> Image.Image:
-    """Make an image of one of `PIL_MODES`; `Image.fromarray` knows one byte order of 16 bits only."""
+    """Return a PIL image of one of `PIL_MODES`; `Image.fromarray` has only one 16-bit byte order."""
     if mode not in ("I;16B", "I;16L", "I;16N"):
         return Image.fromarray(values)
     result = Image.new(mode, values.shape[::-1])
@@ -375,7 +374,7 @@ def from_array(values: np.ndarray, mode: str) -> Image.Image:
 
 
 def alpha_of(image: Image.Image) -> np.ndarray | None:
-    """Give the transparency of a PIL image `(H, W)`, by its channel or by the colour that PNG makes clear."""
+    """Return the alpha `(H, W)` of a PIL image, from its channel or PNG's transparent colour; else None."""
     if image.mode in ("LA", "RGBA"):
         return np.asarray(image)[..., -1]
     key = image.info.get("transparency")
@@ -387,7 +386,7 @@ def alpha_of(image: Image.Image) -> np.ndarray | None:
 
 
 def off_key(styled: np.ndarray, key: Any, seen: np.ndarray) -> np.ndarray:
-    """Keep pixels that are seen off the colour that is transparent, by the least step."""
+    """Change visible pixels that got the transparent colour by one step, so that they stay visible."""
     found = styled.reshape(*seen.shape, -1).copy()
     clash = seen & (found == np.array(key)).all(axis=-1)
     found[clash, -1] += np.where(found[clash, -1] > 0, -1, 1).astype(styled.dtype)
@@ -395,19 +394,19 @@ def off_key(styled: np.ndarray, key: Any, seen: np.ndarray) -> np.ndarray:
 
 
 def image_shape(image: Any) -> tuple[int, ...]:
-    """Tell an image's shape for a message."""
+    """Return an image's shape, for a message."""
     if isinstance(image, Image.Image):
         return (image.height, image.width, len(image.getbands()))
     return tuple(image.shape)
 
 
 def check_range(pixels: Shaped[Tensor, "B C H W"], value_range: ValueRange = None) -> None:
-    """Refuse NaN, floats outside [0, 1], and signed integers; of those with a range only NaN and infinity.
+    """Check that images are finite and, without a `value_range`, unsigned integers or floats in [0, 1].
 
-    Off the CPU no values are checked, since reading the answer would stall the device.
+    Values on a GPU are not checked, because reading the result would stall the device.
 
     Raises:
-        ImageError: with the range or dtype that was found.
+        ImageError: the message names the range or dtype that was found.
     """
     if value_range is None and pixels.dtype in _SIGNED:
         raise ImageError(
@@ -427,15 +426,15 @@ def check_range(pixels: Shaped[Tensor, "B C H W"], value_range: ValueRange = Non
 
 
 def _check_finite(values: Tensor, low: float, high: float) -> None:
-    """Refuse NaN and infinity, and say which it is.
+    """Check that values are finite.
 
     Args:
-        values: any.
-        low: the least of them, NaN if one is.
-        high: the largest of them.
+        values: any shape.
+        low: their minimum, NaN if a value is.
+        high: their maximum.
 
     Raises:
-        ImageError: naming how many there are.
+        ImageError: the message names the kind and number of bad values.
     """
     if -math.inf < low <= high < math.inf:  # written so that NaN fails too
         return
@@ -448,20 +447,20 @@ def _check_finite(values: Tensor, low: float, high: float) -> None:
 
 
 def to_float(pixels: Shaped[Tensor, "*B C H W"]) -> Float[Tensor, "*B C H W"]:
-    """Give pixels as float32 in [0, 1]."""
+    """Return pixels as float32 in [0, 1]."""
     if pixels.dtype in MAX_OF:
         return pixels.to(torch.float32).mul_(1 / MAX_OF[pixels.dtype])
     return pixels.to(torch.float32).clamp(0, 1)
 
 
 BAND_PIXELS = 2**22
-"""How many pixels `resized` holds in floats at a time, beside its result."""
+"""Number of pixels that `resized` holds as floats at a time."""
 
 
 def resized(pixels: Shaped[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C H2 W2"]:
-    """Return pixels as floats in [0, 1], brought to a size, bilinearly and smoothed where they are reduced.
+    """Return pixels as floats in [0, 1], resized bilinearly with antialiasing.
 
-    Rows come first, a band of them at a time: a large image is never whole in floats.
+    It works on bands of rows, so a large image is never held whole as floats.
     """
     height, width = pixels.shape[-2:]
     if (height, width) == size:
@@ -476,7 +475,7 @@ def resized(pixels: Shaped[Tensor, "B C H W"], size: tuple[int, int]) -> Float[T
 
 
 def from_float(values: Float[Tensor, "*B C H W"], dtype: torch.dtype) -> Shaped[Tensor, "*B C H W"]:
-    """Give values in [0, 1] as `dtype`, integers rounded to the nearest over their whole range."""
+    """Return values in [0, 1] as `dtype`; integers use their whole range and are rounded to the nearest."""
     if dtype in MAX_OF:
         scaled = values.mul(MAX_OF[dtype]).round_().clamp_(0, MAX_OF[dtype])
         return scaled.to(torch.int32).to(dtype) if dtype == torch.uint16 else scaled.to(dtype)
@@ -486,21 +485,21 @@ def from_float(values: Float[Tensor, "*B C H W"], dtype: torch.dtype) -> Shaped[
 def to_unit(
     values: Shaped[Tensor, "..."], low: float, high: float
 ) -> tuple[Float[Tensor, "..."], Callable[[Tensor], Tensor]]:
-    """Map [low, high] to [0, 1]; what lies beyond is cut off, and put back on the way back.
+    """Map [low, high] to [0, 1]; clipped values are restored on the way back.
 
-    So air outside a CT window keeps its distance to the window's border.
+    So air outside a CT window keeps its distance to the border of the window.
 
     Args:
-        values: of any dtype and shape.
+        values: any dtype and shape.
         low: the value that becomes 0, such as -160 HU.
         high: the value that becomes 1; greater than `low`.
 
     Returns:
-        The mapped values in float32, and a function that gives styled ones of the same shape back in
-        the range and dtype of `values`, integers rounded to the nearest.
+        The mapped values in float32, and a function that maps styled values of the same shape back to
+        the range and dtype of `values`; integers are rounded to the nearest.
 
     Raises:
-        ImageError: NaN or infinite values, or `low` not below `high`.
+        ImageError: values are NaN or infinite, or `low` is not below `high`.
     """
     if not -math.inf < low < high < math.inf:  # written so that NaN fails too
         raise ImageError(f"the range must be (low, high) with low < high, got ({low}, {high}).")
@@ -512,8 +511,8 @@ def to_unit(
 def between(
     values: Shaped[Tensor, "..."], low: Any, high: Any
 ) -> tuple[Float[Tensor, "..."], Callable[[Tensor], Tensor]]:
-    """Do what `to_unit` says, unchecked; `low` and `high` may also be tensors."""
-    # float32 holds whole numbers to 2^24 only.
+    """Map as `to_unit` does, without checks; `low` and `high` may also be tensors."""
+    # float32 holds whole numbers only up to 2^24.
     wide = torch.float64 if values.dtype in (torch.int32, torch.float64) else torch.float32
     full = values.to(wide)
     inside = full.clamp(low, high)
@@ -531,10 +530,10 @@ def between(
 def as_unit(
     images: Shaped[Tensor, "*B C H W"], value_range: Any
 ) -> tuple[Float[Tensor, "*B C H W"], Callable[[Tensor], Tensor]]:
-    """Give checked images as float32 in [0, 1], and a function that gives styled ones the old form.
+    """Return checked images as float32 in [0, 1], and a function that restores range and dtype.
 
     Args:
-        images: of any dtype.
+        images: any supported dtype.
         value_range: from `range_of`.
     """
     if value_range is None:
@@ -543,20 +542,20 @@ def as_unit(
 
 
 _TAILS = 0.005
-"""Share of the pixels that `"auto"` leaves out at either end: glare, defects, metal."""
+"""Share of pixels that `"auto"` ignores at each end: glare, defects, metal."""
 RANGE_GRID = 16384
-"""About how many pixels `"auto"` reads of each image or volume."""
+"""Approximate number of pixels that `"auto"` reads from each image or volume."""
 
 
 def range_of(images: Shaped[Tensor, "K ..."], value_range: ValueRange) -> Any:
-    """Give the range of each image; `"auto"` is its own 0.5th and 99.5th percentile.
+    """Return the range of each image; `"auto"` is its own 0.5th and 99.5th percentile.
 
-    They are read on a regular grid. An image that is flat between them counts as flat: its styled
+    Percentiles are read on a regular grid. If they are equal, the image counts as flat, and its styled
     version has no other values.
 
     Args:
         images: `(K, C, H, W)`, or volumes `(K, T, C, H, W)`.
-        value_range: as the transform has it.
+        value_range: the transform's option.
 
     Returns:
         None, two numbers, or two tensors `(K, 1, ...)`.
@@ -577,7 +576,7 @@ def range_of(images: Shaped[Tensor, "K ..."], value_range: ValueRange) -> Any:
 
 
 def luminance(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
-    """Weigh the channels to brightness (ITU-R BT.601, as PIL's mode L)."""
+    """Return the brightness of RGB images (ITU-R BT.601, as in PIL's mode L)."""
     red, green, blue = images.unbind(dim=1)
     return (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
 
@@ -585,12 +584,12 @@ def luminance(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
 def with_luminance(
     styled: Float[Tensor, "B 3 H W"], images: Float[Tensor, "B 3 H W"]
 ) -> Float[Tensor, "B 3 H W"]:
-    """Give `styled` the brightness of `images`, pixel by pixel, and keep its chroma.
+    """Return `styled` with the brightness of `images` at each pixel, and its own chroma.
 
-    Where the chroma does not fit into [0, 1] at that brightness it is reduced, not the brightness.
+    If a colour would leave [0, 1], its chroma is reduced and the brightness kept.
     """
     wanted = luminance(images)
     chroma = styled - luminance(styled)
-    # The largest share of the chroma that stays inside [0, 1] in every channel.
+    # The largest share of the chroma for which every channel stays in [0, 1].
     room = torch.where(chroma > 0, 1 - wanted, wanted) / chroma.abs().clamp_min(1e-6)
     return (wanted + chroma * room.amin(dim=1, keepdim=True).clamp_max(1)).clamp_(0, 1)

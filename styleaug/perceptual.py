@@ -1,4 +1,4 @@
-"""The networks that judge: LPIPS on SqueezeNet, and the VGG-19 of style and content losses."""
+"""Networks that measure images: LPIPS on SqueezeNet, and the VGG-19 of style and content losses."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,9 +37,9 @@ __all__ = [
 
 
 class VGG19(nn.Module):
-    """VGG-19 up to relu4_1 (Simonyan & Zisserman 2015), reflected borders, frozen.
+    """VGG-19 up to relu4_1 (Simonyan & Zisserman 2015), with reflected borders, frozen.
 
-    Gives relu1_1, relu2_1, relu3_1 and relu4_1, the levels of Huang & Belongie 2017.
+    It returns relu1_1, relu2_1, relu3_1 and relu4_1, the levels of Huang & Belongie 2017.
     """
 
     layout = ((1, 2), (2, 2), (3, 4), (4, 1))  # (block, convolutions)
@@ -54,7 +54,7 @@ class VGG19(nn.Module):
             for index in range(1, count + 1):
                 self.convs[f"{block}_{index}"] = nn.Conv2d(channels, width, 3)
                 channels = width
-        # BGR 0..255 minus the ImageNet means, as the Caffe weights want it.
+        # The Caffe weights expect BGR 0..255 minus the ImageNet means.
         self.register_buffer("means", torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1))
         self.requires_grad_(False)
 
@@ -64,7 +64,7 @@ class VGG19(nn.Module):
         levels = []
         for block, count in self.layout[:depth]:
             x = F.max_pool2d(x, 2) if block > 1 else x
-            # The convolutions behind a level's tap belong to the next level.
+            # The convolutions after a level's output belong to the next level.
             for index in range(1, count + 1 if block < depth else 2):
                 x = F.relu(
                     self.convs[f"{block}_{index}"](F.pad(x, (1, 1, 1, 1), mode="reflect")), inplace=True
@@ -90,7 +90,7 @@ class VGG19(nn.Module):
 
     @classmethod
     def from_torchvision(cls) -> "VGG19":
-        """Download torchvision's ImageNet weights (not normalised; losses come out larger)."""
+        """Download torchvision's ImageNet weights. They are not normalised, so losses are larger."""
         from torchvision.models import VGG19_Weights, vgg19
 
         net = cls()
@@ -109,13 +109,13 @@ class VGG19(nn.Module):
 
 
 def load_vgg19(folder: Path | None = None) -> VGG19:
-    """Load the loss network from `folder`, or through torchvision's download when None.
+    """Load the loss network from `folder`, or download torchvision's if it is None.
 
     Args:
-        folder: holds `vgg19_normalised_relu4_1.safetensors`.
+        folder: folder with `vgg19_normalised_relu4_1.safetensors`.
 
     Raises:
-        WeightsError: the file is missing, damaged, or another network.
+        WeightsError: the file is missing, damaged, or holds another network.
     """
     if folder is None:
         return VGG19.from_torchvision()
@@ -123,7 +123,7 @@ def load_vgg19(folder: Path | None = None) -> VGG19:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, with our errors."""
+    """Read the tensors of a safetensors file, or raise `WeightsError`."""
     try:
         with in_utf8(check_regular(path)) as name:
             return load_file(name)
@@ -132,15 +132,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 _LEAST_SIDE = 64
-"""Smaller images are enlarged to this short side before a network sees them."""
+"""Short side in pixels to which smaller images are enlarged for a network."""
 _CHUNK = 16
-"""Images encoded at once."""
+"""Number of images encoded at once."""
 
 
 def kernel_distance(one: Float[Tensor, "N S"], other: Float[Tensor, "M S"]) -> float:
     """Compute the unbiased squared MMD with the cubic polynomial kernel (KID, Binkowski 2018, eq. 4).
 
-    Zero on average between samples of one distribution, so that it can be a little below.
+    For samples of one distribution it is zero on average, so it can be slightly negative.
 
     Raises:
         ConfigError: fewer than two rows.
@@ -161,7 +161,7 @@ def kernel_distance(one: Float[Tensor, "N S"], other: Float[Tensor, "M S"]) -> f
 def frechet_distance(one: Float[Tensor, "N S"], other: Float[Tensor, "M S"]) -> float:
     """Compute the squared Fréchet distance of two Gaussians fitted to the rows (FID, Heusel 2017, eq. 6).
 
-    Biased upwards where rows are few beside S; compare only samples of one size.
+    With few rows compared to S it is too large; compare only samples of the same size.
 
     Raises:
         ConfigError: fewer than two rows.
@@ -189,7 +189,7 @@ def matrix_root(matrix: Float[Tensor, "S S"]) -> Float[Tensor, "S S"]:
 
 
 def check_rows(one: Tensor, other: Tensor) -> None:
-    """Refuse samples that have no spread."""
+    """Check that both samples have at least two rows."""
     if min(len(one), len(other)) < 2:
         raise ConfigError(
             f"scores need at least 2 images on each side, got {len(one)} and {len(other)}. Give more images."
@@ -197,14 +197,14 @@ def check_rows(one: Tensor, other: Tensor) -> None:
 
 
 class Features(nn.Module):
-    """Describe images by a frozen network: `(B, 3, H, W)` in [0, 1] to `(B, S)` float32.
+    """Compute features of images with a frozen network: `(B, 3, H, W)` in [0, 1] to `(B, S)` float32.
 
-    `.to(device)` moves the network; images are moved to it, and the features stay there.
+    `.to(device)` moves the network. Images are moved to its device, and the features stay there.
 
     Args:
-        name: as `load_features` takes it.
-        network: frozen here.
-        read: calls the network on images whose short side is at least 64 pixels.
+        name: a name of `load_features`.
+        network: the network; it is frozen here.
+        read: calls the network on images with a short side of at least 64 pixels.
     """
 
     def __init__(self, name: str, network: nn.Module, read: Callable[[nn.Module, Tensor], Tensor]):
@@ -213,7 +213,7 @@ class Features(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
-        """Encode the images, a few at a time."""
+        """Compute features `(B, S)`, a few images at a time."""
         device = next(self.network.parameters()).device
         chunks = [_enlarge(chunk.detach().to(device).float()) for chunk in images.split(_CHUNK)]
         return torch.cat([self.read(self.network, chunk).float() for chunk in chunks])
@@ -240,11 +240,11 @@ def load_features(name: str, networks: Path | None) -> Features:
             `squeezenet1_1_imagenet.safetensors`; None downloads torchvision's weights.
 
     Raises:
-        ConfigError: an unknown name.
-        WeightsError: a file that is missing, damaged, or another network.
+        ConfigError: the name is unknown.
+        WeightsError: a file is missing, damaged, or holds another network.
     """
     if name == "adain":
-        # Generators that are asked for by name are shared, and this one may be moved.
+        # Generators loaded by name are shared, and this one may be moved to a device.
         return Features(name, deepcopy(load_generator("adain")), read_adain)
     if name == "vgg19":
         return Features(name, load_vgg19(networks), read_vgg19)
@@ -254,17 +254,17 @@ def load_features(name: str, networks: Path | None) -> Features:
 
 
 def read_adain(network: nn.Module, images: Tensor) -> Tensor:
-    """Read the codes."""
+    """Return the codes of images."""
     return cast(AdaIN, network).encode_style(images)
 
 
 def read_vgg19(network: nn.Module, images: Tensor) -> Tensor:
-    """Read means and deviations of relu4_1."""
+    """Return means and deviations of relu4_1."""
     return channel_stats(network(images)[-1])
 
 
 def read_squeezenet(network: nn.Module, images: Tensor) -> Tensor:
-    """Read the means of the last features."""
+    """Return the channel means of the last features."""
     return network(images).mean(dim=(2, 3))
 
 
@@ -288,7 +288,7 @@ class SqueezeNet(nn.Module):
 
     @classmethod
     def load(cls, folder: Path | None) -> "SqueezeNet":
-        """Load the weights from `folder`, or torchvision's through a download."""
+        """Load the weights from `folder`, or download torchvision's if it is None."""
         if folder is None:
             from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 
@@ -297,7 +297,7 @@ class SqueezeNet(nn.Module):
             return network
         path = Path(folder) / "squeezenet1_1_imagenet.safetensors"
         saved = read_weights(path)
-        # The Caffe weights want RGB 0..255 minus the means.
+        # The Caffe weights expect RGB 0..255 minus the means.
         network = cls((123 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3)
         try:
             state = {key: saved[f"features.{key}"] for key in network.features.state_dict()}
@@ -313,18 +313,17 @@ INSTALLED = (
     ("lpips", "weights/v0.1/squeeze.pth"),
     ("torchmetrics", "functional/image/lpips_models/squeeze.pth"),
 )
-"""Packages that bring the linear weights, and where in them."""
+"""Packages that contain the linear weights, and the path inside them."""
 
 
 class LPIPS(nn.Module):
     """Learned perceptual distance (Zhang et al. 2018, eq. 1), version 0.1 on SqueezeNet 1.1.
 
-    Its features are also those by which styles are compared on a network that no generator here was
-    trained on.
+    Its features are also used to compare styles, because no generator here was trained on this network.
 
     Args:
-        network: frozen here.
-        linear: weights of each level's channels, as many as `taps`.
+        network: the network; it is frozen here.
+        linear: channel weights of each level in `taps`.
     """
 
     taps = (1, 4, 7, 9, 10, 11, 12)
@@ -346,7 +345,7 @@ class LPIPS(nn.Module):
         return levels
 
     def compare(self, one: list[Tensor], other: list[Tensor]) -> Float[Tensor, " B"]:
-        """Give the distance of images of which `levels` gave these features."""
+        """Return the distance of images, from their features returned by `levels`."""
         distances = [
             ((_unit(x) - _unit(y)).square() * weight).sum(dim=1).mean(dim=(1, 2))
             for x, y, weight in zip(one, other, self.linear, strict=True)
@@ -354,23 +353,23 @@ class LPIPS(nn.Module):
         return torch.stack(distances).sum(dim=0)
 
     def forward(self, one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
-        """Compare two batches of images."""
+        """Return the distance of each pair of images, `(B,)`."""
         return self.compare(self.levels(one), self.levels(other))
 
 
 def _unit(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Give the features of each place the length 1."""
+    """Scale the feature vector of each pixel to length 1."""
     return features / (features.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What `evaluate quality` looks through, and where it comes from."""
+    """The networks of `evaluate quality`, and where they come from."""
 
     vgg: VGG19
     lpips: LPIPS
     sources: dict[str, str]
-    """What each network is, for the record: figures of others do not compare."""
+    """Description of each network, for the record; results of different networks cannot be compared."""
 
     def to(self, device: torch.device) -> "Networks":
         """Move the networks."""
@@ -383,12 +382,12 @@ def load_networks(folder: Path | None = None) -> Networks:
     """Load VGG-19, SqueezeNet 1.1 and the linear weights of LPIPS.
 
     Args:
-        folder: holds `vgg19_normalised_relu4_1.safetensors`, `squeezenet1_1_imagenet.safetensors` and
-            `lpips_squeeze_linear.safetensors`; None downloads torchvision's networks once, and takes the
-            linear weights from the package `lpips` or `torchmetrics`.
+        folder: folder with `vgg19_normalised_relu4_1.safetensors`, `squeezenet1_1_imagenet.safetensors` and
+            `lpips_squeeze_linear.safetensors`; None downloads torchvision's networks once, and uses the
+            linear weights of the package `lpips` or `torchmetrics`.
 
     Raises:
-        WeightsError: a file that is missing, damaged, or another network; or no download.
+        WeightsError: a file is missing, damaged or holds another network, or the download failed.
     """
     if folder is not None:
         check_files(folder)
@@ -426,10 +425,10 @@ def read_linear(folder: Path | None) -> list[Tensor]:
 
 
 def installed_linear() -> Path:
-    """Find the linear weights in an installed package, which is not imported.
+    """Find the linear weights in an installed package, without importing it.
 
     Raises:
-        WeightsError: none is installed.
+        WeightsError: no such package is installed.
     """
     for package, inside in INSTALLED:
         spec = find_spec(package)
@@ -443,10 +442,10 @@ def installed_linear() -> Path:
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a folder that lacks a network, before anything is read.
+    """Check that a folder has all networks, before anything is read.
 
     Raises:
-        WeightsError: naming all that are missing.
+        WeightsError: the message names all that are missing.
     """
     missing = [name for name in FILES if not (Path(folder) / name).exists()]
     if missing:
@@ -459,7 +458,7 @@ def check_files(folder: Path) -> None:
 
 @contextmanager
 def downloads() -> Iterator[None]:
-    """Say what to do where a network cannot be downloaded."""
+    """Raise an error that says what to do, if a network cannot be downloaded."""
     try:
         yield
     except OSError as error:

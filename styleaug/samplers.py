@@ -33,14 +33,14 @@ SAMPLERS = get_args(Sampler)
 
 
 class Draw(NamedTuple):
-    """Drawn codes and what they were made of."""
+    """Drawn codes, and the styles that they were made of."""
 
     codes: Float[Tensor, "B S"]
     sources: Int[Tensor, "B K"]
-    """Rows of the bank; K = 0 where a code stems from none in particular."""
+    """Rows of the bank, `(B, K)`; K = 0 if codes do not come from single styles."""
 
     shares: Float[Tensor, "B K"]
-    """How much of each source is in the code; rows sum to 1 where K > 0."""
+    """Share of each source in the code, `(B, K)`; rows sum to 1 if K > 0."""
 
 
 def sample(
@@ -56,11 +56,11 @@ def sample(
 
     Args:
         kind: `"uniform"`, `"weighted"`, `"mix"`, `"gaussian"` or `"slerp"`.
-        codes: the bank's.
-        count: B.
-        rng: None draws from torch's global generator.
-        weights: of the bank's styles, for `"weighted"`.
-        components: how many styles `"mix"` joins.
+        codes: codes of the bank, `(N, S)`.
+        count: number of codes to draw, B.
+        rng: random generator; None uses torch's global one.
+        weights: weight of each style of the bank, `(N,)`, for `"weighted"`.
+        components: number of styles that `"mix"` joins.
     """
     return make_sampler(kind, weights=weights, components=components)(codes, count, rng)
 
@@ -68,15 +68,15 @@ def sample(
 def make_sampler(
     kind: Sampler, *, weights: Tensor | None = None, components: int = 2
 ) -> Callable[[Tensor, int, torch.Generator | None], "Draw"]:
-    """Return the function `(codes, count, rng)` that draws as the sampler named `kind` does.
+    """Return the sampler named `kind`, a function of `(codes, count, rng)`.
 
     Args:
         kind: `"uniform"`, `"weighted"`, `"mix"`, `"gaussian"` or `"slerp"`.
-        weights: of the bank's styles, for `"weighted"`.
-        components: how many styles `"mix"` joins.
+        weights: weight of each style of the bank, `(N,)`, for `"weighted"`.
+        components: number of styles that `"mix"` joins.
 
     Raises:
-        ConfigError: an unknown name, or `"weighted"` without weights.
+        ConfigError: the name is unknown, or `"weighted"` has no weights.
     """
     match kind:
         case "uniform":
@@ -109,14 +109,14 @@ def weighted(
     """Pick styles in proportion to `weights`, with repetition.
 
     Raises:
-        ConfigError: weights of another number, negative, not finite, or all zero.
+        ConfigError: the number of weights is wrong, or they are negative, not finite, or all zero.
     """
     weights = torch.as_tensor(weights, dtype=torch.float64)
     if weights.shape != (len(codes),):
         raise ConfigError(f"weights must be one per style, ({len(codes)},), got {tuple(weights.shape)}.")
     if not (bool((weights >= 0).all()) and 0 < float(weights.sum()) < math.inf):
         raise ConfigError("weights must be finite, none negative, and not all zero.")
-    # By the cumulative sum rather than torch.multinomial, which stops at 2^24 styles.
+    # A cumulative sum, because torch.multinomial is limited to 2^24 styles.
     edges = torch.cumsum(weights, 0)
     points = torch.rand(count, generator=rng, dtype=torch.float64) * edges[-1]
     return picked(codes, torch.searchsorted(edges, points, right=True).clamp_max(len(codes) - 1))
@@ -133,7 +133,7 @@ def mix(
     if components < 1:
         raise ConfigError(f"mix needs at least 1 component, got {components}.")
     sources = torch.randint(len(codes), (count, components), generator=rng)
-    # Exponential variables over their sum are a flat Dirichlet; 1 - rand is never 0.
+    # Exponential variables divided by their sum are a flat Dirichlet; 1 - rand is never 0.
     shares = (-torch.log(1 - torch.rand(count, components, generator=rng))).clamp_min(1e-12)
     shares = shares / shares.sum(dim=1, keepdim=True)
     return Draw(torch.einsum("bk,bks->bs", shares, codes[sources]), sources, shares)
@@ -142,22 +142,22 @@ def mix(
 def gaussian(codes: Float[Tensor, "N S"], count: int, rng: torch.Generator | None = None) -> Draw:
     """Draw from the normal distribution with the bank's mean and covariance.
 
-    Entries are kept inside the range that they have in the bank, so that deviations stay
-    positive and no style is stranger than the bank's strangest.
+    Entries are clipped to their range in the bank, so that deviations stay positive and no style is
+    more extreme than the bank's styles.
     """
     mean = codes.mean(dim=0)
     noise = torch.randn(count, len(codes), generator=rng)
-    # A random sum of the centred rows has exactly their covariance, without forming it.
+    # A random sum of the centred rows has exactly their covariance, which is never computed.
     drawn = mean + noise @ (codes - mean) / math.sqrt(max(len(codes) - 1, 1))
     drawn = drawn.clamp(codes.amin(dim=0), codes.amax(dim=0))
     return Draw(drawn, torch.empty(count, 0, dtype=torch.long), torch.empty(count, 0))
 
 
 def spherical(codes: Float[Tensor, "N S"], count: int, rng: torch.Generator | None = None) -> Draw:
-    """Draw from the great circles between two styles, with a uniformly drawn share; see `slerp`.
+    """Draw points on great circles between two random styles, with uniform shares; see `slerp`.
 
-    Meant for codes that are normally distributed, as the latents of a VAE-GAN are: nearly all of them
-    have one norm, and their sums, unlike points on a great circle, a smaller one.
+    It is for normally distributed codes, such as the latents of a VAE-GAN. Nearly all of them have the same
+    norm. Points on a great circle keep that norm; points on a straight line have a smaller one.
     """
     sources = torch.randint(len(codes), (count, 2), generator=rng)
     share = torch.rand(count, generator=rng)
@@ -174,21 +174,21 @@ def prior(length: int, count: int, rng: torch.Generator | None = None) -> Draw:
 def lerp(
     one: Float[Tensor, "B S"], other: Float[Tensor, "B S"], share: Float[Tensor, " B"]
 ) -> Float[Tensor, "B S"]:
-    """Go from `one` (share 0) to `other` (share 1) on a straight line; exact at both ends."""
+    """Return the point between `one` (share 0) and `other` (share 1) on a straight line."""
     return torch.lerp(one, other, share[:, None])
 
 
 def slerp(
     one: Float[Tensor, "B S"], other: Float[Tensor, "B S"], share: Float[Tensor, " B"]
 ) -> Float[Tensor, "B S"]:
-    """Go from `one` (share 0) to `other` (share 1) on a great circle (Shoemake 1985).
+    """Return the point between `one` (share 0) and `other` (share 1) on a great circle (Shoemake 1985).
 
-    The direction turns at constant speed and the norm changes linearly. Where there is no single
-    great circle (codes that are zero, nearly parallel or nearly opposite) it is `lerp`.
+    The direction turns at constant speed and the norm changes linearly. For codes that are zero, nearly
+    parallel or nearly opposite, there is no single great circle, and the result is that of `lerp`.
 
     Args:
-        one: `(B, S)`, given back exactly at share 0.
-        other: `(B, S)`, given back exactly at share 1.
+        one: `(B, S)`, returned exactly at share 0.
+        other: `(B, S)`, returned exactly at share 1.
         share: `(B,)` in [0, 1].
     """
     straight, share = lerp(one, other, share), share[:, None]
@@ -204,12 +204,12 @@ def slerp(
 
 
 def draw_others(rows: Int[Tensor, " K"], size: int, rng: torch.Generator | None = None) -> Int[Tensor, " K"]:
-    """Pick for each of `rows` another row of a batch of `size`; itself only in a batch of one."""
+    """Pick for each of `rows` a different row of a batch of `size`; in a batch of one, the row itself."""
     if size < 2:
         return torch.zeros_like(rows)
     return (rows + torch.randint(1, size, rows.shape, generator=rng)) % size
 
 
 def picked(codes: Float[Tensor, "N S"], sources: Int[Tensor, " B"]) -> Draw:
-    """Give whole styles as a draw."""
+    """Return a draw of unmixed styles."""
     return Draw(codes[sources], sources[:, None], torch.ones(len(sources), 1))

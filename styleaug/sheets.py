@@ -1,4 +1,4 @@
-"""Contact sheets: what a bank makes of some images."""
+"""Contact sheets: images before and after styling with a bank, and reports about banks."""
 
 import base64
 import html
@@ -31,7 +31,7 @@ PINK = (0.07, 0.99, 0.11)
 
 
 def draw_tissue(side: int, *, seed: int = 0) -> Image.Image:
-    """Draw nuclei in haematoxylin, and fibres and cell bodies in eosin, on glass."""
+    """Draw an artificial H&E image: blue nuclei, pink fibres and cell bodies, white glass."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:side, 0:side] / side
     fibres = 0.5 + 0.5 * np.sin(40 * (x + 0.15 * np.sin(7 * y)) + 3 * np.sin(9 * x * y))
@@ -51,7 +51,7 @@ def draw_tissue(side: int, *, seed: int = 0) -> Image.Image:
 
 
 def smooth_step(start: float, end: float, values: np.ndarray) -> np.ndarray:
-    """Rise from 0 at `start` to 1 at `end`, softly at both."""
+    """Return a smooth step from 0 at `start` to 1 at `end`."""
     share = np.clip((values - start) / (end - start), 0, 1)
     return share * share * (3 - 2 * share)
 
@@ -79,27 +79,27 @@ def preview(
     most: int = 8,
     seed: int = 0,
 ) -> Path:
-    """Draw a contact sheet: one row an image, the first column as it is, then one style a column.
+    """Draw a contact sheet: one row per image, first the original, then one column per style.
 
-    With `target` an image of it stands before each, so that the styles can be compared with what they are of.
+    With `target`, each row begins with an image of the target, for comparison. Images that cannot be read
+    are left out, with a warning.
 
     Args:
-        images: files or folders; without any, the sample photos.
-        out: the picture to write.
+        images: files or folders; the default is the sample photos.
+        out: path of the picture to write.
         bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`.
         generator: see `StyleAugment`.
-        target: a folder or files that the styles are meant to look like.
-        styles: columns; drawn from the bank without repetition, or from the generator's prior.
-        strength: in [0, 1].
-        splice: `"halves"` or `"fields"`: each column has two styles in one image.
-        size: side of each tile in pixels.
-        most: rows; of more images an evenly spaced part is shown.
-        seed: of the choice of styles.
-
-    Images that cannot be read are named in a warning, and left out.
+        target: a folder or files to show for comparison.
+        styles: number of columns; styles are drawn from the bank without repetition, or from the generator's
+            prior.
+        strength: in [0, 1], 1 is the full style.
+        splice: `"halves"` or `"fields"`: each image has two styles.
+        size: side of a tile in pixels.
+        most: largest number of rows; of more images, evenly spaced ones are shown.
+        seed: seed for the choice of styles.
 
     Raises:
-        FileError: a path that is not there, or no image that can be read.
+        FileError: a path does not exist, or no image can be read.
     """
     out = check_path(out)
     styles, most = check_count("styles", styles), check_count("most", most)
@@ -126,7 +126,7 @@ def preview(
 
 
 def _spread(images: Sequence[str | Path], most: int) -> list[Path]:
-    """List the files of images and folders, at most so many, evenly spaced."""
+    """List at most `most` files of images and folders, evenly spaced."""
     paths: list[Path] = []
     for path in map(check_path, images):
         paths += image_files(path) if path.is_dir() else [path]
@@ -135,10 +135,10 @@ def _spread(images: Sequence[str | Path], most: int) -> list[Path]:
 
 
 def squares(paths: Sequence[Path], size: int) -> list[Image.Image]:
-    """Read the middle of each image as a tile, without those that cannot be read.
+    """Read the middle of each image as a tile; leave out images that cannot be read.
 
     Raises:
-        FileError, ImageError: none can be read; the first one's.
+        FileError, ImageError: no image can be read; this is the error of the first one.
     """
     tiles, failed = [], []
     for path in paths:
@@ -159,7 +159,7 @@ def _square(path: Path, size: int) -> Image.Image:
 
 
 def open_rgb(path: Path, size: int) -> Image.Image:
-    """Read an image as 8-bit colour."""
+    """Read an image as 8-bit RGB."""
     picture = as_picture(open_image(path, short_side=size))
     if not isinstance(picture, Image.Image):
         scaled = picture if picture.dtype.kind == "u" else (picture * 255).clip(0, 255).astype("uint8")
@@ -172,7 +172,7 @@ def open_rgb(path: Path, size: int) -> Image.Image:
 def choose_styles(
     stylizer: StyleAugment, count: int, strength: float, rng: torch.Generator
 ) -> list[StyleParams]:
-    """Draw each column's parameters."""
+    """Draw the parameters of each column."""
     bank = stylizer.bank
     if bank is None or stylizer.splice is not None:
         return [stylizer.draw(1, rng) for _ in range(count if stylizer.code_length else 1)]
@@ -180,7 +180,7 @@ def choose_styles(
 
 
 def one_style(bank: StyleBank, row: int, strength: float) -> StyleParams:
-    """Give parameters that apply one style of the bank to one image."""
+    """Return parameters that apply one style of the bank to one image."""
     return StyleParams(
         rows=torch.tensor([0]),
         strength=torch.tensor([strength]),
@@ -198,13 +198,13 @@ def contact_sheet(
     *,
     empty: str = "There is nothing to show.",
 ) -> Image.Image:
-    """Lay out rows of equal tiles on white, with a caption above each column, and a title above each row.
+    """Return an image with rows of equal tiles on white, captions above columns and titles above rows.
 
     Args:
-        rows: of tiles.
-        captions: of the columns.
-        titles: of the rows, of any number of lines.
-        empty: what to say where there are no rows.
+        rows: tiles of each row.
+        captions: text above each column.
+        titles: text above each row, of any number of lines.
+        empty: text if there are no rows.
     """
     if not rows:
         return note(empty)
@@ -227,7 +227,7 @@ def contact_sheet(
 
 
 def note(text: str) -> Image.Image:
-    """Draw a line of text in place of a picture."""
+    """Return an image with one line of text, to show instead of a sheet."""
     left, top, right, bottom = ImageDraw.Draw(Image.new("RGB", (1, 1))).textbbox((0, 0), text)
     sheet = Image.new("RGB", (int(right - left) + 8 * _GAP, int(bottom - top) + 8 * _GAP), "white")
     ImageDraw.Draw(sheet).text((4 * _GAP, 4 * _GAP), text, fill="black")
@@ -253,20 +253,20 @@ read. Each group has a row, in the order of the table.</p>
 
 
 def check_report(out: Path, reference: Path | None, sources: Sequence[Path]) -> None:
-    """Refuse, before hours of reading, a report that cannot be drawn, or that would show what was read.
+    """Check, before images are read, that a report can be drawn and shows none of the source images.
 
     Raises:
-        ConfigError: neither .html nor .png, or a reference image from inside the source.
+        ConfigError: `out` is neither .html nor .png, or the reference image is one of the source images.
     """
     if out.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(f"a report is a file .html or .png, got {str(out)!r}.")
+        raise ConfigError(f"a report must be a .html or .png file, got {str(out)!r}.")
     check_path(out)
     if reference is not None:
         check_path(reference)
         if any(reference.resolve().is_relative_to(source.resolve()) for source in sources):
             raise ConfigError(
                 "the reference image of a report is one of the images that are read; give another, or leave "
-                "out --reference for a picture of ours."
+                "out --reference for a sample image."
             )
         open_rgb(reference, _SIDE)
 
@@ -279,25 +279,25 @@ def write_report(
     reference: Path | None = None,
     styles: int = 6,
 ) -> Path:
-    """Draw styles of a bank on one image, a row for each group; as a page also counts and settings.
+    """Draw styles of a bank on one image, one row per group; an .html page also has counts and settings.
 
-    It holds no names and no paths but the labels that the bank has.
+    The only names in it are the bank's labels; it has no paths.
 
     Args:
-        out: the file to write, .html or .png.
-        bank: whose styles are shown.
+        out: file to write, .html or .png.
+        bank: the bank to show.
         generator: see `StyleAugment`.
-        reference: the image, such as one of the same kind as those that were read, which may be shown. None
-            is a picture of ours: drawn tissue for stains, else a photo.
-        styles: columns; an even choice of each group's.
+        reference: image to show the styles on; readers of the report see it. None uses a sample image:
+            drawn tissue for stains, else a photo.
+        styles: number of columns, spread evenly over the styles of each group.
 
     Raises:
-        ConfigError: another suffix.
+        ConfigError: `out` has another suffix.
         FileError: the reference image is missing or cannot be read.
     """
     out = Path(out)
     if out.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(f"a report is a file .html or .png, got {str(out)!r}.")
+        raise ConfigError(f"a report must be a .html or .png file, got {str(out)!r}.")
     tile, shown = (_square(reference, _SIDE), "the image given for it") if reference else usual_picture(bank)
     sheet = draw_styles(bank, generator, tile, styles)
     if out.suffix.lower() == ".png":
@@ -321,14 +321,14 @@ def write_report(
 
 
 def usual_picture(bank: StyleBank) -> tuple[Image.Image, str]:
-    """Choose a picture of ours that suits the bank's generator, and say what it is."""
+    """Return a sample image that suits the bank's generator, and a description of it."""
     if bank.provenance.generator in STAIN_GENERATORS:
         return draw_tissue(_SIDE), "drawn tissue"
     return _square(sample_photos()[0], _SIDE), "a sample photo"
 
 
 def draw_styles(bank: StyleBank, generator: str | Path | None, tile: Image.Image, styles: int) -> Image.Image:
-    """Lay out the reference image and styles of each group."""
+    """Return a contact sheet of the reference image and styles of each group."""
     stylizer = StyleAugment(bank, generator=generator, p=1.0, strength=1.0)
     groups = bank.groups if bank.groups is not None else torch.zeros(len(bank), dtype=torch.long)
     rows = []

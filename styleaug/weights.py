@@ -1,4 +1,4 @@
-"""Generators and banks by name or path: the shipped ones and the user's own."""
+"""Load generators and banks by name or path: shipped ones and the user's own."""
 
 import json
 import os
@@ -57,7 +57,7 @@ STAIN_GENERATORS: dict[str, Callable[[], AbstractGenerator]] = {
     "hed-jitter-strong": partial(HedJitter, STRONG),
     "randstainna": RandStainNA,
 }
-"""Constructor of each generator of this file, by name."""
+"""Constructor of each stain generator, by name."""
 COLOR_GENERATORS: dict[str, Callable[[], AbstractGenerator]] = {
     "reinhard-rgb": partial(ChannelStats, "rgb"),
     "reinhard-lab": partial(ChannelStats, "lab"),
@@ -69,17 +69,17 @@ COLOR_GENERATORS: dict[str, Callable[[], AbstractGenerator]] = {
     "histogram-luminance": partial(HistogramMatching, "luminance"),
     "fourier": FourierAmplitude,
 }
-"""Constructor of each generator of this file, by name."""
+"""Constructor of each colour generator, by name."""
 _FORMAT = 1
 _KEY = "styleaug_generator"
-"""Of the metadata."""
+"""Key of our metadata in a safetensors file."""
 _KNOWN = ("format", "generator", "settings")
-"""Fields of weights that were written without a digest."""
+"""Fields of the metadata in old weights, which have no digest."""
 GENERATOR_FILE = "generator.safetensors"
 BANK_FILE = "bank.safetensors"
 DEFAULT_BANK = "art"
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
-"""Files that are taken for a bank by mistake."""
+"""Suffixes of images, which users sometimes give instead of a bank."""
 _MAX_BYTES = 512 * 2**20
 _MAX_HEADER = 2**20
 MAX_PARAMETERS = 128 * 2**20
@@ -107,7 +107,7 @@ DERIVED: dict[str, Callable[[], AbstractGenerator]] = {"patchswap": lambda: ship
 
 
 def card(name: str) -> dict[str, Any]:
-    """Give the card of a shipped generator or bank: data, command, metrics, licence, sha256."""
+    """Return the card of a shipped generator or bank: data, command, metrics, licence, sha256."""
     for kind in ("generators", "banks"):
         if name in cards()[kind]:
             return dict(cards()[kind][name])
@@ -115,25 +115,25 @@ def card(name: str) -> dict[str, Any]:
 
 
 def generator_names() -> list[str]:
-    """List what `load_generator` knows by name."""
+    """List the generators that `load_generator` knows by name."""
     return sorted({*TRAINING_FREE, *DERIVED, *cards()["generators"]})
 
 
 def bank_names() -> list[str]:
-    """List what `load_bank` knows by name."""
+    """List the banks that `load_bank` knows by name."""
     return sorted(cards()["banks"])
 
 
 @as_usual(for_autograd=True)
 def load_generator(source: str | Path) -> AbstractGenerator:
-    """Load a generator by name, from a `.safetensors` file, or from the run folder that training wrote.
+    """Load a generator by name, from a `.safetensors` file, or from a run folder of a training.
 
-    With "-tissue" after its name, as in "reinhard-lab-tissue", a generator of colours leaves the white
-    background of slides alone. It comes frozen and in evaluation mode, on the CPU. One that is asked for
-    by name is made once and shared: copy it before you change it.
+    A colour generator with "-tissue" after its name, such as "reinhard-lab-tissue", does not change the white
+    background of slides. The generator is frozen, in evaluation mode and on the CPU. A generator loaded
+    by name is shared: copy it before you change it.
 
     Raises:
-        WeightsError: unknown name, or a file that is missing, damaged or made for something else.
+        WeightsError: the name is unknown, or the file is missing, damaged or not a generator.
     """
     if isinstance(source, str) and source in generator_names():
         return named_generator(source)
@@ -143,7 +143,7 @@ def load_generator(source: str | Path) -> AbstractGenerator:
     path = path_of(source, WeightsError)
     if not path.suffix and not path.exists():
         if str(source) in bank_names():
-            raise WeightsError(f"{str(source)!r} is a bank, and not a generator.")
+            raise WeightsError(f"{str(source)!r} is a bank, not a generator.")
         raise WeightsError(
             f"there is no generator {str(source)!r}.{nearest(source, generator_names())} Known names: "
             f"{', '.join(generator_names())}; or give the path of a .safetensors file or a run folder."
@@ -153,7 +153,7 @@ def load_generator(source: str | Path) -> AbstractGenerator:
 
 @Once
 def named_generator(name: str) -> AbstractGenerator:
-    """Make a shipped or training-free generator, once."""
+    """Return a shipped or training-free generator; each is made once."""
     if name in TRAINING_FREE:
         return frozen(TRAINING_FREE[name]())
     if name in DERIVED and name not in cards()["generators"]:
@@ -163,13 +163,13 @@ def named_generator(name: str) -> AbstractGenerator:
 
 @Once
 def tissue_generator(name: str) -> AbstractGenerator:
-    """Make a generator that leaves white background alone, once."""
+    """Return a generator that does not change white background; each is made once."""
     return frozen(named_generator(name).on_tissue())
 
 
 def shipped_patchswap() -> PatchSwap:
-    """Give the shipped AdaIN a dictionary of patches; its weights are not shipped twice."""
-    network = deepcopy(named_generator("adain"))  # a copy, as each may be moved and cast on its own
+    """Return PatchSwap with the weights of the shipped AdaIN, so that they are shipped only once."""
+    network = deepcopy(named_generator("adain"))  # a copy: each may be moved to another device or dtype
     assert isinstance(network, AdaIN)
     return PatchSwap(network)
 
@@ -179,15 +179,15 @@ def load_bank(source: str | Path) -> StyleBank:
     """Load a bank by name, from a `.safetensors` file that `fit-style` wrote, or from a run folder.
 
     Raises:
-        BankError: unknown name, or a file that is missing, damaged or no bank.
-        WeightsError: a run folder whose run is not finished.
+        BankError: the name is unknown, or the file is missing, damaged or not a bank.
+        WeightsError: the run of the run folder is not finished.
     """
     if isinstance(source, str) and source in bank_names():
         return named_bank(source)
     path = path_of(source, BankError)
     if not path.suffix and not path.exists():
         if str(source) in generator_names():
-            raise BankError(f"{str(source)!r} is a generator, and not a bank of styles.")
+            raise BankError(f"{str(source)!r} is a generator, not a bank of styles.")
         raise BankError(
             f"there is no bank {str(source)!r}.{nearest(source, bank_names())} Shipped: "
             f"{', '.join(bank_names())}; or fit your own: styleaug fit-style FOLDER -o bank.safetensors"
@@ -201,11 +201,12 @@ def load_bank(source: str | Path) -> StyleBank:
 
 
 def in_run(folder: Path, name: str) -> Path:
-    """Find a file of a run folder.
+    """Return the path of a file in a run folder.
 
     Raises:
-        BankError: there is no bank, or this is no run folder and a bank was asked for.
-        WeightsError: the run is not finished, or this is no run folder and a generator was asked for.
+        BankError: a bank was asked for, and there is none or the folder is not a run folder.
+        WeightsError: the run is not finished, or a generator was asked for and the folder is not a run
+            folder.
     """
     if has_file(folder, name):
         return folder / name
@@ -227,18 +228,18 @@ def in_run(folder: Path, name: str) -> Path:
 def find_styles(
     bank: str | Path | StyleBank | None, generator: str | Path | AbstractGenerator | None
 ) -> tuple[StyleBank | None, str | Path | AbstractGenerator]:
-    """Find the bank and the generator that belong together from either, or the default of both.
+    """Return a bank and a generator that belong together, found from either; else the defaults.
 
     Args:
         bank: a name, a path, a run folder, or a bank.
         generator: a name, a path, a run folder, or a generator.
 
     Returns:
-        The bank, or None where codes are drawn from the standard normal distribution; and the
-        generator, still by name or path where it was or can be given so.
+        The bank, or None if codes are drawn from the standard normal distribution; and the
+        generator, as a name or path if possible.
 
     Raises:
-        BankError: unknown or damaged, or the generator needs a bank and none is known for it.
+        BankError: the bank is unknown or damaged, or the generator needs a bank and none is known.
         WeightsError: the generator is unknown or damaged.
     """
     named = isinstance(generator, str) and generator in bank_names() and not Path(generator).exists()
@@ -261,16 +262,16 @@ def find_styles(
 
 
 def is_generator(source: object) -> TypeGuard[str | AbstractGenerator]:
-    """Tell whether a generator was given where a bank is expected."""
+    """Return True if a generator was given instead of a bank."""
     named = isinstance(source, str) and source in generator_names() and not Path(source).exists()
     return named or isinstance(source, AbstractGenerator)
 
 
 def as_bank(source: Any) -> StyleBank:
-    """Load a bank, or take that of a fit.
+    """Return a bank from a name, a path, a `StyleBank`, or the result of `fit_style`.
 
     Raises:
-        BankError: neither, naming the line to write for images.
+        BankError: `source` is none of these; for images, the message says what to write.
     """
     found = getattr(source, "bank", source)  # a `Fit` has one
     if isinstance(found, StyleBank):
@@ -285,10 +286,10 @@ def as_bank(source: Any) -> StyleBank:
 
 
 def maker_of(bank: StyleBank) -> str:
-    """Name the shipped generator that made a bank: by its hash, as one kind may be shipped several times.
+    """Return the name of the shipped generator with the bank's fingerprint.
 
     Raises:
-        BankError: none did.
+        BankError: no shipped generator made the bank.
     """
     kind, fingerprint = bank.provenance.generator, bank.provenance.fingerprint
     if kind.removesuffix(TISSUE) in generator_names():
@@ -303,17 +304,17 @@ def maker_of(bank: StyleBank) -> str:
 
 
 def is_run(source: object) -> TypeGuard[str | Path]:
-    """Tell a folder from a shipped name, a file, or what is loaded."""
+    """Return True if `source` is the path of a folder."""
     return isinstance(source, str | Path) and source not in bank_names() and os.path.isdir(source)
 
 
 def has_file(run: str | Path, name: str) -> bool:
-    """Tell whether a run folder holds this file."""
+    """Return True if a run folder holds a file of this name."""
     return os.path.isfile(Path(run) / name)
 
 
 def bank_of(source: str | Path | AbstractGenerator) -> StyleBank | None:
-    """Find the bank of a generator: none if it has a prior, its run's, or a shipped one."""
+    """Return the bank of a generator: its run's or a shipped one; None if it has a prior."""
     generator = source if isinstance(source, AbstractGenerator) else load_generator(source)
     if generator.has_prior:
         return None
@@ -331,12 +332,12 @@ def bank_of(source: str | Path | AbstractGenerator) -> StyleBank | None:
 
 @Once
 def named_bank(name: str) -> StyleBank:
-    """Read a shipped bank, once."""
+    """Return a shipped bank; each is read once."""
     return StyleBank.load(shipped_file("banks", name, BankError))
 
 
 def shipped_file(kind: str, name: str, error: type[StyleAugError]) -> Path:
-    """Find a shipped file, and refuse one that is not what its card says."""
+    """Return the path of a shipped file, after comparing its hash with its card."""
     card = cards()[kind][name]
     path = pretrained_folder() / card["file"]
     try:
@@ -344,7 +345,7 @@ def shipped_file(kind: str, name: str, error: type[StyleAugError]) -> Path:
     except OSError as failed:
         raise error(f"cannot open {path}: {failed.strerror or failed}. Install styleaug again.") from None
     if found != card["sha256"]:
-        raise error(f"{path} is damaged: its sha256 is not its card's. Install styleaug again.")
+        raise error(f"{path} is damaged: its sha256 differs from its card. Install styleaug again.")
     return path
 
 
@@ -357,7 +358,7 @@ def path_of(source: str | Path, error: type[StyleAugError]) -> Path:
 
 
 def save_generator(generator: AbstractGenerator, path: Path) -> Path:
-    """Write a learned generator atomically: float16 weights, and the settings to build it again."""
+    """Write a learned generator atomically: float16 weights, and the settings to rebuild it."""
     meta = {"format": _FORMAT, "generator": generator.name, "settings": generator.settings()}
     state = generator.state_dict()
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in state.items()}
@@ -367,7 +368,7 @@ def save_generator(generator: AbstractGenerator, path: Path) -> Path:
 
 
 def read_generator(path: Path) -> AbstractGenerator:
-    """Read a file that `save_generator` wrote; nothing in it is trusted."""
+    """Read a file written by `save_generator`; the file need not be trusted."""
     try:
         meta, tensors = read_tensors(path)
         generator = build(meta, tensors)
@@ -384,7 +385,7 @@ def read_generator(path: Path) -> AbstractGenerator:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read metadata and tensors; the size is bounded before anything is allocated."""
+    """Read metadata and tensors; the size is checked before memory is allocated."""
     if path.is_dir():
         raise WeightsError("is a folder; give the .safetensors file in it.")
     size = check_regular(path).stat().st_size
@@ -399,7 +400,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             text = (file.metadata() or {}).get(_KEY)
             if text is None:
                 raise WeightsError(
-                    "holds a bank of styles and no generator; give it as bank."
+                    "holds a bank of styles, not a generator; give it as bank."
                     if "styleaug_bank" in (file.metadata() or {})
                     else "is a safetensors file, but not a styleaug generator."
                 )
@@ -414,7 +415,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def build(meta: Any, tensors: dict[str, Tensor]) -> AbstractGenerator:
-    """Build the generator that the metadata describes and give it the weights."""
+    """Build the generator that the metadata describes, and load its weights."""
     if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else None
         raise WeightsError(f"has format {found!r}; this version of styleaug reads format {_FORMAT}.")
@@ -425,7 +426,7 @@ def build(meta: Any, tensors: dict[str, Tensor]) -> AbstractGenerator:
         )
     settings: Any = meta.get("settings")
     try:
-        with torch.device("meta"):  # sizes are known before memory is taken
+        with torch.device("meta"):  # sizes are known before memory is allocated
             generator = kind.from_settings(settings)
         if sum(value.numel() for value in generator.state_dict().values()) > MAX_PARAMETERS:
             raise WeightsError(f"describes more than {MAX_PARAMETERS:,} parameters.")
@@ -440,7 +441,7 @@ def build(meta: Any, tensors: dict[str, Tensor]) -> AbstractGenerator:
     if found != shapes:
         wrong = sorted(key for key in shapes.keys() | found.keys() if shapes.get(key) != found.get(key))
         raise WeightsError(f"does not fit {meta['generator']!r} {settings}: {', '.join(wrong[:4])} differ.")
-    values = {key: value.float() for key, value in tensors.items()}  # first: a wider float may overflow
+    values = {key: value.float() for key, value in tensors.items()}  # cast first: a wider float may overflow
     if not all(bool(value.isfinite().all()) for value in values.values()):
         raise WeightsError("has weights that are not finite; the training run diverged.")
     generator.load_state_dict(values, assign=True)
@@ -448,5 +449,5 @@ def build(meta: Any, tensors: dict[str, Tensor]) -> AbstractGenerator:
 
 
 def frozen(generator: AbstractGenerator) -> AbstractGenerator:
-    """Set evaluation mode, no gradients, and the layout that convolutions prefer."""
+    """Set evaluation mode, no gradients, and the fastest memory layout for convolutions."""
     return generator.eval().requires_grad_(False).to(memory_format=torch.channels_last)

@@ -349,4 +349,4 @@ def test_the_command_takes_shards(tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert "20 images written" in ended.stderr and "21 files skipped" in ended.stderr
     strict = subprocess.run([*map(str, command), *options, "--strict"], capture_output=True, text=True)
-    assert strict.returncode == 1 and "20 were there" in strict.stderr
+    assert strict.returncode == 1 and "20 already there" in strict.stderr

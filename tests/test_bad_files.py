@@ -338,7 +338,7 @@ def test_the_command_goes_on_and_says_whether_anything_was_done(command, tmp_pat
     assert "0 images written" in ended.stderr and "1 files skipped" in ended.stderr
     (source / "a.jpg").write_bytes(content_of("PNG", "RGBA"))
     assert "1 images written" in command("apply", source, *options).stderr
-    assert "0 images written, 1 were there" in command("apply", source, *options).stderr
+    assert "0 images written, 1 already there" in command("apply", source, *options).stderr
     command("apply", source, *options, "--strict", code=1)
 
 

@@ -230,7 +230,7 @@ def test_metadata_of_any_json(file, header):
         ({"codes": torch.rand(2, 3)}, meta(licence="x" * 5000), "no valid 'licence'"),
         ({"codes": torch.rand(2, 3)}, {"styleaug_bank": "{"}, "damaged metadata"),
         ({"codes": torch.rand(2, 3)}, {"styleaug_bank": "[" * 100_000}, "damaged metadata"),
-        ({"codes": torch.rand(2, 3)}, {"styleaug_bank": "7"}, "no JSON object"),
+        ({"codes": torch.rand(2, 3)}, {"styleaug_bank": "7"}, "not a JSON object"),
     ],
 )
 def test_safetensors_that_are_no_bank(file, tensors, metadata, message):

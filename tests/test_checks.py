@@ -210,7 +210,7 @@ def test_a_generator_in_the_place_of_a_bank():
         StyleAugment("reinhard-lab")
     with pytest.raises(BankError, match=r"'adain' is a generator, too; give it or generator='photo'"):
         StyleAugment("adain", generator="photo")
-    with pytest.raises(BankError, match="'adain' is a generator, and not a bank"):
+    with pytest.raises(BankError, match="'adain' is a generator, not a bank"):
         styleaug.load_bank("adain")
     with pytest.raises(BankError, match="Did you mean 'art'"):
         StyleAugment("Art")
@@ -222,12 +222,12 @@ def test_a_bank_in_the_place_of_a_generator():
     for given_as in ("art", bank("reinhard-rgb")):
         with pytest.raises(WeightsError, match="is a bank; give it as bank, and leave out generator"):
             StyleAugment(generator=given_as)
-    with pytest.raises(WeightsError, match="'art' is a bank, and not a generator"):
+    with pytest.raises(WeightsError, match="'art' is a bank, not a generator"):
         styleaug.load_generator("art")
     shipped = SAMPLES.parent
-    with pytest.raises(WeightsError, match="holds a bank of styles and no generator; give it as bank"):
+    with pytest.raises(WeightsError, match="holds a bank of styles, not a generator; give it as bank"):
         StyleAugment(generator=shipped / "art.safetensors")
-    with pytest.raises(BankError, match="holds a generator and no styles; give it as generator"):
+    with pytest.raises(BankError, match="holds a generator, not styles; give it as generator"):
         StyleAugment(shipped / "adain.safetensors")
 
 

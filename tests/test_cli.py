@@ -161,7 +161,7 @@ def test_apply_resumes_after_a_kill(bank, tmp_path):
     done = {path.name: path.stat().st_mtime_ns for path in broken.glob("[!.]*.png")}
     assert 0 < len(done) < 60
     result = run("apply", source, "-o", broken, "--bank", bank)
-    assert "were there" in result.stderr
+    assert "already there" in result.stderr
     kept = sum(path.stat().st_mtime_ns == done.get(path.name) for path in broken.glob("[!.]*.png"))
     assert kept >= len(done) - 1
     run("apply", source, "-o", whole, "--bank", bank)

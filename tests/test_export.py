@@ -337,10 +337,10 @@ def test_banks_fitted_to_slides_are_exported(name, data, tmp_path):
         ("adain", {"part": "decoder"}, ConfigError, "part must be one of generator, encoder"),
         ("adain", {"opset": 17}, ConfigError, "opset must be at least 18, got 17"),
         ("adain", {"size": (0, 8)}, ConfigError, "size must be height and width from 1"),
-        ("histogram", {"precision": "float16"}, ConfigError, "'histogram' has no weights to shorten"),
+        ("histogram", {"precision": "float16"}, ConfigError, "'histogram' has no weights; its precision"),
         ("patchswap", {"part": "encoder"}, ConfigError, "'patchswap' reads codes as ONNX cannot"),
         ("cell-stain", {"part": "encoder"}, ConfigError, "'cyclegan' has no codes"),
-        ("adain", {"part": "encoder", "bank": "art"}, ConfigError, "an encoder reads statistics"),
+        ("adain", {"part": "encoder", "bank": "art"}, ConfigError, "an encoder takes no bank"),
     ],
 )
 def test_refusals(source, options, error, message, tmp_path):
@@ -385,5 +385,5 @@ def test_command(tmp_path):
     refused = CliRunner().invoke(cli, ["export", "photo", "-o", str(tmp_path / "b.onnx"), "--bank", "art"])
     assert isinstance(refused.exception, BankError)
     assert CliRunner().invoke(cli, ["export", "photo"]).exit_code == 2
-    assert "rows of the bank" in CliRunner().invoke(cli, ["export", "--help"]).output
+    assert "a row of the bank" in CliRunner().invoke(cli, ["export", "--help"]).output
     assert list(tmp_path.iterdir()) == [out]

@@ -178,7 +178,7 @@ def test_applying(images, tmp_path, command, workers):
     for line in told.stderr.splitlines():
         assert line.count("broken.png") <= 1, "named once"
     again = command("apply", images, "-o", out, *options, "--copies", 2, "--workers", workers)
-    assert "0 images written, 18 were there" in again.stderr
+    assert "0 images written, 18 already there" in again.stderr
     named = {json.loads(line).get("source") for line in (out / "manifest.jsonl").read_text().splitlines()}
     assert {f"{name}.png" for name in (*HOSTILE, NOT_UTF8)} <= named
 

@@ -174,7 +174,7 @@ def test_the_driver_is_killed_and_called_again(tmp_path):
     assert done > 0
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    there = f", {20 * done} were there"
+    there = f", {20 * done} already there"
     assert ended.stderr == f"{tmp_path / 'out'}: {160 - 20 * done} images written{there}\n", "no word of Ray"
     check_once(tmp_path / "out", 8)
     assert contents(tmp_path / "out") == contents(tmp_path / "local")

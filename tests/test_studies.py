@@ -217,17 +217,17 @@ def test_groups_merge():
         (torch.zeros(6), ("a",), "whole numbers"),
         (torch.zeros(6, dtype=torch.bool), ("a",), "whole numbers"),
         (torch.zeros(6, dtype=torch.complex64), ("a",), "whole numbers"),
-        (torch.zeros(6, dtype=torch.long), ("a", "b"), "each taken"),
-        (torch.full((6,), -1), ("a",), "each taken"),
-        (torch.full((6,), 2**62), ("a",), "each taken"),
-        (torch.tensor([0, 1, 0, 1, 0, 1]), ("a", "a"), "two groups have one label"),
+        (torch.zeros(6, dtype=torch.long), ("a", "b"), "each label must be used"),
+        (torch.full((6,), -1), ("a",), "each label must be used"),
+        (torch.full((6,), 2**62), ("a",), "each label must be used"),
+        (torch.tensor([0, 1, 0, 1, 0, 1]), ("a", "a"), "two groups have the same label"),
         (torch.zeros(6, dtype=torch.long), ("",), "1 to 100 printable"),
         (torch.zeros(6, dtype=torch.long), ("x" * 101,), "1 to 100 printable"),
         (torch.zeros(6, dtype=torch.long), ("a\x1b[31m",), "1 to 100 printable"),
         (torch.zeros(6, dtype=torch.long), (7,), "1 to 100 printable"),
         (torch.zeros(6, dtype=torch.long), tuple(map(str, range(1001))), "at most 1000"),
         (torch.zeros(6, dtype=torch.long), "a", "at most 1000 texts"),
-        (None, ("a",), "labels go with groups"),
+        (None, ("a",), "labels and groups belong together"),
     ],
 )
 def test_groups_that_are_none(groups, labels, message, tmp_path):
@@ -243,7 +243,7 @@ def test_groups_that_are_none(groups, labels, message, tmp_path):
         with pytest.raises(BankError, match=r"b\.safetensors"):
             StyleBank.load(path)
     path.write_bytes(save(tensors, meta(format=1 if groups is not None else 2, labels=labels)))
-    other = "groups without labels, or labels without groups|groups of another number"
+    other = "groups without labels, or labels without groups|another number of groups"
     with pytest.raises(BankError, match=other):
         StyleBank.load(path)
 
@@ -470,7 +470,7 @@ def test_reports_of_patients_are_refused(tree, command, tmp_path):
     mine = next(tree.rglob("*.png"))
     for options, message in (
         (("--report", "r.html", "--reference", mine), "one of the images that are read"),
-        (("--report", "r.pdf"), "a report is a file .html or .png, got 'r.pdf'"),
+        (("--report", "r.pdf"), "a report must be a .html or .png file, got 'r.pdf'"),
         (("--report", "r.png", "--reference", tmp_path / "no.png"), "there is no file"),
         (("--window", "wide"), "window must be"),
         (("--epsilon", 1, "--choose", "diverse"), "leave out choose"),

@@ -1,6 +1,6 @@
-"""What the commands say to the person at the terminal: on stderr, with a bar for anything long.
+"""Messages, warnings and progress bars of the commands, on stderr.
 
-Where stderr is a file there is no bar, and training says a line now and then.
+If stderr is a file, there is no bar, and training prints a line every 30 seconds.
 """
 
 import os
@@ -37,13 +37,13 @@ INTERRUPTED = 130
 
 
 class NewFile(click.Path):
-    """A file to write; what is there and no file is refused before any work is done."""
+    """A path to write a file to; an existing path that is not a file is refused before any work."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Check a path."""
+        """Return the path, after checking that a file can be written there."""
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         check_target(path)
         return path
@@ -53,15 +53,15 @@ NEW_FILE = NewFile()
 
 
 _SECONDS = 30.0
-"""Time between two lines about a training run in a file."""
+"""Seconds between two lines about a training run, if stderr is a file."""
 
 _NAMED = 3
-"""Images that seem to be label maps."""
+"""Number of suspected label maps that are warned about by name."""
 
 
 @contextmanager
 def labels_named() -> Iterator[None]:
-    """Say which images seem to be label maps: the first by name, the others by their number."""
+    """Print which images seem to be label maps: the first few by name, then a count of the rest."""
     found = 0
     with warnings.catch_warnings():
         show = warnings.showwarning
@@ -86,7 +86,7 @@ def labels_named() -> Iterator[None]:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on stderr; give the function that moves it."""
+    """Show a progress bar on stderr and yield the function that moves it."""
     with bar("{task.description}") as shown:
         task = shown.add_task(what, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
@@ -94,7 +94,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def stages() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
-    """Show a progress bar whose name changes; give the function that moves it, and one that says a line."""
+    """Show a bar whose name changes; yield the function that moves it and one that prints a line."""
     with bar("{task.description}") as shown:
         task = shown.add_task("", total=None)
         yield (
@@ -107,9 +107,9 @@ def stages() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], 
 
 @contextmanager
 def training_progress(batch: int) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
-    """Show steps, time left, images per second and losses; give the function that `train` reports to.
+    """Show steps, time left, images per second and losses; yield the function that `train` reports to.
 
-    The bar starts with the first report, so that of several processes only one has one.
+    The bar starts with the first report. Only one of several processes reports, so only one shows a bar.
     """
     with bar("training", "{task.fields[told]}") as shown:
         began: list[tuple[float, int]] = []
@@ -132,7 +132,7 @@ def training_progress(batch: int) -> Iterator[Callable[[int, int, dict[str, floa
 
 
 def bar(*texts: str) -> Any:
-    """Make a bar with the first text before it and the others behind."""
+    """Return a progress bar with the first text before it and the other texts after it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -143,32 +143,32 @@ def bar(*texts: str) -> Any:
 
 
 def say(*lines: str) -> None:
-    """Talk to the person, on stderr; what a line quotes can neither end it nor command the terminal."""
+    """Print lines on stderr. Control characters are escaped, so quoted text cannot drive the terminal."""
     click.echo("\n".join(map(printable, lines)), err=True)
 
 
 def output(*lines: str) -> None:
-    """Print results, on stdout, as safely as `say`."""
+    """Print results on stdout, with control characters escaped."""
     click.echo("\n".join(map(printable, lines)))
 
 
 def show_warning(message: Warning | str, *where: Any) -> None:
-    """Say a warning; takes what `warnings.showwarning` takes."""
+    """Print a warning on stderr; a replacement for `warnings.showwarning`."""
     say(f"warning: {message}")
 
 
 @contextmanager
 def going_on() -> Iterator[None]:
-    """Say on Ctrl-C that the same command goes on where it stopped."""
+    """Print on Ctrl-C that the same command continues where it stopped."""
     try:
         yield
     except KeyboardInterrupt:
-        say(f"stopped; what is finished stays. Go on with: styleaug {shlex.join(sys.argv[1:])}")
+        say(f"stopped; finished work is kept. Go on with: styleaug {shlex.join(sys.argv[1:])}")
         sys.exit(INTERRUPTED)
 
 
 def finish(failed: list[tuple[Path, str]], strict: bool) -> None:
-    """Report the files that could not be used; exit with 1 if that was to be strict about."""
+    """Print the files that could not be used; if there are any and `strict`, exit with code 1."""
     for _, reason in failed:
         say(f"skipped: {reason}")
     if failed:

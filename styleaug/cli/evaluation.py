@@ -30,14 +30,14 @@ Example:
 
 
 def usual_device() -> str:
-    """Pick a GPU if there is one."""
+    """Return `cuda` if there is a GPU, else `cpu`."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def tests_of(values: tuple[str, ...]) -> dict[str, str]:
-    """Read `[NAME=]DIR`, each."""
+    """Read test domains written as `[NAME=]DIR`; return the folder of each name."""
     tests: dict[str, str] = {}
     for value in values:
         name, equals, folder = value.partition("=")
@@ -49,16 +49,16 @@ def tests_of(values: tuple[str, ...]) -> dict[str, str]:
 
 
 def severities_of(text: str) -> tuple[int, ...]:
-    """Read `1-5` or `1,3,5`."""
+    """Read corruption severities written as `1-5` or `1,3,5`."""
     try:
         parts = [part.partition("-") for part in text.split(",")]
         return tuple(value for low, _, high in parts for value in range(int(low), int(high or low) + 1))
     except ValueError:
-        raise ConfigError(f"severities must be as in 1-5 or 1,3,5, got {text!r}.") from None
+        raise ConfigError(f"severities must look like 1-5 or 1,3,5, got {text!r}.") from None
 
 
 def corruptions_of(text: str | None) -> tuple[str, ...]:
-    """Read names with commas, or `all`."""
+    """Read names of corruptions, separated by commas, or `all`."""
     if text in (None, "", "none"):
         return ()
     from styleaug.robustness.corruptions import CORRUPTIONS
@@ -67,7 +67,7 @@ def corruptions_of(text: str | None) -> tuple[str, ...]:
 
 
 def recipe_of(classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
-    """Give the classifier's own recipe with what was said on the command line."""
+    """Return the classifier's usual recipe, changed by the options on the command line."""
     from styleaug.robustness.classifiers import default_recipe
 
     said = {name: value for name, value in given.items() if value is not None}
@@ -78,58 +78,74 @@ def recipe_of(classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
 @click.argument("train", type=_INPUT, metavar="TRAIN_DIR")
 @click.option(
     "--test", "tests", multiple=True, metavar="[NAME=]DIR",
-    help="Another domain with the same classes. home=DIR takes the place of the held-out images.",
+    help="Folder of another domain with the same classes. home=DIR replaces the held-out images.",
 )  # fmt: skip
 @click.option(
     "--arm", "arms", multiple=True, metavar="[NAME=]SPEC",
-    help="What is done to training images: steps joined by +, alternatives by /.  "
+    help="How training images are changed: steps joined by +, alternatives by /.  "
     "[default: none, jitter+grey, style:art]",
 )  # fmt: skip
-@click.option("--baseline", help="Arm that the others are compared with.  [default: none, or the first]")
+@click.option("--baseline", help="Arm to compare the others with.  [default: none, or the first]")
 @click.option("--classifier", default="small", show_default=True,
     help="small, wrn-16-2, squeezenet, mobilenetv2, timm:NAME, or a torchvision name.")  # fmt: skip
 @click.option("--from-scratch", is_flag=True, help="Do not start from ImageNet weights.")
 @click.option("--weights", type=_INPUT, help="Folder of ImageNet weights.  [default: downloaded]")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each arm.")
-@click.option("--corruptions", help="all, or names with commas, applied to the home test.")
-@click.option("--severities", default="1-5", show_default=True, help="Of the corruptions: 1-5, or 1,3,5.")
-@click.option("--held-out", type=float, default=0.2, show_default=True, help="Share kept as home test.")
+@click.option("--corruptions", help="Corrupt the home test images: all, or names with commas.")
+@click.option("--severities", default="1-5", show_default=True, help="Corruption strengths: 1-5, or 1,3,5.")
+@click.option(
+    "--held-out", type=float, default=0.2, show_default=True, help="Share of TRAIN_DIR kept as home test."
+)
 @click.option(
     "--train-per-class", type=click.IntRange(1), help="Train on N images of each class.", metavar="N"
 )
 @click.option("--balanced-classes", is_flag=True, help="Repeat the images of smaller classes.")
-@click.option("--classes", help="Use these only, with commas.")
-@click.option("--limit", type=click.IntRange(1), help="Images per class and folder, for a trial.")
+@click.option("--classes", help="Use only these classes, with commas.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    help="Use at most N images of each class and folder, for a trial.",
+    metavar="N",
+)
 @click.option("--fit", type=click.Choice(["crop", "squash"]), default="crop", show_default=True,
     help="How images become square.")  # fmt: skip
 @click.option(
     "--size", "side", type=click.IntRange(8), cls=NamedOption, old=("--side",),
-    help="Of the images, in pixels.  [default: the classifier's, as of all options down to --precision]",
+    help="Side of the square images in pixels.  [default for this and all up to --precision: the "
+    "classifier's]",
 )  # fmt: skip
-@click.option("--epochs", type=click.IntRange(1), help="Times that all images are seen.")
-@click.option("--batch", type=click.IntRange(1), help="Images a step.")
+@click.option("--epochs", type=click.IntRange(1), help="Number of passes over all images.")
+@click.option("--batch", type=click.IntRange(1), help="Images in each step.")
 @click.option(
-    "--learning-rate", "lr", type=float, cls=NamedOption, old=("--lr",), help="The highest of the schedule."
+    "--learning-rate",
+    "lr",
+    type=float,
+    cls=NamedOption,
+    old=("--lr",),
+    help="Highest learning rate of the schedule.",
 )
-@click.option("--weight-decay", type=float, help="Of the optimiser.")
-@click.option("--label-smoothing", type=float, help="Share of the truth that all classes get.")
-@click.option("--optimiser", type=click.Choice(["adamw", "sgd"]), help="What takes the steps.")
-@click.option("--schedule", type=click.Choice(["one-cycle", "cosine"]), help="Of the learning rate.")
+@click.option("--weight-decay", type=float, help="Weight decay of the optimiser.")
+@click.option("--label-smoothing", type=float, help="Share of each label that is spread over all classes.")
+@click.option("--optimiser", type=click.Choice(["adamw", "sgd"]), help="Method that updates the weights.")
+@click.option("--schedule", type=click.Choice(["one-cycle", "cosine"]), help="How the learning rate changes.")
 @click.option("--geometry", type=click.Choice(["cells", "photo", "small", "none"]),
-    help="cells: any rotation and scale. photo: crop and flip. small: shift and flip.")  # fmt: skip
-@click.option("--precision", type=click.Choice(["float32", "bf16"]), help="Of the arithmetic.")
+    help="Basic augmentation. cells: any rotation and scale. photo: crop and flip. small: shift and "
+    "flip.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["float32", "bf16"]), help="Number format of the training.")
 @click.option(
     "--workers", "jobs", type=click.IntRange(1), default=1, show_default=True, cls=NamedOption,
-    old=("--jobs",), help="Runs side by side.",
+    old=("--jobs",), help="Runs at the same time.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="Of each run.  [default: cores / workers]")
+@click.option("--threads", type=click.IntRange(1), help="Threads of each run.  [default: cores / workers]")
 @device_option()
-@click.option("--memory", type=float, default=4.0, show_default=True, help="GiB for images.")
-@click.option("-o", "--out", type=NEW_FILE, help="Results, JSON; the table goes beside it, as .md.")
-@click.option("--redo", is_flag=True, help="Do runs again that OUT has.")
+@click.option("--memory", type=float, default=4.0, show_default=True, help="GiB of memory for images.")
+@click.option(
+    "-o", "--out", type=NEW_FILE, help="JSON file for the results; the table is written beside it as .md."
+)
+@click.option("--redo", is_flag=True, help="Repeat runs that OUT already holds.")
 @click.option("--strict", is_flag=True, help="Stop at a file that cannot be read.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and the time it needs.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def robustness(
     train: Path,
     tests: tuple[str, ...],
@@ -158,10 +174,12 @@ def robustness(
     as_json: bool,
     **recipe: Any,
 ) -> None:
-    """Train a classifier on TRAIN_DIR with each arm; test it at home, in other domains and corrupted.
+    """Train classifiers with and without styling, and compare them.
 
-    TRAIN_DIR has a folder per class. Arms are compared pairwise: same split, weights, batches and geometry
-    for each seed. Stopped and called again with the same -o, it goes on with the runs that are missing.
+    TRAIN_DIR has one folder per class. Each arm is one way to augment the training images. The classifiers
+    are tested on held-out images of TRAIN_DIR ("home"), on other domains (--test) and on corrupted images.
+    For each seed all arms share split, initial weights, batches and geometry. If the command was stopped,
+    call it again with the same -o: it does only the missing runs.
     """
     from styleaug.robustness.evaluate import evaluate_robustness, plan_robustness
 
@@ -199,9 +217,9 @@ def robustness(
                     said(f"{out} and {found.save(out.with_suffix('.md'))} written")
     except KeyboardInterrupt:
         kept = (
-            f"{out} keeps the finished runs; go on with: styleaug {shlex.join(sys.argv[1:])}"
+            f"{out} keeps the finished runs. Go on with: styleaug {shlex.join(sys.argv[1:])}"
             if out
-            else ("nothing is kept; name a file with -o to be able to go on.")
+            else ("nothing is kept. Use -o to keep finished runs next time.")
         )
         say(f"stopped; {kept}")
         sys.exit(INTERRUPTED)
@@ -211,23 +229,23 @@ def robustness(
 
 @click.group()
 def evaluate() -> None:
-    """Measure what styling reaches, keeps, costs and helps, on your own images."""
+    """Measure the effects of styling on your own images."""
 
 
 evaluate.add_command(robustness)
 
 
 def measurement(function: Callable[..., Any]) -> Callable[..., None]:
-    """Make a command of a function that measures: options that all of them share, and its table printed.
+    """Turn a function that measures into a command with the shared options, which prints its table.
 
     Args:
-        function: called with the other options and `report`; gives what has `save`, `to_dict`, `table`
-            and `failed`.
+        function: called with the other options and `report`; returns an object with `save`, `to_dict`,
+            `table` and `failed`.
     """
 
     @device_option()
     @click.option("-o", "--out", type=NEW_FILE, help="JSON file for all figures.")
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
     @click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
     @wraps(function)
     def command(*, out: Path | None, as_json: bool, strict: bool, **options: Any) -> None:
@@ -243,23 +261,28 @@ def measurement(function: Callable[..., Any]) -> Callable[..., None]:
 
 @evaluate.command()
 @click.argument("generators", nargs=-1, required=True)
-@click.option("--content", type=_INPUT, required=True, help="Folder of images to style.")
-@click.option("--style", type=_INPUT, help="Folder of styles.  [default: codes of the bank]")
-@click.option("--bank", help="Name or path of a bank to draw codes from, in place of --style.")
-@click.option("--pairs", type=click.IntRange(1), default=64, show_default=True, help="Images styled.")
-@click.option("--size", type=click.IntRange(64, 1024), default=256, show_default=True, help="In pixels.")
+@click.option("--content", type=_INPUT, required=True, help="Folder of images to style (the content).")
+@click.option("--style", type=_INPUT, help="Folder of style images.  [default: use a bank]")
+@click.option("--bank", help="Name or path of a bank to draw styles from, instead of --style.")
+@click.option(
+    "--pairs", type=click.IntRange(1), default=64, show_default=True, help="Number of images to style."
+)
+@click.option(
+    "--size", type=click.IntRange(64, 1024), default=256, show_default=True, help="Side of images in pixels."
+)
 @click.option(
     "--strength", type=click.FloatRange(0, 1), default=1.0, show_default=True,
-    help="From 0 to 1, the whole style.",
+    help="From 0 (unchanged) to 1 (full style).",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of pairs.")
-@click.option("--weights", type=_INPUT, help="Folder of the networks that judge.  [default: downloaded]")
-@click.option("--sheet", type=NEW_FILE, help="PNG file for the best, median and worst pairs.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for the choice of pairs.")
+@click.option("--weights", type=_INPUT, help="Folder of the networks that measure.  [default: downloaded]")
+@click.option("--sheet", type=NEW_FILE, help="PNG file that shows the best, median and worst pairs.")
 @measurement
 def quality(generators: tuple[str, ...], content: Path, style: Path | None, **options: Any) -> Any:
-    """Measure how near GENERATORS (names, weights or run folders) come to styles, and what they keep.
+    """Measure how well GENERATORS reach a style and keep the content.
 
-    Images are paired at random and styled; each pair is measured, and "content unchanged" beside them.
+    GENERATORS are names, weights or run folders. Each content image is paired with a random style, styled and
+    measured. The row "content unchanged" shows the same measures for images that were not styled.
     """
     from styleaug.evaluation.quality import evaluate_quality
 
@@ -272,30 +295,35 @@ def quality(generators: tuple[str, ...], content: Path, style: Path | None, **op
 @click.option("--bank", multiple=True, help="Name or path of a bank to try; may be repeated.")
 @click.option(
     "--generator", "generators", multiple=True,
-    help="To try with a bank fitted to TARGET; may be repeated.  [default: several, unless a bank is given]",
+    help="Generator to try, with a bank fitted to TARGET; may be repeated.  [default: several, "
+    "unless a bank is given]",
 )  # fmt: skip
-@click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="In pixels.")
 @click.option(
-    "--most", type=click.IntRange(20), default=500, show_default=True, help="Images that are read of each."
+    "--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="Side of images in pixels."
+)
+@click.option(
+    "--most", type=click.IntRange(20), default=500, show_default=True, help="Images to read from each folder."
 )
 @click.option(
     "--folds", type=click.IntRange(2, 20), default=5, show_default=True,
-    help="Parts that images are divided in, to validate on one at a time.",
+    help="Number of parts for cross-validation.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
-@click.option("--weights", type=_INPUT, help="Folder of SqueezeNet's weights, which read content better.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option("--weights", type=_INPUT, help="Folder of SqueezeNet's weights, which describe content better.")
 @click.option(
     "--content", type=click.Choice(["adain", "squeezenet"]),
-    help="Network that reads content.  [default: squeezenet with --weights, else adain]",
+    help="Network that describes content.  [default: squeezenet with --weights, else adain]",
 )  # fmt: skip
-@click.option("--sheet", type=NEW_FILE, help="PNG file for images before and after, beside the target.")
+@click.option(
+    "--sheet", type=NEW_FILE, help="PNG file that shows images before and after, beside the target."
+)
 @measurement
 def shift(
     train: Path, target: Path, bank: tuple[str, ...], generators: tuple[str, ...], **options: Any
 ) -> Any:
-    """Measure how far TARGET lies from TRAIN, how much of it styling closes, and recommend what to try.
+    """Measure the shift from TRAIN to TARGET and how much styling closes.
 
-    Both are folders of images; labels are not needed. No bank is written.
+    The result recommends what to try. Both are folders of images; labels are not needed. No bank is written.
     """
     from styleaug.evaluation.shift import evaluate_shift
 
@@ -304,28 +332,36 @@ def shift(
 
 @evaluate.command("labels")
 @click.argument("images", type=_INPUT)
-@click.option("--generator", "generators", multiple=True, help="Name or path; may be repeated.")
-@click.option("--bank", multiple=True, help="Name or path; may be repeated.  [default: art]")
+@click.option("--generator", "generators", multiple=True, help="Generator by name or path; may be repeated.")
+@click.option("--bank", multiple=True, help="Bank by name or path; may be repeated.  [default: art]")
 @click.option("--style", "styles", type=_INPUT, help="Folder to fit banks to.  [default: IMAGES]")
 @click.option(
     "--strength", "strengths", type=click.FloatRange(0, 1, min_open=True), multiple=True,
-    default=(0.25, 0.5, 0.75, 1.0), show_default=True, help="May be repeated.",
+    default=(0.25, 0.5, 0.75, 1.0), show_default=True, help="Strength to test; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--classifier", default="squeezenet", show_default=True,
-    help="squeezenet or a torchvision name, for classes of ImageNet; trained, on the folders of IMAGES.",
+    help="squeezenet or a torchvision name, for ImageNet's classes. trained: train one on the "
+    "folders of IMAGES.",
 )  # fmt: skip
-@click.option("--masks", type=_INPUT, help="Folder of masks with the names of the images.")
+@click.option("--masks", type=_INPUT, help="Folder of masks, named like the images.")
 @click.option("--weights", type=_INPUT, help="Folder of SqueezeNet's weights.  [default: downloaded]")
-@click.option("--size", type=click.IntRange(32, 1024), default=224, show_default=True, help="In pixels.")
-@click.option("--most", type=click.IntRange(1), default=200, show_default=True, help="Images that are read.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
-@click.option("--sheet", type=NEW_FILE, help="PNG file for the flips that the classifier is surest of.")
+@click.option(
+    "--size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Side of images in pixels."
+)
+@click.option(
+    "--most", type=click.IntRange(1), default=200, show_default=True, help="Number of images to read."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option(
+    "--sheet", type=NEW_FILE, help="PNG file that shows the changed decisions with the highest confidence."
+)
 @measurement
 def _labels(images: Path, bank: tuple[str, ...], sheet: Path | None, **options: Any) -> Any:
-    """Measure how safe labels are when IMAGES are styled: flipped decisions, moved edges, lost contrast.
+    """Measure whether IMAGES keep their labels when they are styled.
 
-    With a folder per class in IMAGES, --classifier trained trains a small network on two thirds of them.
+    Counts changed decisions of a classifier, and measures moved edges and lost contrast. If IMAGES has one
+    folder per class, `--classifier trained` trains a small network on two thirds of the images.
     """
     from styleaug.evaluation.labels import evaluate_labels
 

@@ -27,30 +27,31 @@ PATH = click.Path(path_type=Path)
 @click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
 @click.option(
     "--strength", type=NUMBERS, default="1", show_default=True,
-    help="From 0 to 1, the whole style; two, such as 0.5,1: drawn between them.",
+    help="From 0 (unchanged) to 1 (full style). Two numbers, such as 0.5,1: drawn between them.",
 )  # fmt: skip
 @click.option(
     "--sampler", type=click.Choice(["uniform", "mix", "slerp", "gaussian"]), default="uniform",
-    show_default=True, help="Draw one style, a mixture of some, one between two, or a new one like them.",
+    show_default=True, help="How a style is drawn: one, a mixture of several, one between two, or a "
+    "new similar one.",
 )  # fmt: skip
 @click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of style.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for the choice of style.")
 @click.option(
     "--flow", type=click.Choice(["dis", "farneback", "raft", "none"]), default="dis", show_default=True,
-    help="Optical flow along which frames are blended; none: faster, and it flickers.",
+    help="Optical flow that aligns a frame with the next. none: faster, but the film flickers.",
 )  # fmt: skip
 @click.option(
     "--blend", type=click.FloatRange(0, 1, max_open=True), default=0.7, show_default=True,
-    help="Share of the frame before.",
+    help="Share of the previous frame that is blended into each frame.",
 )  # fmt: skip
 @click.option(
     "--smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.7, show_default=True,
-    help="Share of the past in a frame's statistics.",
+    help="Share of earlier frames in the statistics of each frame.",
 )  # fmt: skip
-@click.option("--mask", type=PATH, help="Film or folder of frames: bright is where the style is.")
+@click.option("--mask", type=PATH, help="Film or folder of frames that is bright where the style is painted.")
 @click.option(
     "--where", type=click.Choice(["inside", "outside", "both"]),
-    help="Of the mask; both: a style for each.  [default: inside]",
+    help="Side of the mask to style. both: one style for each side.  [default: inside]",
 )  # fmt: skip
 @click.option("--fps", type=click.FloatRange(0.01, 1000), help="Frames a second.  [default: the source's]")
 def video(
@@ -71,9 +72,8 @@ def video(
 ) -> None:
     """Write the film SOURCE in one style, without flicker.
 
-    SOURCE is a video file, an animated picture or a folder of frames; so is OUT: .mp4, .mov, .mkv, .avi,
-    .webm, .gif, .apng, .png, .webp, or a folder. Times, sound and transparency are kept. SOURCE is never
-    written to.
+    SOURCE and OUT are each a video file (.mp4, .mov, .mkv, .avi, .webm), an animated picture (.gif, .apng,
+    .png, .webp) or a folder of frames. Times, sound and transparency are kept. SOURCE is never changed.
     """
     from styleaug.video.film import style_film
 
@@ -110,20 +110,25 @@ _STRENGTH = click.FloatRange(0, 1)
 def cli() -> None:
     """Neural style transfer as data augmentation.
 
-    A bank is a small file of style statistics, fitted from a folder of images; it holds no pixels. In a
-    training pipeline: StyleAugment("bank.safetensors").
+    A bank is a small file of style statistics, fitted to a folder of images. It holds no pixels. In a
+    training pipeline, write StyleAugment("bank.safetensors").
     """
 
 
 @cli.command()
 @click.option(
     "-o", "--out", type=NEW_FILE, default=Path("styleaug-demo.png"), show_default=True,
-    help="Picture to write: what the classifiers saw.",
+    help="Picture to write; it shows what the classifiers saw.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the digits and the classifiers.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed for the digits and the classifiers."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 def demo(out: Path, seed: int, as_json: bool) -> None:
-    """Fit a bank, train with and without it, test under a shift: half a minute on two cores."""
+    """Show the gain of a bank on a small example (half a minute).
+
+    Fits a bank, trains classifiers with and without it, and tests them on shifted images.
+    """
     from styleaug.demo import run_demo
 
     with progress("demo") as report:
@@ -134,29 +139,29 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 
 @cli.command("stylize")
 @click.argument("content", type=_INPUT)
-@click.option("--style", type=_INPUT, required=True, help="The image whose style it gets.")
-@click.option("-o", "--out", type=NEW_FILE, required=True, help="The image to write.")
+@click.option("--style", type=_INPUT, required=True, help="Image that gives the style.")
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="Image to write.")
 @click.option(
-    "--strength", type=_STRENGTH, default=1.0, show_default=True, help="From 0 to 1, the whole style."
+    "--strength", type=_STRENGTH, default=1.0, show_default=True, help="From 0 (unchanged) to 1 (full style)."
 )
 @click.option("--generator", default="adain", show_default=True, help="Name, weights or a run folder.")
 @click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
 @click.option(
     "--size", type=click.IntRange(16), default=512, show_default=True,
-    help="Paint an image of more than SIZE x SIZE pixels reduced: a smaller SIZE gives larger strokes.",
+    help="Larger images are painted at about SIZE x SIZE pixels. A smaller SIZE gives larger strokes.",
 )  # fmt: skip
 def _stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
     """Write the image CONTENT in the style of another image.
 
-    OUT has the size, bit depth and transparency of CONTENT, which is never written to. For many images fit a
-    bank to the styles (styleaug fit-style), and use that (styleaug apply).
+    OUT has the size, bit depth and transparency of CONTENT. CONTENT is never changed. For many images, fit a
+    bank to the styles (styleaug fit-style) and apply it (styleaug apply).
     """
     from styleaug.offline.stylizing import stylize_file
 
     for path in (content, style):
         if path.is_dir():
             raise FileError(
-                f"{path} is a folder. For many images: styleaug fit-style STYLES -o bank.safetensors, "
+                f"{path} is a folder. For many images: styleaug fit-style STYLES -o bank.safetensors, then "
                 "styleaug apply CONTENTS --bank bank.safetensors -o OUT."
             )
     say(f"{stylize_file(content, style, out, **options)} written")
@@ -167,42 +172,44 @@ def _stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
 @click.option("-o", "--out", type=_OUTPUT, required=True, help="Folder for the copies, outside SOURCE.")
 @click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
 @click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
-@click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="For each image.")
+@click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Copies of each image.")
 @click.option(
     "--strength", type=NUMBERS, default="1", show_default=True,
-    help="From 0 to 1, the whole style; two, such as 0.5,1: drawn between them for each copy.",
+    help="From 0 (unchanged) to 1 (full style). Two numbers, such as 0.5,1: drawn between them for "
+    "each copy.",
 )  # fmt: skip
 @click.option(
     "--sampler", type=click.Choice(["uniform", "mix", "slerp", "gaussian"]), default="uniform",
-    show_default=True, help="Draw one style, a mixture of some, one between two, or a new one like them.",
+    show_default=True, help="How a style is drawn: one, a mixture of several, one between two, or a "
+    "new similar one.",
 )  # fmt: skip
 @click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
 @click.option(
     "--preserve", type=_STRENGTH,
-    help="How much structure stays at least: 0 any, 1 all; 0.9 where findings matter.  [default: 0]",
+    help="Least share of structure that is kept, from 0 to 1. Use 0.9 if findings matter.  [default: 0]",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the styles and strengths.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for styles and strengths.")
 @click.option(
     "--workers", type=click.IntRange(0), default=0, show_default=True,
-    help="Processes; of Ray, 0 takes all cores.",
+    help="Number of worker processes. 0: none; with Ray, all cores.",
 )  # fmt: skip
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read or written.")
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-    help="Where the work is done.",
+    help="Where the work runs.",
 )  # fmt: skip
-@click.option("--address", help="Of a Ray cluster: auto, ray://HOST:PORT.  [default: start one here]")
+@click.option("--address", help="Ray cluster: auto or ray://HOST:PORT.  [default: start one here]")
 @click.option(
     "--format", type=click.Choice(["images", "parquet", "webdataset"]),
-    help="What to read, where SOURCE holds several.",
+    help="Kind of files to read, if SOURCE holds several kinds.",
 )  # fmt: skip
 @click.option(
     "--column", default="image", show_default=True,
-    help="Of Parquet's images; of a tar file's, the extension.",
+    help="Column of the images in Parquet files, or their extension in tar files.",
 )  # fmt: skip
 @click.option(
     "--window",
-    help="What is black and white, where there are over 8 bits: CENTRE/WIDTH as in 40/400, auto, dicom.",
+    help="Values shown as black and white, for over 8 bits: CENTRE/WIDTH (40/400), auto or dicom.",
 )
 def apply(
     source: Path,
@@ -223,13 +230,14 @@ def apply(
     column: str,
     window: str | None,
 ) -> None:
-    """Write stylised copies of the images in SOURCE, with the same tree and file types.
+    """Write stylised copies of the images in SOURCE.
 
-    SOURCE is a folder of images, of Parquet files or of WebDataset's tar files, or one such shard. Labels
-    and all else in shards are passed on. OUT/manifest.jsonl says which style and strength each copy got.
-    Called again, it goes on where it stopped, and does again what changed. SOURCE is never written to.
+    SOURCE is a folder of images, of Parquet files or of WebDataset tar files, or one such shard. OUT has
+    the same folders and file types. Labels and other data in shards are copied. OUT/manifest.jsonl records
+    the style and strength of each copy. If the command is called again, it does only what is missing or has
+    changed. SOURCE is never changed.
 
-    Many machines: `--engine ray`, on a cluster with one file system, or `torchrun ... -m styleaug apply`.
+    For many machines use `--engine ray` (with a shared file system) or `torchrun ... -m styleaug apply`.
     """
     from styleaug.offline.folder import apply_folder
 
@@ -253,11 +261,11 @@ def apply(
             column=column,
             window=window,
         )
-    earlier = f", {applied.skipped} were there" if applied.skipped else ""
+    earlier = f", {applied.skipped} already there" if applied.skipped else ""
     say(f"{out}: {applied.written} images written{earlier}")
     if applied.left_out:
         say(applied.left_out)
-    # Of several processes one that has nothing to do must not end the others.
+    # One of several processes may have nothing to do; it must not end the others.
     nothing = not (applied.written or applied.skipped) and os.environ.get("WORLD_SIZE", "1") == "1"
     finish(applied.failed, strict or nothing)
 
@@ -269,17 +277,21 @@ def apply(
 @click.option(
     "-o", "--out", type=NEW_FILE, default=Path("preview.png"), show_default=True, help="Picture to write."
 )
+@click.option("--target", type=_INPUT, help="Folder or image to show beside the styles, for comparison.")
 @click.option(
-    "--target", type=_INPUT, help="Folder or image that the styles shall look like, shown beside them."
+    "--styles", type=click.IntRange(1, 100), default=6, show_default=True, help="Number of styles (columns)."
 )
-@click.option("--styles", type=click.IntRange(1, 100), default=6, show_default=True, help="Columns.")
 @click.option(
-    "--strength", type=_STRENGTH, default=1.0, show_default=True, help="From 0 to 1, the whole style."
+    "--strength", type=_STRENGTH, default=1.0, show_default=True, help="From 0 (unchanged) to 1 (full style)."
 )
-@click.option("--splice", type=click.Choice(["halves", "fields"]), help="Join two styles in each image.")
-@click.option("--size", type=click.IntRange(16, 1024), default=192, show_default=True, help="Of a tile.")
-@click.option("--most", type=click.IntRange(1, 100), default=8, show_default=True, help="Rows.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of styles.")
+@click.option("--splice", type=click.Choice(["halves", "fields"]), help="Paint each image in two styles.")
+@click.option(
+    "--size", type=click.IntRange(16, 1024), default=192, show_default=True, help="Side of a tile in pixels."
+)
+@click.option(
+    "--most", type=click.IntRange(1, 100), default=8, show_default=True, help="Number of images (rows)."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for the choice of styles.")
 def _preview(
     images: tuple[Path, ...],
     bank: str | None,
@@ -293,9 +305,10 @@ def _preview(
     most: int,
     seed: int,
 ) -> None:
-    """Draw a contact sheet of IMAGES (files or folders) in styles of a bank, or by a generator alone.
+    """Draw a contact sheet of IMAGES in several styles.
 
-    Without IMAGES it shows the sample photos.
+    IMAGES are files or folders; the default is the sample photos. Styles come from a bank, or from a
+    generator that needs none.
     """
     from styleaug.sheets import preview
 
@@ -317,19 +330,27 @@ def _preview(
 
 @cli.command()
 @click.argument("generator")
-@click.option("-o", "--out", type=NEW_FILE, required=True, help="The .onnx file to write.")
-@click.option("--bank", help="Bank to put in the file, by name or path: styles are then given by their row.")
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="ONNX file to write (.onnx).")
+@click.option(
+    "--bank", help="Bank to store in the file, by name or path. Its input is then the row of a style."
+)
 @click.option(
     "--precision", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True,
-    help="float16: half as large, for GPUs. int8: up to a quarter less time on CPUs, less exact.",
+    help="float16: half the size, for GPUs. int8: up to a quarter faster on CPUs, but less exact.",
 )  # fmt: skip
 @click.option(
     "--part", type=click.Choice(["generator", "encoder"]), default="generator", show_default=True,
-    help="The encoder reads the codes of style images.",
+    help="What to export. The encoder reads codes from style images.",
 )  # fmt: skip
-@click.option("--size", type=click.IntRange(1), nargs=2, metavar="H W", help="Fix it.  [default: any]")
-@click.option("--opset", type=click.IntRange(18), default=18, show_default=True, help="Of ONNX.")
-@click.option("--samples", type=_INPUT, help="Folder of images to compare on.  [default: sample photos]")
+@click.option(
+    "--size", type=click.IntRange(1), nargs=2, metavar="H W", help="Fixed size of the images.  [default: any]"
+)
+@click.option(
+    "--opset", type=click.IntRange(18), default=18, show_default=True, help="Version of ONNX's operators."
+)
+@click.option(
+    "--samples", type=_INPUT, help="Folder of images for the comparison with torch.  [default: sample photos]"
+)
 def export(
     generator: str,
     out: Path,
@@ -340,10 +361,11 @@ def export(
     opset: int,
     samples: Path | None,
 ) -> None:
-    """Write GENERATOR (a name, weights or a run folder) as one ONNX file, for any ONNX runtime.
+    """Write GENERATOR as one ONNX file.
 
-    Inputs are images (B, 3, H, W) in [0, 1], codes (B, S) and strength (B), of any batch and size; with
-    --bank, style (B), rows of the bank, in place of codes. The file is compared with torch first.
+    GENERATOR is a name, weights or a run folder. The inputs of the file are images (B, 3, H, W) in [0, 1],
+    codes (B, S) and strength (B). With --bank, style (B), a row of the bank, replaces codes. Batch and
+    image size are free. The file is compared with torch before it is kept.
     """
     from styleaug.export import export_onnx
 
@@ -369,9 +391,9 @@ def bank() -> None:
 
 @bank.command()
 @click.argument("banks", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 def show(banks: tuple[str, ...], as_json: bool) -> None:
-    """Show what is in BANKS (names or paths)."""
+    """Show the contents of BANKS (names or paths)."""
     from styleaug.weights import load_bank
 
     for name in banks:
@@ -384,9 +406,9 @@ def show(banks: tuple[str, ...], as_json: bool) -> None:
 
 @bank.command()
 @click.argument("banks", nargs=-1, required=True)
-@click.option("-o", "--out", type=NEW_FILE, required=True, help="The bank to write.")
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="Bank to write (.safetensors).")
 def merge(banks: tuple[str, ...], out: Path) -> None:
-    """Join BANKS of one generator."""
+    """Join BANKS (names or paths) of one generator into one bank."""
     from styleaug.weights import load_bank
 
     first, *others = [load_bank(name) for name in banks]
@@ -395,11 +417,11 @@ def merge(banks: tuple[str, ...], out: Path) -> None:
 
 @bank.command("sample")
 @click.argument("bank")
-@click.option("-n", "--count", type=click.IntRange(1), required=True, help="Styles to keep.")
-@click.option("-o", "--out", type=NEW_FILE, required=True, help="The bank to write.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice.")
+@click.option("-n", "--count", type=click.IntRange(1), required=True, help="Number of styles to keep.")
+@click.option("-o", "--out", type=NEW_FILE, required=True, help="Bank to write (.safetensors).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for the choice.")
 def _sample(bank: str, count: int, out: Path, seed: int) -> None:
-    """Keep COUNT styles of BANK, picked at random."""
+    """Pick styles of BANK at random and write them as a new bank."""
     from styleaug.weights import load_bank
 
     say(f"{load_bank(bank).sample(count, seed=seed).save(out)}: {count} styles")
@@ -407,7 +429,7 @@ def _sample(bank: str, count: int, out: Path, seed: int) -> None:
 
 @cli.command("list")
 def list_() -> None:
-    """List the generators and banks that are known by name, with a line about each."""
+    """List the generators and banks that are known by name."""
     from styleaug.cli.catalogue import GENERATORS
     from styleaug.weights import bank_names, card, generator_names
 
@@ -428,14 +450,14 @@ cli.add_command(video)
 
 
 def main() -> None:
-    """Run the command; our errors are a message and exit code 1."""
+    """Run the command; print our own errors as a message and exit with code 1."""
     warnings.showwarning = show_warning
     try:
         with labels_named():
             code = cli.main(prog_name="styleaug", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        # It may quote a file's name, such as one of many by *.
+        # The message may quote a file name with control characters.
         error.message = printable(error.message)  # pyright: ignore[reportAttributeAccessIssue]
         error.show()
         sys.exit(error.exit_code)

@@ -1,4 +1,4 @@
-"""What commands share: options, old names that still work, and messages in the shell's words."""
+"""Shared by the commands: options, old option names, and messages that name options as the shell does."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -13,12 +13,12 @@ __all__ = ["NUMBERS", "Command", "NamedOption", "device_option", "shell_words"]
 
 
 class NamedOption(click.Option):
-    """An option that also listens to old names, which its help does not show.
+    """An option that also accepts its old names; help and errors do not show them.
 
     Args:
-        declarations: as of `click.Option`.
-        old: names that it had, such as `--side`.
-        attributes: as of `click.Option`.
+        declarations: as in `click.Option`.
+        old: former names, such as `--side`.
+        attributes: as in `click.Option`.
     """
 
     def __init__(self, declarations: Any, *, old: tuple[str, ...] = (), **attributes: Any):
@@ -26,18 +26,18 @@ class NamedOption(click.Option):
         self.old = old
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Leave the old names out."""
+        """Return the help text, without the old names."""
         with self.new_names():
             return super().get_help_record(ctx)
 
     def get_error_hint(self, ctx: click.Context | None, *args: Any) -> str:
-        """Leave the old names out of errors, too."""
+        """Return the name that errors show, without the old names."""
         with self.new_names():
             return super().get_error_hint(ctx, *args)
 
     @contextmanager
     def new_names(self) -> Iterator[None]:
-        """Forget the old names for a moment."""
+        """Remove the old names inside a `with` block."""
         every = self.opts
         self.opts = [name for name in every if name not in self.old]
         try:
@@ -47,12 +47,12 @@ class NamedOption(click.Option):
 
 
 class Numbers(click.ParamType):
-    """One number in [0, 1], or two: `0.5` or `0.5,1`."""
+    """One number in [0, 1], or two with a comma: `0.5` or `0.5,1`."""
 
     name = "number[,number]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the numbers; anything else is an error of usage."""
+        """Return the lowest and highest number; anything else is a usage error."""
         if not isinstance(value, str):
             return value
         try:
@@ -60,7 +60,7 @@ class Numbers(click.ParamType):
         except ValueError:
             ends = []
         if not (0 < len(ends) < 3 and all(0 <= end <= 1 for end in ends) and ends == sorted(ends)):
-            self.fail(f"{value!r} is no number from 0 to 1, nor two such as 0.5,1.", param, ctx)
+            self.fail(f"{value!r} is not a number from 0 to 1, nor two such as 0.5,1.", param, ctx)
         return ends[0], ends[-1]
 
 
@@ -68,10 +68,10 @@ NUMBERS = Numbers()
 
 
 class Command(click.Command):
-    """A command that also takes the two numbers of `--strength` as two words, as it did once."""
+    """A command that still accepts the old spelling `--strength 0.5 1` for `--strength 0.5,1`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Join the two."""
+        """Join the two numbers with a comma, then parse."""
         joined: list[str] = []
         for word in args:
             if (
@@ -87,12 +87,12 @@ class Command(click.Command):
 
 
 def is_number(word: str) -> bool:
-    """Tell a number from a path."""
+    """Return True if `word` is a number written with digits and at most one point."""
     return re.fullmatch(r"\d*\.?\d+", word) is not None
 
 
 def device_option() -> Callable[[Any], Any]:
-    """Make the option that says where to compute; the command gets None, or a device."""
+    """Return the option `--device`; the command receives None for `auto`, else the device's name."""
     return click.option(
         "--device", default="auto", show_default=True, help="auto (a GPU if there is one), cpu or cuda.",
         callback=lambda context, option, value: None if value == "auto" else value,
@@ -104,10 +104,10 @@ _NAME = re.compile(r"(?<![\w./\\'\"=-])[a-z]+(?:_[a-z]+)+(?![\w/\\'\"=(-]|\.\w)"
 
 
 def shell_words(text: str, root: click.Command) -> str:
-    """Write the arguments that a message of the library names as the options of the commands.
+    """Rewrite Python arguments in a message as command-line options.
 
-    `min_images=1` becomes `--min-images 1`. What stands in a call, such as `StyleAugment(generator="run")`,
-    is Python and stays.
+    `min_images=1` becomes `--min-images 1`. A call such as `StyleAugment(generator="run")` is Python code
+    and stays as it is.
     """
     names = _options_of(root)
 
@@ -126,7 +126,7 @@ def shell_words(text: str, root: click.Command) -> str:
 
 @cache
 def _options_of(root: click.Command) -> dict[str, str]:
-    """Map the names that arguments have in Python to those that they have as options."""
+    """Map the Python names of arguments to the names of their options."""
     found: dict[str, str] = {}
     waiting: list[click.Command] = [root]
     while waiting:

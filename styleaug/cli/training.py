@@ -1,4 +1,4 @@
-"""`styleaug fit-style` and `styleaug train`: options come from the training configurations."""
+"""The commands `styleaug fit-style` and `styleaug train`; options of `train` come from its configurations."""
 
 import json
 import logging
@@ -27,19 +27,19 @@ OWN = ("resume", "config", "preset_name", "networks", "minutes", "dry_run")
 """Options of `train_group` that are not part of the configuration."""
 
 RECIPES = {
-    "adain": "Texture, stroke and colour of any style, by a perceptual loss.",
+    "adain": "Texture, strokes and colour of any style.",
     "photo": "Local colour, light and tone of any style; no edge moves.",
-    "patchswap": "Patches of a style's features; fine-tuned from adain.",
-    "patchgan": "Pairs of images of the same name, as pix2pix does it.",
-    "cyclegan": "There and back between two folders, without pairs.",
-    "cut": "One way between two folders, without pairs, at half the cost.",
-    "vaegan": "One way with many outputs, with or without pairs.",
+    "patchswap": "Patches of any style, starting from adain.",
+    "patchgan": "One folder to another, with pairs of the same name (pix2pix).",
+    "cyclegan": "Two folders in both directions, without pairs.",
+    "cut": "One folder to another, without pairs; half cyclegan's cost.",
+    "vaegan": "One folder to another with many outputs, with or without pairs.",
 }
 TRAINED_BY = {"pix2pix": "patchgan"}
-"""Recipes that are not called like their generator."""
+"""The recipe that trains a generator, if their names differ."""
 
 FLAGS = {"devices": "workers"}
-"""Options that are not called like their field: one name for one idea in all commands."""
+"""The option's name for a field of the configuration, if their names differ."""
 OLD = {"devices": ("--devices",), "learning_rate": ("--lr",)}
 
 TRAINING_ONLY = ("config", "networks", "resume", "minutes")
@@ -47,63 +47,79 @@ FITTING_ONLY = (
     "max_styles", "patches", "choose", "min_images", "epsilon", "delta", "group_by", "class_by", "labels",
     "split", "window", "report", "reference", "licence", "strict",
 )  # fmt: skip
-"""Options of `fit-style` that go with training, and without."""
+"""Options of `fit-style` that are refused with training; those of `TRAINING_ONLY` are refused without."""
 
 
 @click.command("fit-style")
 @click.argument("images", type=_INPUT, nargs=-1, required=True, metavar="[SOURCE] TARGET...")
 @click.option(
-    "-o", "--out", type=_OUTPUT, required=True, help="The bank to write (.safetensors), or a run folder."
+    "-o", "--out", type=_OUTPUT, required=True, help="Bank to write (.safetensors), or a run folder."
 )
 @click.option("--generator", default="reinhard-rgb", show_default=True, help="Name, or path to weights.")
 @click.option(
-    "--max-styles", type=click.IntRange(1), default=256, show_default=True, help="Size of the bank."
+    "--max-styles", type=click.IntRange(1), default=256, show_default=True, help="Most styles in the bank."
 )
 @click.option(
     "--patches", type=click.IntRange(1), default=1, show_default=True,
-    help="Styles read from each image: 1 reads it whole, N reads N random crops.",
+    help="Styles to read from each image. 1 reads the whole image, N reads N random crops.",
 )  # fmt: skip
 @click.option(
     "--choose", type=click.Choice(["random", "diverse"]), default="random", show_default=True,
-    help="Of more styles: any, as often as the folder has them, or those that cover the folder best.",
+    help="Which styles to keep, if there are more. random: any. diverse: those that cover the folder best.",
 )  # fmt: skip
 @click.option(
     "--min-images", type=click.IntRange(1), default=5, show_default=True,
-    help="Different patients (DICOM) or files that each style stems from. 1: a style is one image's.",
+    help="Least number of patients (DICOM) or files behind each style. 1: each style is that of one image.",
 )  # fmt: skip
 @click.option(
-    "--epsilon", type=float, help="Differential privacy: 1 is strong, 10 weak; needs a thousand patients."
+    "--epsilon",
+    type=float,
+    help="Differential privacy: 1 is strong, 10 is weak. Needs about a thousand patients.",
 )
-@click.option("--delta", type=float, help="Of differential privacy.  [default: 1e-5]")
+@click.option("--delta", type=float, help="Delta of differential privacy.  [default: 1e-5]")
 @click.option(
     "--group-by", metavar="KEY",
-    help="Groups: folder, site, scanner, modality, body-part, another DICOM tag, or a column of the list.",
+    help="How to group images: folder, site, scanner, modality, body-part, a DICOM tag or a column "
+    "of the list.",
 )  # fmt: skip
 @click.option(
-    "--class-by", metavar="KEY", help="Classes, to warn where groups differ in them: folder or a column."
+    "--class-by",
+    metavar="KEY",
+    help="Classes of the images: folder or a column. Warns if groups differ in them.",
 )
-@click.option("--labels", is_flag=True, help="Write the groups' names into the bank; else g1, g2, ...")
-@click.option("--split", is_flag=True, help="Write a bank for each group into the folder OUT.")
-@click.option("--window", help="Of DICOM and volumes: CENTRE/WIDTH such as 40/400, auto or dicom.")
-@click.option("--report", type=NEW_FILE, help="Draw the styles on a reference image: .html or .png.")
+@click.option(
+    "--labels", is_flag=True, help="Write the names of groups into the bank.  [default: g1, g2, ...]"
+)
+@click.option("--split", is_flag=True, help="Write one bank per group into the folder OUT.")
+@click.option(
+    "--window",
+    help="Values shown as black and white, for DICOM and volumes: CENTRE/WIDTH (40/400), auto or dicom.",
+)
+@click.option(
+    "--report", type=NEW_FILE, help="Report to write (.html or .png): the styles on a reference image."
+)
 @click.option(
     "--reference",
     type=_INPUT,
-    help="That image, such as one of the same kind that may be shown.  [default: one of ours]",
+    help="Image for the report; readers of the report see it.  [default: a sample image]",
 )
 @click.option(
-    "--method", type=click.Choice(RECIPES), help="Train this generator from SOURCE to TARGET first."
+    "--method", type=click.Choice(RECIPES), help="First train this generator from SOURCE to TARGET."
 )
 @click.option(
     "--finetune", type=click.IntRange(1), metavar="STEPS",
-    help="Train --generator further on SOURCE in the styles of TARGET for STEPS steps first.",
+    help="First train --generator for STEPS more steps, on SOURCE in the styles of TARGET.",
 )  # fmt: skip
-@click.option("--config", type=_INPUT, help="Of the training: options in a .json or .toml file.")
-@click.option("--networks", type=_INPUT, help="Of the training: folder of loss networks.")
-@click.option("--resume", is_flag=True, help="Go on with the training that OUT holds.")
-@click.option("--minutes", type=MINUTES, default=float("inf"), help="Stop the training after this long.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images and crops.")
-@click.option("--licence", default="", help="Of the images, written into the bank.")
+@click.option("--config", type=_INPUT, help="Options of the training, in a .json or .toml file.")
+@click.option("--networks", type=_INPUT, help="Folder of the training's loss networks.")
+@click.option("--resume", is_flag=True, help="Continue the training in OUT.")
+@click.option(
+    "--minutes", type=MINUTES, default=float("inf"), help="Stop the training after this number of minutes."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed for the choice of images and crops."
+)
+@click.option("--licence", default="", help="Licence of the images, written into the bank.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image could not be read.")
 @click.pass_context
 def fit_style_command(
@@ -136,21 +152,23 @@ def fit_style_command(
 ) -> None:
     """Read the styles of images into a bank of a few kilobytes.
 
-    TARGET is a folder, a CSV or TSV list with the column `path`, or image files. No labels are needed. Fewer
-    than five images, such as one painting, need --min-images 1. The bank holds statistics, no pixels and no
-    file names, and each style is the mean of several images'. A fit that was interrupted goes on when it is
-    called again. With --method or --finetune a generator is trained first, on SOURCE and TARGET, and OUT is
-    a run folder that StyleAugment takes like a bank; see `styleaug train`.
+    TARGET is a folder, a CSV or TSV list with the column `path`, or image files. No labels are needed. The
+    bank holds statistics, but no pixels and no file names. Each style is a mean over several images, so
+    fewer than five images, such as one painting, need --min-images 1. If the command is interrupted, call
+    it again to go on.
+
+    With --method or --finetune, a generator is first trained on SOURCE and TARGET. OUT is then a run folder,
+    which StyleAugment accepts like a bank; see `styleaug train`.
     """
     given = [name for name in context.params if is_given(context, name)]
     misplaced = [name for name in (FITTING_ONLY if method or finetune else TRAINING_ONLY) if name in given]
     if misplaced:
         kind = "without" if method or finetune else "with"
         raise click.UsageError(
-            f"--{misplaced[0].replace('_', '-')} goes {kind} training (--method or --finetune)."
+            f"--{misplaced[0].replace('_', '-')} can only be used {kind} training (--method or --finetune)."
         )
     if method and (finetune or "generator" in given):
-        raise click.UsageError("--method starts anew: leave out --finetune and --generator.")
+        raise click.UsageError("--method trains from the start: leave out --finetune and --generator.")
     if method or finetune:
         if len(images) != 2:
             raise click.UsageError("training needs two folders: SOURCE TARGET.")
@@ -167,15 +185,15 @@ def fit_style_command(
         return
     if len(images) > 1 and not all(path.is_file() for path in images):
         raise click.UsageError(
-            "give one folder, or image files. Two folders are for --method and --finetune; banks of several "
-            "folders are joined by: styleaug bank merge."
+            "give one folder, or image files. Two folders are for --method and --finetune. To join banks of "
+            "several folders: styleaug bank merge."
         )
     if split and group_by is None:
-        raise click.UsageError("--split goes with --group-by.")
+        raise click.UsageError("--split needs --group-by.")
     if not split:
         check_target(out)
     if reference and not report:
-        raise click.UsageError("--reference goes with --report.")
+        raise click.UsageError("--reference needs --report.")
     from styleaug.fitting.fit import fit_style
     from styleaug.io.scan import parse_window
     from styleaug.sheets import check_report, write_report
@@ -218,30 +236,30 @@ def fit_style_command(
         if report:
             say(f"{write_report(report, fit.bank, generator, reference=reference)} written")
             if not reference:
-                say("it shows the styles on a picture of ours; --reference takes an image of your own kind")
+                say("it shows the styles on a sample image; use --reference for an image of your own")
     finish(fit.failed, strict)
 
 
 def file_names(banks: dict[str, Any]) -> dict[str, Any]:
-    """Make labels the names of files: without signs that mean something in a path, all different."""
+    """Turn labels into file names that are valid in a path and differ from each other."""
     named: dict[str, Any] = {}
     for number, (label, bank) in enumerate(banks.items(), start=1):
         name = re.sub(r"[^\w.-]+", "_", label).strip("._")
-        taken = {other.lower() for other in named}  # as some file systems hold them for equal
+        taken = {other.lower() for other in named}  # some file systems ignore case
         named[name if name and name.lower() not in taken else f"{name}-{number}".strip("-")] = bank
     return named
 
 
 def is_given(context: click.Context, name: str) -> bool:
-    """Tell an option on the command line from a default."""
+    """Return True if the option was given on the command line, False if it is a default."""
     return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def origin(generator: str) -> tuple[str, dict[str, Any]]:
-    """Tell which recipe trains a generator further, and with which options: its run's, at a lower rate.
+    """Return the recipe that trains a generator further, and the options of its run at a lower rate.
 
     Raises:
-        ConfigError: there is nothing to train.
+        ConfigError: the generator has no weights to train.
     """
     from styleaug.training.config import preset, read_config
     from styleaug.weights import generator_names, load_generator
@@ -260,18 +278,19 @@ def origin(generator: str) -> tuple[str, dict[str, Any]]:
 
 @click.group()
 def train_group() -> None:
-    """Train a generator from SOURCE to TARGET: two folders, or CSV/TSV lists with a column `path`.
+    """Train a generator from SOURCE to TARGET.
 
-    OUT becomes a run folder with log, samples, report.html and checkpoints, and in the end with the
-    generator of the best held-out score: StyleAugment(generator="OUT").
+    SOURCE and TARGET are folders, or CSV/TSV lists with a column `path`. OUT becomes a run folder with log,
+    samples, report.html and checkpoints. At the end it holds the generator with the best held-out score:
+    use it as StyleAugment(generator="OUT").
     """
 
 
 class TrainCommand(click.Command):
-    """Takes its options from a configuration, once they are asked for."""
+    """A command that makes its options from a configuration, when they are first needed."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Add one option for each field of the configuration."""
+        """Return the parameters, with one option for each field of the configuration."""
         from dataclasses import fields
 
         from styleaug.training.config import preset
@@ -282,7 +301,7 @@ class TrainCommand(click.Command):
 
 
 def option_for(item: Any, default: Any) -> click.Option:
-    """Make the option for a field; left out, it is None, and the preset or file decides."""
+    """Return the option for a field. If it is not given, it is None, and the preset or file decides."""
     flag = FLAGS.get(item.name, item.name.replace("_", "-"))
     kind, text = item.type, item.metadata.get("help")
     shown = default
@@ -308,12 +327,16 @@ def train_command(name: str, text: str) -> None:
     )
     @click.argument("source", type=_INPUT)
     @click.argument("target", type=_INPUT)
-    @click.option("-o", "--out", type=_OUTPUT, required=True, help="Run folder.")
-    @click.option("--resume", is_flag=True, help="Go on with the run in OUT; --steps N prolongs it.")
-    @click.option("--config", type=_INPUT, help="Options in a .json or .toml file; those given here win.")
-    @click.option("--preset", "preset_name", default="small", show_default=True, help="small or paper.")
-    @click.option("--networks", type=_INPUT, help="Folder of loss networks; else torchvision's downloads.")
-    @click.option("--minutes", type=MINUTES, default=float("inf"), help="Stop after this long.")
+    @click.option("-o", "--out", type=_OUTPUT, required=True, help="Run folder to write.")
+    @click.option("--resume", is_flag=True, help="Continue the run in OUT. A higher --steps makes it longer.")
+    @click.option(
+        "--config", type=_INPUT, help="Options in a .json or .toml file. Options on the command line win."
+    )
+    @click.option(
+        "--preset", "preset_name", default="small", show_default=True, help="Default options: small or paper."
+    )
+    @click.option("--networks", type=_INPUT, help="Folder of loss networks.  [default: downloaded]")
+    @click.option("--minutes", type=MINUTES, default=float("inf"), help="Stop after this number of minutes.")
     @click.option("--dry-run", is_flag=True, help="Check the inputs, print the options as JSON, and stop.")
     def command(source: Path, target: Path, out: Path, **options: Any) -> None:
         told = {name: options.pop(name) for name in OWN}
@@ -336,9 +359,10 @@ def run_training(
     minutes: float = float("inf"),
     dry_run: bool = False,
 ) -> None:
-    """Resolve the configuration, train, and say how it ended.
+    """Resolve the configuration, train, and print how it ended.
 
-    Of preset, `base`, the resumed run's options, the file and `options`, what comes later wins.
+    Options come from, in this order: the preset, `base`, the resumed run, the file, `options`. Later ones
+    win.
     """
     from styleaug.training.config import preset
 
@@ -355,7 +379,7 @@ def run_training(
 
     recipe = make_recipe(wanted)
     data = TrainingData(source, target, wanted, paired=recipe.paired)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets on every start
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs a line on every start
     if os.environ.get("LOCAL_RANK", "0") == "0":
         for line in data.left_out:
             say(line)
@@ -367,7 +391,7 @@ def run_training(
         return
     with training_progress(wanted.batch) as report:
         outcome = train(recipe, data, out, networks=networks, resume=resume, minutes=minutes, report=report)
-    if outcome.why:  # one of several processes talks
+    if outcome.why:  # only one of several processes prints
         for reason in data.failed.values():
             say(f"skipped: {reason}")
     if outcome.finished and outcome.why:
@@ -380,10 +404,10 @@ def run_training(
 
 
 def with_file(wanted: Any, file: Path) -> Any:
-    """Change options as a file says.
+    """Return the configuration, changed by the options in a file.
 
     Raises:
-        ConfigError: naming the file, which cannot be read, holds what is no option, or is another recipe's.
+        ConfigError: the file cannot be read, holds an unknown option, or is for another recipe.
     """
     from styleaug.training.config import read_config
 
