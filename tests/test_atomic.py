@@ -95,7 +95,7 @@ def test_the_null_device_stays_one(command, tmp_path):
     source = write_images(tmp_path / "in", 6)
     before = os.stat("/dev/null")
     told = command("fit-style", source, "-o", "/dev/null", code=1).stderr
-    assert "/dev/null is a device and no file" in told
+    assert "/dev/null is a device, not a file" in told
     after = os.stat("/dev/null")
     assert stat.S_ISCHR(after.st_mode) and (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
     assert not [name for name in os.listdir("/dev") if ".part" in name or "codes" in name]

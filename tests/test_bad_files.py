@@ -286,7 +286,7 @@ def test_outputs_that_are_something_else(tmp_path):
     assert result.written == 3
     reasons = [why for _, why in result.failed]
     assert [path.name for path, _ in result.failed] == ["00.jpeg", "02.jpeg", "04.jpeg"]
-    for word, why in zip(["is a folder and no file", "is a pipe", "is a link"], reasons, strict=True):
+    for word, why in zip(["is a folder, not a file", "is a pipe", "is a link"], reasons, strict=True):
         assert word in why
     assert victim.read_bytes() == b"mine"
 

@@ -294,6 +294,6 @@ def test_saving_where_it_cannot_be(tmp_path):
     with pytest.raises(FileError, match="cannot write"):
         small().save(tmp_path / "file" / "bank.safetensors")
     (tmp_path / "folder.safetensors").mkdir()
-    with pytest.raises(FileError, match="is a folder and no file"):
+    with pytest.raises(FileError, match="is a folder, not a file"):
         small().save(tmp_path / "folder.safetensors")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.safetensors"]

@@ -500,5 +500,5 @@ def test_files_that_are_no_dicom(tmp_path):
             open_image(tmp_path / "a.dcm")
     with pytest.raises(FileError, match="there is no file"):
         open_image(tmp_path / "b.dcm")
-    with pytest.raises(FileError, match="only made of another one"):
+    with pytest.raises(FileError, match="only be written from a file of the same type"):
         save_image(np.zeros((4, 4), np.uint8), tmp_path / "c.dcm")

@@ -214,7 +214,7 @@ def test_a_manifest_that_is_no_file(make, tmp_path):
     source = write_images(tmp_path / "in", 1)
     (tmp_path / "out").mkdir()
     make(tmp_path / "out" / MANIFEST)
-    with pytest.raises(FileError, match=r"is a (pipe|folder) and no file"):
+    with pytest.raises(FileError, match=r"is a (pipe|folder), not a file"):
         invert(source, tmp_path / "out")
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileError, match="is no folder; name a folder"):

@@ -478,10 +478,10 @@ def test_reports_of_patients_are_refused(tree, command, tmp_path):
         told = command("fit-style", tree, "-o", tmp_path / "b.safetensors", *options, code=1).stderr
         assert told.startswith("Error: ") and message in told
     for options, message in (
-        (("--split",), "--split goes with --group-by"),
-        (("--reference", mine), "--reference goes with --report"),
+        (("--split",), "--split needs --group-by"),
+        (("--reference", mine), "--reference needs --report"),
         (("--min-images", 0), "0 is not in the range"),
-        (("--method", "cut", "--min-images", 3), "--min-images goes without training"),
+        (("--method", "cut", "--min-images", 3), "--min-images can only be used without training"),
     ):
         assert message in command("fit-style", tree, "-o", tmp_path / "b", *options, code=2).stderr
     assert not list(tmp_path.iterdir())

@@ -247,10 +247,10 @@ def refused(path: Path, words: str) -> None:
         ((3, 20_000, 20_000, 1), "20000 x 20000 pixels"),
         ((3, 512, 512, 32_000), "32,000 frames of 512 x 512 pixels, 16,777,216,000 bytes"),
         ((5, 30_000, 1, 30_000, 30_000, 30_000), "frames of 30000 x 1"),
-        ((3, 0, 5, 5), "0 x 5|is no NIfTI image"),
-        ((3, -4, 5, 5), "-4|is no NIfTI image"),
+        ((3, 0, 5, 5), "0 x 5|is not a NIfTI image"),
+        ((3, -4, 5, 5), "-4|is not a NIfTI image"),
         ((1, 5), r"shape \(5,\); expected at least two axes"),
-        ((99, 5), "is no NIfTI image"),
+        ((99, 5), "is not a NIfTI image"),
     ],
 )
 def test_headers_that_claim_to_be_huge(dims, words, packed, tmp_path):

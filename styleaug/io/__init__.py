@@ -1,4 +1,4 @@
-"""Files on disk: one table from suffix to codec, one way from a file to pixels."""
+"""Read and write files: one table from suffix to codec, one way from a file to pixels."""
 
 from styleaug import importer
 

@@ -1,4 +1,4 @@
-"""Arrays of NumPy as images: any dtype and number of channels."""
+"""Read and write NumPy arrays as images of any dtype and number of channels."""
 
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +14,7 @@ __all__ = ["open_npy", "save_npy"]
 
 
 def open_npy(path: Path, short_side: int | None, window: Window | None) -> np.ndarray | Scan:
-    """Read an array `(H, W)` or `(H, W, C)`; never a pickle."""
+    """Read an array `(H, W)` or `(H, W, C)`; pickles are refused."""
     with np.errstate(over="ignore"):  # of the size that a damaged header claims
         array = np.lib.format.open_memmap(path, mode="r")
     if array.ndim not in (2, 3) or 0 in array.shape:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Write files atomically: a file is complete or absent."""
 
 import errno
 import os
@@ -17,35 +17,35 @@ __all__ = ["FULL", "OutputError", "atomic", "check_target", "remove_parts"]
 PART = ".part"
 LEFT_BEHIND = re.compile(r"\.(.*)\.[a-z0-9_]{8}\.part(\.\w+)?", re.DOTALL)  # as `atomic` names them
 STEM = 40
-"""How much of the target's name a part has in its own."""
+"""Number of characters of the target's name that the name of a temporary file begins with."""
 SUFFIX = 12
-"""Longer suffixes, such as the numbers of DICOM files, are no type and left out of a part's name."""
+"""Longest suffix that a temporary file keeps; longer ones, such as DICOM's numbers, name no type."""
 
 OF_ONE_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ELOOP, errno.EFBIG}
-"""What goes wrong with one file and not with its neighbours."""
+"""Codes of errors that concern one file only."""
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-"""What no file can be written against."""
+"""Codes of errors that concern every file: a full or read-only disk."""
 
 
 class OutputError(FileError):
-    """A place that nothing can be written to, such as a full disk; other files would fail there, too."""
+    """Nothing can be written here, for example because the disk is full; other files would also fail."""
 
 
 @contextmanager
 def atomic(target: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Give a path beside `target` to write to; rename it over `target` when the block succeeds.
+    """Yield a path beside `target` to write to; rename it over `target` when the block succeeds.
 
-    Whatever happens, `target` is afterwards either what it was or the whole new file. Where `target` is a
-    link, the file that it leads to is written.
+    Afterwards `target` is either unchanged or the complete new file. If `target` is a link, the file that it
+    leads to is replaced.
 
     Args:
-        target: of the new file; its folder is made if it is missing.
-        durable: wait until the file is on the disk, so that it is whole after a power failure, too.
+        target: path of the new file; its folder is made if it is missing.
+        durable: wait until the file is on the disk, so that it survives a power failure.
 
     Raises:
         OutputError: the folder cannot be made or written to, or the disk is full.
-        FileError: something else than a file has this name, or no file can have it.
+        FileError: `target` exists and is not a file, or the name is not valid.
     """
     target = check_path(target)
     check_target(target)
@@ -80,11 +80,11 @@ def atomic(target: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def check_target(target: Path) -> None:
-    """Refuse to replace what is no ordinary file, such as a folder, a device or a pipe.
+    """Check that `target` can be written: it is missing or a regular file, not a folder, device or pipe.
 
     Raises:
-        FileError: it is there and no file, or no file can have this name.
-        OutputError: it cannot be looked at.
+        FileError: it exists and is not a file, or the name is not valid.
+        OutputError: it cannot be examined.
     """
     try:
         mode = os.stat(target).st_mode
@@ -95,17 +95,17 @@ def check_target(target: Path) -> None:
         kind = FileError if getattr(error, "errno", None) in {None, *OF_ONE_NAME} else OutputError
         raise kind(f"cannot write {str(target)!r:.200}: {reason}.") from None
     if not stat.S_ISREG(mode):
-        raise FileError(f"{target} is {kind_of(mode)} and no file; name a file to write.")
+        raise FileError(f"{target} is {kind_of(mode)}, not a file; name a file to write.")
 
 
 def kind_of(mode: int) -> str:
-    """Name what has this mode."""
+    """Return a name for the kind of file with this mode."""
     kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
     return next((name for test, name in kinds.items() if test(mode)), "a device")
 
 
 def new_part(target: Path) -> Path:
-    """Make an empty file beside `target`, with the permissions of any new file."""
+    """Make an empty temporary file beside `target`, with the usual permissions of a new file."""
     while True:
         part = target.with_name(f".{target.stem[:STEM]}.{secrets.token_hex(4)}{PART}{ending(target)}")
         with suppress(FileExistsError):
@@ -114,7 +114,7 @@ def new_part(target: Path) -> Path:
 
 
 def ending(target: Path) -> str:
-    """Give the suffix that a part has of its target, by which some libraries choose what to write."""
+    """Return the suffix of a temporary file: the target's, because libraries choose the format by it."""
     return target.suffix if len(target.suffix) <= SUFFIX else ""
 
 
@@ -128,11 +128,11 @@ def synchronise(path: Path) -> None:
 
 
 def remove_parts(folder: Path, *, keep: Iterable[Path] = ()) -> None:
-    """Delete what writes that were killed left behind below `folder`, and nothing else.
+    """Delete the temporary files that killed processes left in `folder` and below it.
 
     Args:
-        folder: searched with all below it.
-        keep: targets that other processes write at this time.
+        folder: the folder to search, with all folders below it.
+        keep: targets that other processes are writing now.
     """
     others = {(target.parent, target.stem[:STEM], ending(target)) for target in keep}
     for part in Path(folder).rglob(f".*{PART}*"):

@@ -1,4 +1,4 @@
-"""What a file's first bytes tell of it: which kind of image it is, and how many bits its values have."""
+"""Recognise a file by its first bytes: the kind of image, and the bits of its values."""
 
 import re
 from io import BytesIO
@@ -11,7 +11,7 @@ from styleaug.errors import FileError
 __all__ = ["ANIMATED_KINDS", "HEAD", "OPTIONAL", "check_bits", "head_of", "image_kind"]
 
 HEAD = 4096
-"""How many bytes are read."""
+"""Number of bytes that are read."""
 
 _KINDS = (
     ("JPEG", re.compile(rb"\xff\xd8\xff")),
@@ -24,29 +24,29 @@ _KINDS = (
     ("JPEG2000", re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n")),
     ("PPM", re.compile(rb"P[2356]\s")),
 )
-"""PIL's names of formats, and how their files begin."""
+"""PIL's names of formats, and the first bytes of their files."""
 
 OPTIONAL = {
     name: feature in features.modules | features.codecs and features.check(feature)
     for name, feature in {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}.items()
 }
-"""Formats that not every Pillow can read, and whether this one can."""
+"""Formats that not every Pillow supports, and whether the installed one does."""
 
 ANIMATED_KINDS = {"GIF", "PNG", "WEBP", "AVIF"}
-"""Formats whose files may hold several frames to be shown one after the other."""
+"""Formats whose files may be animations."""
 
 SIZ = re.compile(rb"\xff\x4f\xff\x51.{36}(..)(.+)", re.DOTALL)
-"""The first segment of a JPEG 2000 stream: the number of channels, then three bytes of each."""
+"""Pattern of the first segment of a JPEG 2000 stream: number of channels, then three bytes for each."""
 IHDR = re.compile(rb"ihdr.{8}(..)(.)", re.DOTALL)
-"""The header of a JPEG 2000 file, which may be far from the stream: the number of channels and bits."""
+"""Pattern of the header of a JPEG 2000 file, which may be far from the stream: channels and bits."""
 AV1C = re.compile(rb"av1C..(.)", re.DOTALL)
-"""Of AVIF; its bit 0x40 is set where values have more than 8 bits."""
+"""Pattern of AVIF's configuration; bit 0x40 is set if values have more than 8 bits."""
 MAXVAL = re.compile(rb"P([36])(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)")
-"""Of PPM: the largest value."""
+"""Pattern of a PPM header, with the largest value."""
 
 
 def head_of(source: Path | BytesIO) -> bytes:
-    """Read the first bytes of a file; of a stream, without moving it."""
+    """Read the first bytes of a file or stream; a stream keeps its position."""
     if isinstance(source, BytesIO):
         return bytes(source.getbuffer()[:HEAD])
     with source.open("rb") as file:
@@ -54,15 +54,15 @@ def head_of(source: Path | BytesIO) -> bytes:
 
 
 def image_kind(head: bytes) -> str:
-    """Return PIL's name of the format that a file's first bytes show, or "" for none that we read."""
+    """Return PIL's name of the format with these first bytes, or "" for a format that we do not read."""
     return next((name for name, start in _KINDS if start.match(head)), "")
 
 
 def check_bits(path: Path | str, head: bytes, kind: str) -> None:
-    """Refuse what PIL would reduce to 8 bits without a word: deep JPEG 2000, AVIF and PPM.
+    """Refuse JPEG 2000, AVIF and PPM with more than 8 bits, which PIL would silently reduce to 8 bits.
 
     Raises:
-        FileError: naming the file.
+        FileError: the file has more than 8 bits in each value.
     """
     deep = False
     if kind == "JPEG2000" and (found := SIZ.search(head) or IHDR.search(head)):

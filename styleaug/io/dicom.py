@@ -1,4 +1,4 @@
-"""DICOM: frames in true values, the window that the file asks for, and writing with the file's header."""
+"""Read DICOM as frames in true values with the file's window; write with the file's header."""
 
 import copy
 import hashlib
@@ -39,18 +39,18 @@ __all__ = [
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 NO_LIGHT = {"SEG": "labels", "RTDOSE": "a dose"}
-"""Kinds of objects with pixels that must not be styled: they are what a network shall learn."""
+"""Modalities that must not be styled, because a network is to predict their pixels."""
 RLE = "1.2.840.10008.1.2.5"
 TWELVE_BITS = "1.2.840.10008.1.2.4.51"
 
 
 def check_kind(data: Any, path: Path) -> None:
-    """Refuse what has no pixels, and pixels that are no image."""
+    """Check that a file has pixels and that they are an image."""
     modality = str(data.get("Modality") or "unknown modality")
     if not any(keyword in data for keyword in _PIXELS):
-        raise FileError(f"{path} has no pixels ({modality}), or is no DICOM file; leave it out.")
+        raise FileError(f"{path} has no pixels ({modality}), or is not a DICOM file; leave it out.")
     if modality in NO_LIGHT:
-        raise FileError(f"{path} holds {NO_LIGHT[modality]} ({modality}) and no image; leave it out.")
+        raise FileError(f"{path} holds {NO_LIGHT[modality]} ({modality}), not an image; leave it out.")
 
 
 def read_shape(data: Any, path: Path) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ def whole(data: Any, keyword: str, path: Path, default: Any = None) -> int:
 
 
 def check_codestreams(data: Any, path: Path) -> None:
-    """Refuse compressed frames that are larger than the header says: a decoder would fill memory."""
+    """Refuse compressed frames larger than the header says, because a decoder could fill the memory."""
     from pydicom.encaps import generate_frames
 
     if not syntax_of(data).is_encapsulated or "PixelData" not in data:
@@ -97,7 +97,7 @@ def check_codestreams(data: Any, path: Path) -> None:
         frames = generate_frames(data.PixelData, number_of_frames=int(data.get("NumberOfFrames") or 1))
         for frame in frames:
             if kind == "RLE":
-                most = 2 * declared + 2**16  # segments may be filled up
+                most = 2 * declared + 2**16  # segments may be padded
                 if 64 * len(frame) > most and rle_size(frame) > most:
                     raise FileError(f"{path} has frames that unpack to more than its header says; remove it.")
                 continue
@@ -114,7 +114,7 @@ def check_codestreams(data: Any, path: Path) -> None:
 
 
 def rle_size(frame: bytes) -> int:
-    """Count the bytes that a frame of run lengths unpacks to."""
+    """Return the number of bytes that a run-length frame unpacks to."""
     count, *offsets = struct.unpack("<16L", frame[:64])
     size = 0
     for at, end in pairwise([*offsets[:count], len(frame)]):
@@ -126,7 +126,7 @@ def rle_size(frame: bytes) -> int:
 
 
 def codestream_size(frame: bytes) -> tuple[int, int]:
-    """Read height and width of a JPEG, JPEG-LS or JPEG 2000 frame; (0, 0) of others."""
+    """Read height and width of a JPEG, JPEG-LS or JPEG 2000 frame; return (0, 0) for others."""
     if frame[:2] != b"\xff\xd8":
         start = frame.find(b"\xff\x4f\xff\x51")  # in a JP2 file it comes after boxes
         numbers = (int.from_bytes(frame[at : at + 4], "big") for at in range(start + 8, start + 24, 4))
@@ -145,7 +145,7 @@ def codestream_size(frame: bytes) -> tuple[int, int]:
 
 
 def syntax_of(data: Any) -> Any:
-    """Give the transfer syntax; where a file names none, the one that it was parsed by."""
+    """Return the transfer syntax; if the file names none, the one that it was parsed with."""
     from pydicom import uid
 
     found = data.file_meta.get("TransferSyntaxUID")
@@ -175,7 +175,7 @@ def decode(data: Any, path: Path) -> np.ndarray:
         if str(data.get("PhotometricInterpretation", "")) != "PALETTE COLOR":
             return stored
         colour = apply_color_lut(stored, data)
-        # Palettes hold 16 bits of colour for 8 of index; the upper half is what is shown.
+        # Palettes hold 16-bit colours for 8-bit indices; only the upper 8 bits are shown.
         return (colour >> 8).astype(np.uint8) if colour.itemsize == 2 else colour
     except ImportError:
         raise missing(path, f"a decoder of {syntax.name}") from None
@@ -184,7 +184,7 @@ def decode(data: Any, path: Path) -> np.ndarray:
 
 
 def twelve_bits(data: Any) -> np.ndarray:
-    """Decode JPEG of 12 bits, which of pydicom's plugins only one under the GPL does."""
+    """Decode 12-bit JPEG; the only plugin of pydicom for it has the GPL licence."""
     import imagecodecs
     from pydicom.encaps import generate_frames
 
@@ -196,7 +196,7 @@ def twelve_bits(data: Any) -> np.ndarray:
 
 
 def functional_groups(data: Any, frames: int, keyword: str) -> list[Any]:
-    """Give what an enhanced file says for all frames, or for each of them; else the file itself."""
+    """Return the items of an enhanced file with `keyword`, shared or per frame; else the file itself."""
     for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         groups = data.get(name) or []
         items = [group[keyword].value[0] for group in groups if keyword in group and group[keyword].value]
@@ -206,11 +206,11 @@ def functional_groups(data: Any, frames: int, keyword: str) -> list[Any]:
 
 
 def rescale_of(data: Any, frames: int) -> tuple[Any, Any]:
-    """Read slope and intercept: numbers, or `(T, 1, 1)` where frames differ."""
+    """Read slope and intercept: numbers, or `(T, 1, 1)` if frames differ."""
     pairs = []
     for item in functional_groups(data, frames, "PixelValueTransformationSequence"):
         slope, intercept = _number(item, "RescaleSlope"), _number(item, "RescaleIntercept")
-        # Each means nothing without the other, and a slope of zero would leave nothing.
+        # One has no meaning without the other, and a slope of zero would remove the image.
         pairs.append((slope, intercept) if slope and intercept is not None else (1.0, 0.0))
     if len(set(pairs)) == 1:
         return pairs[0]
@@ -219,10 +219,10 @@ def rescale_of(data: Any, frames: int) -> tuple[Any, Any]:
 
 
 def value_of(data: Any, keyword: str) -> Any:
-    """Read a tag; where its value cannot be parsed, give its bytes as text.
+    """Read a tag; if its value cannot be parsed, return its bytes as text.
 
-    pydicom parses values when they are asked for, and raises anything on wrong ones. So an identifier
-    whose type is unknown still tells one patient, or one series, from another.
+    pydicom parses values on first use, and raises errors of any kind on invalid ones. This way an
+    identifier of an unknown type still distinguishes patients or series.
     """
     try:
         return data.get(keyword)
@@ -232,8 +232,8 @@ def value_of(data: Any, keyword: str) -> Any:
 
 
 def _number(item: Any, keyword: str) -> float | None:
-    """Read the first value of a tag as a finite number, if it is one."""
-    with suppress(Exception):  # pydicom converts on reading, and raises anything on wrong values
+    """Read the first value of a tag as a finite number; None if it is not one."""
+    with suppress(Exception):  # pydicom converts on reading, and raises errors of any kind on invalid values
         value = item.get(keyword)
         value = float(value if isinstance(value, str | int | float) else value[0])
         return value if np.isfinite(value) else None
@@ -256,7 +256,7 @@ def window_of(data: Any) -> tuple[float, float] | None:
 def modality_lookup(
     data: Any,
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]] | None:
-    """Give the modality's lookup table and its reverse, if it has one that can be reversed."""
+    """Return the modality's lookup table and its inverse; None if there is none or no inverse."""
     try:
         item = data.ModalityLUTSequence[0]
         count, first, _ = map(int, item.LUTDescriptor)
@@ -264,7 +264,7 @@ def modality_lookup(
         order = "<" if data.original_encoding[1] else ">"
         table = np.frombuffer(content, f"{order}u2") if isinstance(content, bytes) else np.array(content)
         table = table[: count or 2**16].astype(np.int64)
-    except Exception:  # none, or one that makes no sense
+    except Exception:  # missing or invalid
         return None
     steps = np.diff(table)
     if not (len(table) > 1 and ((steps >= 0).all() or (steps <= 0).all()) and steps.any()):
@@ -278,7 +278,7 @@ def modality_lookup(
 
 
 def stored_limits(data: Any, dtype: np.dtype) -> tuple[float, float]:
-    """Give the least and largest value that the stored bits can hold."""
+    """Return the least and largest value that the stored bits can hold."""
     if dtype.kind == "f":
         return 0.0, 1.0
     bits = _number(data, "BitsStored") or 8 * dtype.itemsize
@@ -286,7 +286,7 @@ def stored_limits(data: Any, dtype: np.dtype) -> tuple[float, float]:
 
 
 def padding_of(data: Any, stored: np.ndarray) -> np.ndarray | None:
-    """Tell which pixels lie outside what was scanned, if any do."""
+    """Return a mask of the padding pixels outside the scanned area; None if there are none."""
     value = _number(data, "PixelPaddingValue")
     if value is None:
         return None
@@ -300,9 +300,9 @@ PREFIX = b"DICM"
 DICOMDIR = "1.2.840.10008.1.3.10"
 DEFLATED, EXPLICIT = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.1"
 MOST_READS = 60_000
-"""Of a header: two or three for each element."""
+"""Largest number of reads for a header; each element needs two or three."""
 MOST_SEQUENCES = 2**19
-"""Bytes of sequences in a header."""
+"""Largest number of bytes of sequences in a header."""
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 TAGS = (
     "Modality",
@@ -321,7 +321,7 @@ TAGS = (
     "ImageLaterality",
     "PhotometricInterpretation",
 )
-"""What may be read to group images; nothing of a patient, a date or an identifier."""
+"""Tags that may be read to group images: no patient, date or identifier."""
 STALE = (
     "SmallestImagePixelValue",
     "LargestImagePixelValue",
@@ -336,16 +336,16 @@ STALE = (
     "SegmentedGreenPaletteColorLookupTableData",
     "SegmentedBluePaletteColorLookupTableData",
 )
-"""What is no longer true of styled pixels."""
+"""Tags that are no longer true for styled pixels."""
 SWAPPED = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
-"""Bytes of the values that pydicom leaves in the file's byte order."""
+"""Size in bytes of the values that pydicom leaves in the file's byte order."""
 
 
 def has_prefix(path: Path) -> bool:
-    """Tell whether a file begins as DICOM files do; a folder's index, DICOMDIR, is none of them."""
+    """Return True if a file begins like a DICOM file and is not the index of a folder (DICOMDIR)."""
     if path.name.upper().startswith("DICOMDIR"):
         return False
-    if not os.path.isfile(path):  # a pipe would be waited for
+    if not os.path.isfile(path):  # reading a pipe could block
         return False
     try:
         with path.open("rb") as file:
@@ -357,18 +357,18 @@ def has_prefix(path: Path) -> bool:
 def open_dicom(path: Path, short_side: int | None = None, window: Window | None = None) -> Scan:
     """Read all frames of a DICOM file.
 
-    Grey values are those after the rescale or the modality's lookup table; where less is brighter
-    (MONOCHROME1) they are mirrored, and mirrored again when they are saved. Palettes and YBR become
-    RGB. Several frames are one volume.
+    Grey values are those after the rescale or the modality's lookup table. If smaller values are brighter
+    (MONOCHROME1), they are mirrored, and mirrored again on saving. Palettes and YBR become RGB. Several
+    frames are one volume.
 
     Args:
         path: the file.
         short_side: not used.
-        window: None takes the file's first window.
+        window: None uses the file's first window.
 
     Raises:
-        FileError: damaged, too large, without pixels, or pixels that are labels or a dose.
-        ConfigError: pydicom, or what decodes its transfer syntax, is missing.
+        FileError: the file is damaged, too large or without pixels, or its pixels are labels or a dose.
+        ConfigError: pydicom or the decoder of the transfer syntax is missing.
     """
     with quiet("pydicom"):
         data = _parse(path)
@@ -376,7 +376,7 @@ def open_dicom(path: Path, short_side: int | None = None, window: Window | None 
         shape = read_shape(data, path)
         check_codestreams(data, path)
         stored = decode(data, path).reshape(shape)
-        for keyword in _PIXELS:  # decoded, so the encoded ones need not stay in memory
+        for keyword in _PIXELS:  # free the encoded pixels
             if keyword in data:
                 delattr(data, keyword)
         build = colour_scan if stored.ndim == 4 else grey_scan
@@ -384,7 +384,7 @@ def open_dicom(path: Path, short_side: int | None = None, window: Window | None 
 
 
 def _parse(path: Path, **options: Any) -> Any:
-    """Read a data set.
+    """Parse a DICOM file.
 
     Raises:
         FileError: it cannot be parsed, is too large, or is the index of a folder.
@@ -396,21 +396,23 @@ def _parse(path: Path, **options: Any) -> Any:
     except ImportError:
         raise missing(path, "pydicom") from None
     if not path.is_file():
-        raise FileError(f"there is no file {path}." if not path.exists() else f"{path} is no file of images.")
+        raise FileError(
+            f"there is no file {path}." if not path.exists() else f"{path} is not a file of images."
+        )
     size = path.stat().st_size
     check_bytes(path, size)
     try:
         deflated = has_prefix(path) and read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED
         with path.open("rb") as file:
             source = Counted(inflated(file, path) if deflated else file, size, path)
-            # Old files have no prefix; those that are no DICOM at all turn out to have no pixels.
+            # Old files have no prefix. Files that are not DICOM are found later, by their lack of pixels.
             data = pydicom.dcmread(source, force=True, **options)
         data.buffer = None
         check_sequences(data, size, path)
         kind = data.file_meta.get("MediaStorageSOPClassUID")
     except StyleAugError:
         raise
-    except Exception as error:  # damaged files make pydicom raise anything
+    except Exception as error:  # damaged files make pydicom raise errors of any kind
         raise unreadable(path, error) from None
     if kind == DICOMDIR:
         raise FileError(f"{path} is the index of a DICOM folder; give the files beside it.")
@@ -418,11 +420,11 @@ def _parse(path: Path, **options: Any) -> Any:
 
 
 def inflated(file: BinaryIO, path: Path) -> BytesIO:
-    """Unpack a deflated data set, no more of it than a file of its size may hold."""
+    """Unpack a deflated data set, up to the size that a file of its length may hold."""
     head = file.read(144)
     head += file.read(int.from_bytes(head[140:144], "little"))  # the length of the meta information
     content = BytesIO()
-    # The same length, so that the rest of the meta information stays where it is.
+    # Same length, so that the rest of the meta information keeps its position.
     content.write(head.replace(DEFLATED.encode(), EXPLICIT.encode().ljust(len(DEFLATED), b"\0")))
     stream = Inflated(file, -zlib.MAX_WBITS)
     while part := stream.read(2**20):
@@ -433,12 +435,14 @@ def inflated(file: BinaryIO, path: Path) -> BytesIO:
 
 
 class Counted:
-    """A file for pydicom, which takes 50 microseconds for each element of a header.
+    """A file for pydicom that limits the number of reads.
+
+    pydicom takes 50 microseconds for each element of a header, so a long header could take minutes.
 
     Args:
-        file: as pydicom would read it.
-        size: bytes of the file on the disk; a large one may have a longer header.
-        path: for the message.
+        file: the open file.
+        size: bytes of the file on the disk; a large file may have a longer header.
+        path: path for the message.
     """
 
     def __init__(self, file: BinaryIO, size: int, path: Path):
@@ -450,7 +454,7 @@ class Counted:
         """Read bytes.
 
         Raises:
-            FileError: this was done too often.
+            FileError: there were too many reads.
         """
         self.left -= 1
         if self.left < 0:
@@ -459,7 +463,7 @@ class Counted:
 
 
 def crowded(path: Path) -> FileError:
-    """Name a file whose header takes minutes."""
+    """Return the error for a file with too many elements in its header."""
     return FileError(
         f"{path} has more elements in its header than a file of its size may have. Remove it, or set "
         f"{VARIABLE} in the environment if you trust it."
@@ -467,7 +471,7 @@ def crowded(path: Path) -> FileError:
 
 
 def check_sequences(data: Any, size: int, path: Path) -> None:
-    """Refuse sequences that are parsed only when they are used, if that takes minutes."""
+    """Refuse sequences that would take minutes to parse; pydicom parses them on first use."""
     if sequence_bytes(data) > trusted(MOST_SEQUENCES + size // 4):
         raise crowded(path)
 
@@ -479,7 +483,7 @@ def sequence_bytes(data: Any) -> int:
     total = 0
     for element in data.values():
         if isinstance(element.value, bytes):
-            with suppress(KeyError):  # a private tag, which is no sequence unless it says so
+            with suppress(KeyError):  # a private tag, which is a sequence only if its type says so
                 kind = dictionary_VR(element.tag) if element.VR in (None, "UN") else element.VR
                 total += len(element.value) * (kind == "SQ")
         elif element.VR == "SQ":
@@ -488,16 +492,16 @@ def sequence_bytes(data: Any) -> int:
 
 
 def colour_scan(data: Any, frames: np.ndarray, path: Path, window: Window | None) -> Scan:
-    """Build a scan of RGB, which has no window: all of its range is shown."""
+    """Return a scan of RGB frames; they have no window, so the whole range is shown."""
     if frames.dtype.kind != "u":
-        raise FileError(f"{path} has colour with signs; save it again.")
+        raise FileError(f"{path} has colours of a signed type; save it as unsigned.")
 
     stored_as_colour = _number(data, "SamplesPerPixel") == 3
     own = stored_limits(data, frames.dtype) if stored_as_colour else None
 
     def save(styled: np.ndarray, target: Path) -> None:
         facts = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
-        if not stored_as_colour:  # the palette's index may have had fewer bits
+        if not stored_as_colour:  # the palette's indices may have fewer bits
             facts |= {"BitsAllocated": 8, "BitsStored": 8}
         write(data, styled.astype(frames.dtype), target, **facts)
 
@@ -505,7 +509,7 @@ def colour_scan(data: Any, frames: np.ndarray, path: Path, window: Window | None
 
 
 def grey_scan(data: Any, stored: np.ndarray, path: Path, window: Window | None) -> Scan:
-    """Build a scan of true values."""
+    """Return a scan of grey frames in true values."""
     slope, intercept = rescale_of(data, len(stored))
     lookup = modality_lookup(data)
     inverted = str(data.get("PhotometricInterpretation", "")) == "MONOCHROME1"
@@ -534,14 +538,14 @@ def grey_scan(data: Any, stored: np.ndarray, path: Path, window: Window | None) 
 
 
 def derived(data: Any) -> Any:
-    """Copy a header for styled pixels, and say in it that they are derived."""
+    """Return a copy of a header for styled pixels, marked as derived."""
     from pydicom import uid
 
     header = copy.deepcopy(data)
     for tag in list(header.keys()):
         try:
-            header.get(tag)  # parses it, as it may be written in another encoding
-        except Exception:  # its value is no DICOM, and cannot be written again
+            header.get(tag)  # parses the value, because the encoding of the copy may differ
+        except Exception:  # its value is invalid and cannot be written
             del header[tag]
     if not syntax_of(data).is_little_endian:
         header.walk(_swap)
@@ -560,14 +564,14 @@ def derived(data: Any) -> Any:
 
 
 def _put(header: Any, keyword: str, value: Any) -> None:
-    """Set a tag, of the type that it should have and not of the one that was found."""
+    """Set a tag with its standard type, not the type found in the file."""
     if keyword in header:
         delattr(header, keyword)
     setattr(header, keyword, value)
 
 
 def _swap(_: Any, element: Any) -> None:
-    """Turn the bytes of a big-endian value round."""
+    """Reverse the byte order of a big-endian value."""
     size = SWAPPED.get(element.VR)
     if size and isinstance(element.value, bytes) and len(element.value) % size == 0:
         element.value = np.frombuffer(element.value, f">u{size}").astype(f"<u{size}").tobytes()
@@ -595,7 +599,7 @@ def write(data: Any, stored: np.ndarray, path: Path, **tags: Any) -> None:
                 for keyword, value in (("Allocated", bits), ("Stored", used)):
                     _put(header, f"Bits{keyword}", value)
                 _put(header, "HighBit", used - 1)
-            # The same pixels of the same image are the same object, however often they are made.
+            # Equal pixels of one image get the same identifier each time.
             source = str(header.get("SOPInstanceUID", ""))
             digest = hashlib.sha256(content).hexdigest()
             _put(header, "SOPInstanceUID", generate_uid(entropy_srcs=[source, digest]))
@@ -608,16 +612,16 @@ def write(data: Any, stored: np.ndarray, path: Path, **tags: Any) -> None:
 
 
 def read_tags(path: str | Path) -> dict[str, str]:
-    """Read what a DICOM file says of how it was made; nothing of a patient, a date or an identifier.
+    """Read tags about how a DICOM file was made: no patient, date or identifier.
 
     Args:
         path: the file; its pixels are not read.
 
     Returns:
-        Those of the tags in `TAGS` that have a value, by their keyword.
+        The values of the tags in `TAGS` that are set, by keyword.
 
     Raises:
-        FileError: it cannot be read.
+        FileError: the file cannot be read.
         ConfigError: pydicom is missing.
     """
     with quiet("pydicom"):
@@ -631,9 +635,9 @@ def read_tags(path: str | Path) -> dict[str, str]:
 
 
 def dicom_series(path: str | Path) -> str:
-    """Give a digest that is the same for all slices of one volume, or "" for what is no slice of one.
+    """Return a digest shared by all slices of one volume, or "" if the file is not a slice.
 
-    A slice has a single frame and a place in the patient.
+    A slice has one frame and a position in the patient.
 
     Raises:
         FileError: the file cannot be read.
@@ -651,10 +655,10 @@ def dicom_series(path: str | Path) -> str:
 
 
 def patient_of(path: str | Path) -> str:
-    """Give a digest that is the same for all files of a patient, to count patients by.
+    """Return a digest shared by all files of a patient, to count patients.
 
-    It is made of the patient's identifier, else of the study's, else of the path. Whoever knows an
-    identifier can tell that it is meant, so keep it in memory only.
+    It is made from the identifier of the patient, else of the study, else from the path. A person who knows
+    an identifier can recognise its digest, so keep digests in memory only.
 
     Raises:
         FileError: the file cannot be read.

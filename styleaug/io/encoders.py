@@ -1,4 +1,4 @@
-"""Writing images with PIL, and what PIL alone would lose of them."""
+"""Write images with PIL, and keep metadata and transparency that PIL alone would lose."""
 
 import struct
 from io import BytesIO
@@ -13,10 +13,10 @@ __all__ = ["save_bmp", "save_gif", "save_pil"]
 
 
 def save_pil(image: Image.Image | np.ndarray, file: BytesIO, options: dict) -> None:
-    """Write with PIL, with what the file said that the image came from, and the profile that fits it."""
+    """Write with PIL, with the metadata of the source file and its colour profile if it fits."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     profile = picture.info.get("icc_profile")
-    # PIL would embed the one in `info` by itself in some formats.
+    # In some formats, PIL would embed the profile in `info`.
     options = (
         options
         | save_options(picture, options["format"])
@@ -26,7 +26,7 @@ def save_pil(image: Image.Image | np.ndarray, file: BytesIO, options: dict) -> N
 
 
 def save_bmp(image: Image.Image | np.ndarray, file: BytesIO, options: dict) -> None:
-    """Write a BMP; one with transparency with a header of version 4, as PIL writes and reads none without."""
+    """Write a BMP; with transparency it needs a version 4 header, which PIL does not write."""
     if not isinstance(image, Image.Image) or image.mode != "RGBA":
         save_pil(image, file, options)
         return
@@ -39,13 +39,13 @@ def save_bmp(image: Image.Image | np.ndarray, file: BytesIO, options: dict) -> N
 
 
 def save_gif(image: Image.Image | np.ndarray, file: BytesIO, options: dict) -> None:
-    """Write a GIF, whose pixels are opaque or not to be seen at all.
+    """Write a GIF; its pixels must be opaque or fully transparent.
 
     Raises:
-        ValueError: some are in between.
+        ValueError: a pixel is partly transparent.
     """
     if isinstance(image, Image.Image) and image.mode in ("LA", "RGBA"):
         image = image.convert("RGBA")
         if any(image.getchannel("A").histogram()[1:255]):
-            raise ValueError("GIF does not hold transparency by degrees; save it as .png")
+            raise ValueError("GIF cannot hold partly transparent pixels; save it as .png")
     save_pil(image, file, options)

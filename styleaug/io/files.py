@@ -1,4 +1,4 @@
-"""Images on disk: one table from suffix to codec."""
+"""Read and write image files: one table from suffix to codec."""
 
 import warnings
 from collections.abc import Callable, Container
@@ -47,41 +47,41 @@ __all__ = [
 ]
 
 Picture = Image.Image | np.ndarray | Scan
-"""What a codec gives: a PIL image, an array `(H, W)` or `(H, W, C)`, or a scan with its true values."""
+"""Result of a codec: a PIL image, an array `(H, W)` or `(H, W, C)`, or a scan in true values."""
 
-# What each PIL mode is read as. Modes that are missing here cannot be stylised and given back.
+# The mode that each PIL mode is converted to. Modes that are missing here are refused.
 READ_AS = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "PA": "RGBA"}
 KEPT_MODES = {"L", "LA", "RGB", "RGBA", "I;16"}
 
 
 @dataclass(frozen=True, eq=False)
 class Codec:
-    """How one file type is opened and saved."""
+    """Functions that open and save one file type."""
 
     name: str
     open: Callable[[Path, int | None, Window | None], Picture]
     save: Callable[[Image.Image | np.ndarray, BytesIO, dict], None]
-    """Takes the picture, what to write to and the options that keep its quality; scans save themselves."""
+    """Called with the picture, the stream to write to and the options below. Scans save themselves."""
 
     options: dict
     modes: frozenset[str] = frozenset()
-    """Of PIL images that the type can hold; PIL drops transparency and bits of others without a word."""
+    """Modes of PIL images that the type can hold; PIL silently drops transparency and bits of others."""
 
 
 def image_files(folder: Path) -> list[Path]:
-    """List the images below `folder`, sorted, without hidden files.
+    """List the images in and below `folder`, sorted, without hidden files.
 
     Raises:
-        FileError: no such folder, not a folder, or no image in it.
+        FileError: the folder is missing, not a folder, or has no image.
     """
     return list_image_files(folder).files
 
 
 def list_image_files(folder: Path) -> Listing:
-    """List the images below `folder`, and what is left out.
+    """List the images in and below `folder`, and the files that are left out.
 
     Raises:
-        FileError: no such folder, not a folder, or no image in it.
+        FileError: the folder is missing, not a folder, or has no image.
     """
     found = list_files(folder, SUFFIXES)
     if not found.files:
@@ -91,23 +91,23 @@ def list_image_files(folder: Path) -> Listing:
 
 
 def files_below(folder: Path, suffixes: Container[str]) -> list[Path]:
-    """List the files with these suffixes below `folder`, sorted, without hidden files.
+    """List the files with these suffixes in and below `folder`, sorted, without hidden files.
 
     Raises:
-        FileError: no such folder, or not a folder.
+        FileError: the folder is missing or not a folder.
     """
     return list_files(folder, suffixes).files
 
 
 def series_of(path: Path) -> str:
-    """Give what the slices of one volume that are files of their own have in common, or ""."""
+    """Return a digest shared by the files of one volume, each a slice; "" for other files."""
     if SUFFIXES.get(suffix_of(path)) is not DICOM:
         return ""
     from styleaug.io import dicom
 
     try:
         return dicom.dicom_series(path)
-    except Exception:  # is told of when the file is opened
+    except Exception:  # the error is reported when the file is opened
         return ""
 
 
@@ -118,26 +118,26 @@ def open_image(
     window: Window | str | None = None,
     to_style: bool = False,
 ) -> Picture:
-    """Read an image whole, upright, in a form that can be stylised and saved again.
+    """Read an image, turned upright, in a form that can be stylised and saved again.
 
     Args:
-        path: the file; its suffix chooses the codec, among those of PIL its content. Without a suffix it
-            must be DICOM.
-        short_side: the caller will reduce the image to this many pixels, so a JPEG may be decoded
-            at a fraction of its size, and a TIFF's pyramid be used; the result is never smaller.
-        window: what is shown as black and white: `"40/400"` (centre/width), `"auto"` (0.5th to
-            99.5th percentile), or `"dicom"` (what the file says, else auto). None takes what the file
-            says; the whole range of unsigned integers of 8 and 16 bits; else auto. Images of 8 bits
-            and colour DICOM are always shown whole.
-        to_style: it is no mask: a `LabelWarning` names it if it looks like one.
+        path: the file. Its suffix chooses the codec; for PIL's types its content does. A file without a
+            suffix must be DICOM.
+        short_side: short side in pixels to which the caller will reduce the image. A JPEG may then be
+            decoded at a fraction of its size, and a TIFF's pyramid used; the result is never smaller.
+        window: values of black and white: `"40/400"` (centre/width), `"auto"` (0.5th to 99.5th percentile),
+            or `"dicom"` (the file's window, else auto). None uses the file's window; else the whole range of
+            8-bit and 16-bit unsigned integers; else auto. 8-bit images and colour DICOM always use
+            their whole range.
+        to_style: True warns (`LabelWarning`) if the image looks like a label map.
 
     Returns:
-        A PIL image of mode L, LA, RGB, RGBA or I;16; an array for `.npy`; or a `Scan`, for DICOM,
-        volumes, stacks, 16-bit colour, numbers with signs, other channels, and where a window is given.
+        A PIL image of mode L, LA, RGB, RGBA or I;16; an array for `.npy`; or a `Scan` for DICOM, volumes,
+        stacks, 16-bit colour, signed numbers, other numbers of channels, or if a window is given.
 
     Raises:
-        FileError: missing, unknown type, damaged, truncated, or over `MAX_PIXELS`.
-        ConfigError: no such window, or an optional library that this file needs is missing.
+        FileError: the file is missing, of an unknown type, damaged, truncated, or over `MAX_PIXELS`.
+        ConfigError: the window is invalid, or an optional library for this file is missing.
     """
     path = check_path(path)
     window = parse_window(window)
@@ -148,7 +148,7 @@ def open_image(
         if to_style:
             warn_of_labels(picture, path)
         return picture
-    except LabelWarning:  # where the user wants warnings to be errors
+    except LabelWarning:  # the user turned warnings into errors
         raise
     except FileError as error:
         if printable(path) in str(error):
@@ -160,7 +160,7 @@ def open_image(
         raise FileError(f"there is no file {path}.") from None
     except UnidentifiedImageError:
         raise FileError(f"{path} is not a {path.suffix} image, or is damaged; remove it.") from None
-    # On damaged files decoders raise anything: struct.error, TokenError, AttributeError, ...
+    # On damaged files decoders raise errors of any kind: struct.error, TokenError, AttributeError, ...
     except Exception as error:
         raise FileError(
             f"cannot read {path}: {first_line(error)} Remove the file or save it again."
@@ -172,12 +172,12 @@ def save_image(image: Picture, path: Path, *, like: Path | None = None) -> None:
 
     Args:
         image: from `open_image`.
-        path: its suffix chooses the type.
-        like: the file that was read; its content chooses the type, whatever both are called.
+        path: path to write; its suffix chooses the type.
+        like: the file that was read; if given, its content chooses the type, not the suffix.
 
     Raises:
-        OutputError: nothing can be written there, such as on a full disk.
-        FileError: the type cannot hold such an image, or this file alone cannot be written.
+        OutputError: nothing can be written there, for example on a full disk.
+        FileError: the type cannot hold such an image, or this file cannot be written.
     """
     path = check_path(path)
     content = b"" if isinstance(image, Scan) else encoded(image, codec_of(like or path), path)
@@ -188,7 +188,7 @@ def save_image(image: Picture, path: Path, *, like: Path | None = None) -> None:
         try:
             image.save(image.frames, part)
         except OSError as error:
-            if error.errno is not None:  # which `atomic` tells of
+            if error.errno is not None:  # reported by `atomic`
                 raise
             raise FileError(f"cannot write {path}: {first_line(error)}") from None
         except Exception as error:
@@ -216,17 +216,17 @@ def encoded(image: Image.Image | np.ndarray, codec: Codec, path: Path | str) -> 
 def decode_image(content: bytes) -> tuple[Image.Image, str]:
     """Read an encoded image from memory, as `open_image` does from a file.
 
-    Args:
-        content: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM, told by itself.
+    The image is not turned upright, because boxes and masks beside it may refer to the stored pixels. EXIF
+    keeps its orientation.
 
-    It is not turned upright, as boxes and masks beside it may be for its pixels as they are stored;
-    EXIF keeps how it is to be turned.
+    Args:
+        content: bytes of a JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM file.
 
     Returns:
         A PIL image of mode L, LA, RGB, RGBA or I;16, and the format for `encode_image`.
 
     Raises:
-        FileError: another type, damaged, truncated, or over `MAX_PIXELS`.
+        FileError: the content is of another type, damaged, truncated, or over `MAX_PIXELS`.
     """
     try:
         with warnings.catch_warnings():
@@ -238,13 +238,13 @@ def decode_image(content: bytes) -> tuple[Image.Image, str]:
     except FileError:
         raise
     except UnidentifiedImageError:
-        raise FileError(f"this is no {', '.join(RASTERS)} image, or it is damaged.") from None
+        raise FileError(f"this is not a {', '.join(RASTERS)} image, or it is damaged.") from None
     except Exception as error:  # as in `open_image`
         raise FileError(f"the image cannot be read: {first_line(error)}") from None
 
 
 def encode_image(image: Image.Image, kind: str) -> bytes:
-    """Give the content of a file of a format from `decode_image`, at high quality.
+    """Return an image's file content, in a format from `decode_image`, at high quality.
 
     Raises:
         FileError: the format cannot hold such an image.
@@ -253,7 +253,7 @@ def encode_image(image: Image.Image, kind: str) -> bytes:
 
 
 def codec_of(path: Path) -> Codec:
-    """Look up the codec of a path's suffix; of a file that is there and of PIL's types, of its content."""
+    """Return the codec for a path: by its suffix, or by content if it is a file of one of PIL's types."""
     try:
         codec = SUFFIXES[suffix_of(path)]
         if codec.name in RASTERS and path.is_file():
@@ -268,13 +268,13 @@ def codec_of(path: Path) -> Codec:
 
 
 def open_pil(source: Path | BytesIO, short_side: int | None, *, upright: bool = True) -> Image.Image:
-    """Read with PIL; the header's size is checked before any pixel is decoded."""
+    """Read with PIL; the size in the header is checked before pixels are decoded."""
     path = source if isinstance(source, Path) else "the image"
     packed = None if isinstance(source, Path) else source.getbuffer().nbytes
     head = head_of(source)
     check_bits(path, head, image_kind(head))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd EXIF and TIFF tags; the pixels are what counts
+        warnings.simplefilter("ignore")  # invalid EXIF and TIFF tags do not matter
         try:
             image = Image.open(source, formats=list(RASTERS))
         except Image.DecompressionBombError as error:
@@ -283,13 +283,13 @@ def open_pil(source: Path | BytesIO, short_side: int | None, *, upright: bool = 
             kind = str(image.format)
             if kind in ANIMATED_KINDS and getattr(image, "is_animated", False):
                 video = "" if kind == "AVIF" else ", or style it with styleaug video"
-                raise FileError(f"{path} is an animation; save its frames as files of their own{video}.")
+                raise FileError(f"{path} is an animation; save its frames as separate files{video}.")
             shown = Image.getmodebands(READ_AS.get(image.mode, image.mode))
             check_size(path, image.height, image.width, 1, shown, packed=packed)
             scale_key(image)
             if short_side:
                 image.draft(None, (2 * short_side, 2 * short_side))
-            turn = turn_of(image)  # asked first, for PIL turns TIFF as it loads them
+            turn = turn_of(image)  # asked first: PIL turns TIFF images when it loads them
             image.load()
             picture = ImageOps.exif_transpose(image) if upright else image.copy()
             header = read_header(image, source, turn=turn, upright=upright)
@@ -311,7 +311,7 @@ def open_pil(source: Path | BytesIO, short_side: int | None, *, upright: bool = 
 
 
 def as_sixteen_bit(image: Image.Image, path: Path | str) -> Image.Image:
-    """Turn PIL's other integer modes into I;16, if the values fit."""
+    """Convert PIL's other integer modes to I;16; the values must fit."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise FileError(f"{path} has values {values.min()} to {values.max()}; scale them to 0..65535.")
@@ -321,7 +321,7 @@ def as_sixteen_bit(image: Image.Image, path: Path | str) -> Image.Image:
 
 
 def open_raster(path: Path, short_side: int | None, window: Window | None) -> Picture:
-    """Read with PIL; grey of 16 bits as a scan where a window is given."""
+    """Read with PIL; with a window, return 16-bit grey as a scan."""
     picture = open_pil(path, short_side)
     if window is None or picture.mode != "I;16":
         return picture
@@ -335,7 +335,7 @@ def open_raster(path: Path, short_side: int | None, window: Window | None) -> Pi
 
 
 def is_blank(picture: Picture) -> bool:
-    """Tell whether no pixel of a picture is seen, since all are transparent."""
+    """Return True if all pixels of a picture are transparent."""
     if isinstance(picture, Scan):
         return picture.blank
     alpha = alpha_of(picture) if isinstance(picture, Image.Image) else None
@@ -343,21 +343,21 @@ def is_blank(picture: Picture) -> bool:
 
 
 def open_png(path: Path, short_side: int | None, window: Window | None) -> Picture:
-    """Read a PNG with all its bits."""
+    """Read a PNG with its full bit depth."""
     check_pixels(path)
     return open_deep(path, window) if is_deep(path) else open_raster(path, short_side, window)
 
 
 def open_tiff(path: Path, short_side: int | None, window: Window | None) -> Picture:
-    """Read a TIFF with PIL if that gives all of it, else with tifffile."""
+    """Read a TIFF with PIL if PIL reads all of it, else with tifffile."""
     if pil_mode(path, short_side):
         return open_raster(path, short_side, window)
     return open_stack(path, short_side, window)
 
 
 def save_nothing(image: Image.Image | np.ndarray, file: BytesIO, options: dict) -> None:
-    """Refuse: such files are written from what was read of one, with its header."""
-    raise ValueError("such a file is only made of another one, by styling it")
+    """Refuse to write: such files need the header of a file that was read."""
+    raise ValueError("this type can only be written from a file of the same type")
 
 
 _PLAIN = frozenset({"L", "RGB"})
@@ -385,7 +385,7 @@ RASTERS = {
     for codec in (_JPEG, PNG, TIFF, BMP, GIF, WEBP, AVIF, JPEG2000, PPM, TGA)
     if OPTIONAL.get(codec.name, True)
 }
-"""What this Pillow reads and writes, by PIL's names; it knows many more."""
+"""Codecs of the formats that PIL reads and writes for us, by PIL's names."""
 
 ENDINGS = {
     PNG: ".png .apng",

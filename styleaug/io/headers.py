@@ -1,4 +1,4 @@
-"""What an image file says beside its pixels, kept for its copy: size in print, descriptions, EXIF, XMP."""
+"""Keep an image file's metadata for its copy: resolution, descriptions, EXIF, XMP."""
 
 import re
 from dataclasses import dataclass
@@ -14,37 +14,37 @@ from styleaug.io.png import parts_of
 __all__ = ["KEY", "Header", "read_header", "save_options", "turn_of"]
 
 KEY = "styleaug header"
-"""Where `Image.info` has a `Header`."""
+"""Key of the `Header` in `Image.info`."""
 
 _MOST_BYTES = 65_000
-"""Of EXIF, and of XMP: JPEG has no room for more."""
+"""Most bytes of EXIF, and of XMP: JPEG cannot hold more."""
 
 PORTABLE = {"JPEG": ("dpi", "exif", "xmp"), "PNG": ("dpi", "exif"), "WEBP": ("exif", "xmp")} | dict.fromkeys(
     ("TIFF", "BMP"), ("dpi",)
 )
-"""What each file type can say that came from another."""
+"""Metadata that each file type can take from another type."""
 
 PNG_PARTS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tIME", b"tEXt", b"zTXt", b"iTXt")
 EXIF_TEXT = b"Raw profile type "
 XMP_TEXT = b"XML:com.adobe.xmp"
 
 TIFF_TEXT = (269, 270, 271, 272, 285, 305, 306, 315, 316, 33432)
-"""Names, description, camera, page, software, date, artist, computer, copyright."""
+"""TIFF tags with text: names, description, camera, page, software, date, artist, computer, copyright."""
 
 TIFF_RESOLUTION = (282, 283, 296)
 TIFF_PLACE = (700, 33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
-"""XMP, and where on earth a GeoTIFF lies. They go by the pixels as they are stored."""
+"""TIFF tags of XMP and of a GeoTIFF's location. They refer to the stored pixels, before turning."""
 
 TIFF_LOSSLESS = ("raw", "tiff_lzw", "packbits")
-"""Compressions that are kept. Others are lossy or for two colours, and become deflate."""
+"""TIFF compressions that are kept. Others are lossy or for two colours; deflate replaces them."""
 
 LAYOUT = re.compile(r'\s*(\{"shape"|ImageJ=|<\?xml|<OME)')
-"""How descriptions begin that tell programs how the pixels lie."""
+"""Pattern of descriptions that define the layout of pixels for programs."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is said, as options of PIL's `save` for a file of the same kind."""
+    """Metadata of a file, as options of PIL's `save` for a file of the same format."""
 
     kind: str
     """PIL's name of the format, such as `"JPEG"`."""
@@ -53,22 +53,23 @@ class Header:
 
 
 def turn_of(image: Image.Image) -> int:
-    """Tell how an image that is not loaded yet is to be turned, as EXIF numbers it; 1 is not at all."""
+    """Return the EXIF orientation of an image that is not loaded yet; 1 is upright."""
     turn = image.getexif().get(ExifTags.Base.Orientation, 1)
     return turn if turn in range(2, 9) else 1
 
 
 def read_header(image: Image.Image, source: Path | BytesIO, *, turn: int, upright: bool) -> Header:
-    """Collect what a loaded image's file says.
+    """Collect the metadata of a loaded image's file.
 
-    EXIF loses its thumbnail, which shows what the image was, and where the copy is upright how it is turned.
-    What cannot be read is left out.
+    The thumbnail in EXIF is dropped, because it shows the original; so is the orientation if the copy is
+    upright. Metadata that cannot be read is left out.
 
     Args:
-        image: as PIL opened it.
-        source: where from.
-        turn: see `turn_of`.
-        upright: its copy is turned so; otherwise EXIF keeps that it is to be. TIFF is turned by PIL.
+        image: image as PIL opened it.
+        source: the file or stream that it was read from.
+        turn: EXIF orientation, see `turn_of`.
+        upright: True if the copy is turned upright; otherwise EXIF keeps the orientation. PIL turns TIFF
+            itself.
     """
     kind = {"MPO": "JPEG"}.get(str(image.format), str(image.format))
     turned = turn > 1 and (upright or kind == "TIFF")
@@ -91,23 +92,23 @@ def read_header(image: Image.Image, source: Path | BytesIO, *, turn: int, uprigh
 
 
 def exif_of(image: Image.Image, *, upright: bool) -> bytes:
-    """Give EXIF without a thumbnail, and without how the image is turned."""
+    """Return EXIF without the thumbnail and, if `upright`, without the orientation."""
     try:
         exif = image.getexif()
         if upright:
             exif.pop(ExifTags.Base.Orientation, None)
         for tags in (exif, exif.get_ifd(ExifTags.IFD.Exif)):
             for tag, value in list(tags.items()):
-                if isinstance(value, str) and not value.isascii():  # PIL would write question marks
+                if isinstance(value, str) and not value.isascii():  # PIL would write question marks instead
                     tags[tag] = value.encode("latin-1")
         content = exif.tobytes() if len(exif) else b""
-    except Exception:  # what cameras and editors wrote there can be anything
+    except Exception:  # cameras and editors write values of any kind
         return b""
     return content if len(content) <= _MOST_BYTES else b""
 
 
 def png_info(source: Path | BytesIO, *, turned: bool) -> PngInfo | None:
-    """Collect the text and the meaning of colours in a PNG; XMP only where it fits the pixels."""
+    """Collect a PNG's text and colour information; XMP only if the image is not turned."""
     found = PngInfo()
     stream: BinaryIO = source.open("rb") if isinstance(source, Path) else BytesIO(source.getbuffer())
     with stream:
@@ -118,7 +119,7 @@ def png_info(source: Path | BytesIO, *, turned: bool) -> PngInfo | None:
 
 
 def tiff_options(image: Any, *, turned: bool, swapped: bool) -> dict[str, Any]:
-    """Collect tags of a TIFF, and how it is compressed."""
+    """Collect tags and compression of a TIFF."""
     kept = TiffImagePlugin.ImageFileDirectory_v2()
     for tag in (*TIFF_TEXT, *TIFF_RESOLUTION, *(() if turned else TIFF_PLACE)):
         try:
@@ -140,10 +141,10 @@ def tiff_options(image: Any, *, turned: bool, swapped: bool) -> dict[str, Any]:
 
 
 def save_options(image: Image.Image, kind: str) -> dict[str, Any]:
-    """Give the options that write what an image's file said into another file.
+    """Return the options of PIL's `save` that write an image's metadata into another file.
 
     Args:
-        image: from `open_image`, or made of one.
+        image: image from `open_image`, or made from one.
         kind: PIL's name of the other file's format.
     """
     header = image.info.get(KEY)

@@ -1,4 +1,4 @@
-"""Label maps among images: most file types do not say what they are, so their values are looked at."""
+"""Recognise label maps among images by their values, because most file types do not mark them."""
 
 import warnings
 from pathlib import Path
@@ -13,25 +13,25 @@ from styleaug.io.scan import Scan
 __all__ = ["count_labels", "warn_of_labels"]
 
 FEW = 32
-"""Values of a label map, and of next to no image."""
+"""Most different values of a typical label map; nearly all images have more."""
 
 _SEVERAL = 256
-"""Values that an image may have, too; a label map's are those of its neighbours as well."""
+"""Most different values of a large label map. Images may have as few, so neighbours are also compared."""
 
 _ALIKE = 0.8
-"""Share of the pixels beside the background whose neighbour has the same value, in a label map."""
+"""Least share of a label map's foreground pixels whose neighbour has the same value."""
 
 LEAST = 4096
-"""Pixels; smaller images have few values by themselves."""
+"""Least number of pixels for the test; smaller images naturally have few values."""
 
 _SAMPLE = 2**20
 
 
 def count_labels(picture: Any) -> int:
-    """Return how many values an image has if they seem to be labels, else 0.
+    """Return the number of different values if they seem to be labels, else 0.
 
     Args:
-        picture: what `open_image` gave. Of colour nothing is known.
+        picture: result of `open_image`. Colour images are not tested.
     """
     if isinstance(picture, Image.Image):
         values = np.asarray(picture)[None] if picture.mode in ("L", "I;16") else np.zeros(0)
@@ -44,7 +44,7 @@ def count_labels(picture: Any) -> int:
     middle = len(values) // 2  # slices at the ends are often empty
     thick = max(1, _SAMPLE // values[0].size)
     part = values[max(0, middle - thick // 2) :][:thick]
-    if part.dtype == np.uint8:  # faster than to sort them
+    if part.dtype == np.uint8:  # faster than sorting
         counts = np.bincount(part.ravel())
         found = counts.nonzero()[0]
         counts = counts[found]
@@ -63,13 +63,13 @@ def warn_of_labels(picture: Any, path: Path) -> None:
     """Warn of an image that is about to be styled and seems to be a label map.
 
     Args:
-        picture: what `open_image` gave.
-        path: for the message.
+        picture: result of `open_image`.
+        path: path for the message.
     """
     if count := count_labels(picture):
         warnings.warn(
-            f"{path} has {count} values only, like a label map, and is styled as an image. "
-            "If it holds labels, leave it out: put masks into a folder of their own.",
+            f"{path} has only {count} values, like a label map, and is styled as an image. "
+            "If it holds labels, leave it out: put masks into a separate folder.",
             LabelWarning,
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""How much a file may claim to hold: one place for all codecs, asked before anything is unpacked."""
+"""Limits on the size that a file may claim; all codecs check them before they unpack anything."""
 
 import os
 import re
@@ -9,37 +9,39 @@ from styleaug.errors import ConfigError, FileError
 __all__ = ["MAX_BYTES", "MAX_PIXELS", "VARIABLE", "check_bytes", "check_size", "most_bytes", "trusted"]
 
 MAX_PIXELS = 120_000_000
-"""Of one frame. Larger images are refused with their size: at float32 one would fill gigabytes."""
+"""Most pixels of one frame. Larger images are refused, because as float32 they would fill gigabytes."""
 
 MAX_BYTES = 2**31
-"""Of all frames of a file, decoded, unless `VARIABLE` names another number."""
+"""Most bytes of all decoded frames of a file, unless `VARIABLE` sets another number."""
 
 EASY_BYTES = 2**26
-"""What every file may claim, however small it is: 22 million pixels of 8-bit colour, some seconds of work."""
+"""Bytes that any file may claim, even a very small one: 22 million pixels of 8-bit colour."""
 
 MOST_PACKED = 256
-"""How many times its own size a file may claim beyond `EASY_BYTES`. Photographs and scans stay far below;
-deflated zeros take a thousandth, and so a few hundred bytes can fill the memory."""
+"""Largest ratio of claimed size to file size, beyond `EASY_BYTES`.
+
+Photographs and scans stay far below. Deflated zeros reach a thousand, so a small file could fill the memory.
+"""
 
 VARIABLE = "STYLEAUG_MAX_BYTES"
 """Environment variable with the number of bytes that a file may claim, such as 8000000000 or 8G.
 
-Who sets it trusts the files up to there: `EASY_BYTES` and `MOST_PACKED` then no longer count.
+It means that the files are trusted up to this size: `EASY_BYTES` and `MOST_PACKED` are then ignored.
 """
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def most_bytes(path: Path | str, packed: float | None = None) -> int:
-    """Return how many bytes a file may hold when it is unpacked.
+    """Return the number of bytes that a file may hold after unpacking.
 
     Args:
         path: the file.
-        packed: bytes that it takes on the disk; None asks the disk, and infinity leaves the rate of
-            compression out, for a header whose pixels are in another file.
+        packed: its size on disk in bytes; None asks the disk. Infinity ignores the compression ratio, for a
+            header whose pixels are in another file.
 
     Raises:
-        ConfigError: `STYLEAUG_MAX_BYTES` is no number of bytes.
+        ConfigError: `STYLEAUG_MAX_BYTES` is not a number of bytes.
     """
     given = os.environ.get(VARIABLE, "").strip()
     if given:
@@ -52,22 +54,22 @@ def most_bytes(path: Path | str, packed: float | None = None) -> int:
     if packed is None:
         try:
             packed = Path(path).stat().st_size
-        except (OSError, ValueError):  # from memory, or gone; who opens it says so
+        except (OSError, ValueError):  # in memory, or deleted; the error comes when it is opened
             packed = float("inf")
     return int(min(MAX_BYTES, max(EASY_BYTES, MOST_PACKED * packed)))
 
 
 def check_bytes(path: Path | str, size: int, *, packed: float | None = None, what: str = "") -> None:
-    """Refuse what would take too much memory, before it is unpacked.
+    """Refuse a file that would take too much memory, before it is unpacked.
 
     Args:
         path: the file, for its size and the message.
-        size: bytes that it holds when it is unpacked, as its header says, or as were found so far.
+        size: bytes after unpacking, from the header or counted so far.
         packed: see `most_bytes`.
-        what: it holds, such as `"9 frames of 20 x 10 pixels"`, for the message.
+        what: description of the content for the message, such as `"9 frames of 20 x 10 pixels"`.
 
     Raises:
-        FileError: naming the size, and how to raise the bound.
+        FileError: the message names the size, and how to raise the limit.
     """
     most = most_bytes(path, packed)
     if size > most:
@@ -81,18 +83,18 @@ def check_bytes(path: Path | str, size: int, *, packed: float | None = None, wha
 def check_size(
     path: Path | str, height: int, width: int, count: int = 1, size: int = 1, *, packed: float | None = None
 ) -> None:
-    """Refuse frames that are empty or do not fit, before they are decoded.
+    """Refuse frames that are empty or too large, before they are decoded.
 
     Args:
         path: the file, for its size and the message.
-        height: of a frame.
-        width: of a frame.
-        count: of frames.
+        height: height of a frame in pixels.
+        width: width of a frame in pixels.
+        count: number of frames.
         size: bytes of a pixel with all its channels.
         packed: see `most_bytes`.
 
     Raises:
-        FileError: naming the size.
+        FileError: the message names the size.
     """
     if height < 1 or width < 1 or count < 1 or size < 1:
         raise FileError(f"{path} has {count} frames of {width} x {height} pixels; remove it.")
@@ -103,5 +105,5 @@ def check_size(
 
 
 def trusted(most: int) -> int:
-    """Raise another bound, such as of elements in a header, as far as `VARIABLE` raises that of bytes."""
+    """Return another limit, raised by the same factor by which `VARIABLE` raises that of bytes."""
     return most * max(EASY_BYTES, most_bytes("", packed=0)) // EASY_BYTES

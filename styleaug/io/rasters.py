@@ -150,7 +150,7 @@ def nrrd_lines(file: BinaryIO, path: Path) -> Iterable[_Line]:
     for number, line in enumerate(text_lines(file, path)):
         text = line.decode("latin-1").strip()
         if number == 0 and not re.fullmatch(r"NRRD000\d", text):
-            raise FileError(f"{path} is no NRRD file, or is damaged; remove it.")
+            raise FileError(f"{path} is not a NRRD file, or is damaged; remove it.")
         if not text:
             return
         # A field is `name: value`; `name:=value` is a remark, like all that begins with #.
@@ -234,7 +234,7 @@ def meta_lines(file: BinaryIO, path: Path) -> Iterable[_Line]:
         yield key.lower(), "".join(value), line
         if key.lower() == "elementdatafile":
             return
-    raise FileError(f"{path} is no MetaImage file, or is damaged; remove it.")
+    raise FileError(f"{path} is not a MetaImage file, or is damaged; remove it.")
 
 
 def meta_layout(lines: list[_Line], path: Path) -> Layout:

@@ -96,7 +96,7 @@ def open_stack(path: Path, short_side: int | None = None, window: Window | None 
     except (FileError, FileNotFoundError):
         raise
     except Exception as error:  # damaged files make tifffile raise anything
-        raise FileError(f"{path} is no TIFF image, or is damaged ({error}); remove it.") from None
+        raise FileError(f"{path} is not a TIFF image, or is damaged ({error}); remove it.") from None
 
 
 def _scan_of(file: Any, path: Path, short_side: int | None, window: Window | None) -> Scan:

@@ -90,11 +90,11 @@ def _read_header(stream: Readable, path: Path) -> tuple[Any, bytes]:
             header: Any = kind(head)
             offset = int(header.get_data_offset())
         except Exception as error:  # damaged headers make nibabel raise anything
-            raise FileError(f"{path} is no NIfTI image, or is damaged ({error}); remove it.") from None
+            raise FileError(f"{path} is not a NIfTI image, or is damaged ({error}); remove it.") from None
     if not len(head) <= offset <= _HEADER_BYTES:
         raise FileError(f"{path} has voxels from byte {offset}, which cannot be; remove it.")
     if int(header["intent_code"]) in CIFTI:
-        raise FileError(f"{path} is a CIFTI-2 file and no image of voxels; leave it out.")
+        raise FileError(f"{path} is a CIFTI-2 file, not an image of voxels; leave it out.")
     return header, head + read_part(stream, offset - len(head), path)
 
 
@@ -117,7 +117,7 @@ def check_voxels(path: Path, header: Any) -> tuple[tuple[int, ...], np.dtype, fl
         dtype = header.get_data_dtype()
         slope, intercept = header.get_slope_inter()
     except Exception as error:
-        raise FileError(f"{path} is no NIfTI image, or is damaged ({error}); remove it.") from None
+        raise FileError(f"{path} is not a NIfTI image, or is damaged ({error}); remove it.") from None
     if len(shape) < 2:
         raise FileError(f"{path} has shape {shape}; expected at least two axes.")
     count = math.prod(shape[2:]) if min(shape) > 0 else 0
@@ -126,7 +126,7 @@ def check_voxels(path: Path, header: Any) -> tuple[tuple[int, ...], np.dtype, fl
     if not colour and (dtype.kind not in "iuf" or dtype.itemsize > 8):
         raise FileError(f"{path} has voxels of type {dtype}; save it as integers or floats.")
     if int(header["intent_code"]) == LABELS:
-        raise FileError(f"{path} is a label map and no image; leave it out.")
+        raise FileError(f"{path} is a label map, not an image; leave it out.")
     return shape, dtype, 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
 
 
