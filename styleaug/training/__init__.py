@@ -1,4 +1,4 @@
-"""Training generators and fitting banks; nothing here is needed to use them."""
+"""Train generators. Nothing here is needed to use a trained one."""
 
 from styleaug import importer
 

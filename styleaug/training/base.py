@@ -1,4 +1,4 @@
-"""What all recipes share: optimisers, gradients over several processes, discriminators held in check."""
+"""Base classes of the recipes: optimisers, gradients over several processes, discriminators."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -32,13 +32,13 @@ _Adversarial = TypeVar("_Adversarial", bound=AdversarialConfig, covariant=True)
 class AbstractRecipe(ABC, Generic[Config]):
     """Networks, their optimisers and the step that trains them.
 
-    Final classes set `paired` and `needs_target` where they differ, call `add` for each optimiser, and
-    implement `step`.
+    Final classes set `paired` and `needs_target` where they differ from the default, call `add` for each
+    optimiser, and implement `step`.
 
     Attributes:
-        networks: all that is trained, by name.
-        products: the generators among them that a run is for; `"generator"` comes first.
-        optimisers: by the name of what they train.
+        networks: all trained networks, by name.
+        products: the generators that are the result of a run; `"generator"` comes first.
+        optimisers: the optimisers, by the name given to `add`.
     """
 
     paired = False
@@ -54,13 +54,13 @@ class AbstractRecipe(ABC, Generic[Config]):
         self.steps_taken = 0
 
     def add(self, name: str, networks: dict[str, nn.Module], *, rate: float) -> None:
-        """Give `networks` an optimiser of their own, called `name`."""
+        """Add an optimiser called `name` for the weights of `networks`."""
         self.networks |= networks
         weights = list(chain.from_iterable(network.parameters() for network in networks.values()))
         self.optimisers[name], self.rates[name] = _make_optimiser(weights, self.config, rate), rate
 
     def setup(self, fabric: Any) -> None:
-        """Move all to the devices of a `lightning_fabric.Fabric`."""
+        """Move networks and optimisers to the devices of a `lightning_fabric.Fabric`."""
         self.fabric = fabric
         for network in self.networks.values():
             network.to(fabric.device).to(memory_format=torch.channels_last).train()
@@ -68,24 +68,24 @@ class AbstractRecipe(ABC, Generic[Config]):
             self.optimisers[name] = fabric.setup_optimizers(optimiser)
 
     def check_networks(self, networks: Path) -> None:
-        """Check that the folder `networks` holds what `prepare` will load from it."""
+        """Check that the folder `networks` holds the files that `prepare` loads."""
 
     def prepare(self, data: TrainingData, run: Path, networks: Path | None) -> None:
-        """Do what is done once before the first step of a call; `networks` holds loss networks."""
+        """Prepare the first step of a call; `networks` is the folder of loss networks."""
 
     @abstractmethod
     def step(self, source: Images, target: Images) -> Losses:
-        """Take one step of every optimiser; give the losses as scalars, by name."""
+        """Take one step of every optimiser and return the losses as scalars, by name."""
 
     def state(self) -> dict[str, Tensor]:
-        """Give what a checkpoint must hold besides weights and optimisers."""
+        """Return the tensors that a checkpoint must hold besides weights and optimisers."""
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Restore the tensors that `state` returned."""
 
     def update(self, name: str, losses: Losses) -> Losses:
-        """Take one step of an optimiser down the sum of `losses`, averaged over all processes."""
+        """Take one optimiser step on the sum of `losses`, with gradients averaged over all processes."""
         optimiser = self.optimisers[name]
         weights = [weight for group in optimiser.param_groups for weight in group["params"]]
         optimiser.zero_grad(set_to_none=True)
@@ -99,10 +99,10 @@ class AbstractRecipe(ABC, Generic[Config]):
         return {key: loss.detach() for key, loss in losses.items()}
 
     def average(self, weights: Sequence[nn.Parameter]) -> None:
-        """Give every process the mean of all processes' gradients, in one message.
+        """Average the gradients over all processes, in one message.
 
-        Rather than wrapping networks for it: a step calls each network several times and in other
-        ways than by `forward`, and small networks' gradients fit one message.
+        Networks are not wrapped for it: a step calls each network several times and by other methods than
+        `forward`, and the gradients of small networks fit one message.
         """
         if self.fabric.world_size == 1:
             return
@@ -113,14 +113,14 @@ class AbstractRecipe(ABC, Generic[Config]):
             weight.grad = part.view_as(weight)
 
     def noise(self, rows: int, length: int) -> Float[Tensor, "B Z"]:
-        """Draw normal numbers: this process's rows of what the whole batch gets."""
+        """Draw standard normal numbers for the whole batch and return this process's rows."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
         return torch.randn(rows * world, length)[rank * rows :][:rows].to(self.fabric.device)
 
 
 @contextmanager
 def fixed(*networks: nn.Module) -> Iterator[None]:
-    """Let gradients pass through `networks` in this block without reaching their weights."""
+    """Let gradients pass through `networks` in this block without changing their weights."""
     weights = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
     for weight in weights:
         weight.requires_grad_(False)
@@ -132,7 +132,7 @@ def fixed(*networks: nn.Module) -> Iterator[None]:
 
 
 def _make_optimiser(weights: list[nn.Parameter], config: TrainConfig, rate: float) -> torch.optim.Optimizer:
-    """Make the optimiser that the configuration names."""
+    """Return the optimiser that the configuration names."""
     match config.optimiser:
         case "adam":
             return torch.optim.Adam(weights, lr=rate, betas=(config.momentum, 0.999))
@@ -146,10 +146,10 @@ _Kind = TypeVar("_Kind", bound=AbstractGenerator)
 
 
 def start(fresh: _Kind, config: TrainConfig) -> _Kind:
-    """Give the generator that `init` names, trainable; else `fresh`.
+    """Return the generator that `init` names, trainable; without `init` return `fresh`.
 
     Raises:
-        ConfigError: the named one is of another kind or size.
+        ConfigError: the named generator is of another kind or size.
     """
     if not config.init:
         return fresh
@@ -164,15 +164,15 @@ def start(fresh: _Kind, config: TrainConfig) -> _Kind:
 
 
 class AbstractAdversarial(AbstractRecipe[_Adversarial]):
-    """What recipes with discriminators share: how one is fooled, taught and kept from overfitting.
+    """Base of the recipes with discriminators: train them, fool them, keep them from overfitting.
 
     Attributes:
-        augment: share of the images that DiffAugment changes before a discriminator sees them.
-        sureness: running mean of how many real images the discriminators take for real.
+        augment: share in [0, 1] of the images that DiffAugment changes for a discriminator.
+        sureness: running mean of the share of real images that the discriminators classify as real.
     """
 
     sure = 0.8
-    """Share of real patches taken for real above which a discriminator is held to overfit."""
+    """A discriminator overfits if it classifies a larger share of real patches than this as real."""
 
     def __init__(self, config: _Adversarial):  # pyright: ignore[reportGeneralTypeIssues]
         super().__init__(config)
@@ -180,15 +180,15 @@ class AbstractAdversarial(AbstractRecipe[_Adversarial]):
         self.sureness = torch.tensor(0.5)
 
     def state(self) -> dict[str, Tensor]:
-        """Give how strongly discriminators are held back."""
+        """Return `augment` and `sureness` as tensors."""
         return {"augment": self.augment, "sureness": self.sureness}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take it back."""
+        """Restore `augment` and `sureness`."""
         self.augment, self.sureness = state["augment"], state["sureness"]
 
     def add_discriminator(self, name: str, channels: int = 3) -> PatchDiscriminator:
-        """Make a discriminator with an optimiser of the same name."""
+        """Add a discriminator with an optimiser of the same name."""
         config = self.config
         network = PatchDiscriminator(
             channels,
@@ -201,15 +201,15 @@ class AbstractAdversarial(AbstractRecipe[_Adversarial]):
         return network
 
     def fool(self, discriminator: nn.Module, fake: Tensor) -> Tensor:
-        """Tell the generator how far it is from fooling a discriminator."""
+        """Compute the generator's loss for a discriminator's view of `fake`."""
         return fool_loss(discriminator(self.disguise(fake)), self.config.loss)
 
     def disguise(self, images: Tensor) -> Tensor:
-        """Augment what a discriminator is shown, as far as it overfits."""
+        """Augment the input of a discriminator; the more it overfits, the more images."""
         return diff_augment(images, float(self.augment), colour=self.config.diffaugment_colour)
 
     def teach(self, name: str, real: Tensor, fake: Tensor) -> Losses:
-        """Let a discriminator learn to part `real` from `fake`; with lazy R1 every so many steps."""
+        """Train a discriminator on `real` and `fake`, with R1 every `r1_every` steps."""
         config, discriminator = self.config, self.networks[name]
         on_real, on_fake = discriminator(self.disguise(real)), discriminator(self.disguise(fake.detach()))
         losses = {name: discriminator_loss(on_real, on_fake, config.loss)}
@@ -222,9 +222,9 @@ class AbstractAdversarial(AbstractRecipe[_Adversarial]):
         return self.update(name, losses)
 
     def hold_back(self, on_real: Tensor) -> None:
-        """Augment more while a discriminator is too sure of real images, less otherwise.
+        """Augment more while a discriminator is too sure of real images, otherwise less.
 
-        After Karras 2020 (ADA), who watch the sign of its logits; 0.5 parts the classes of LSGAN.
+        After Karras 2020 (ADA). They use the sign of the logits; here 0.5 separates the classes of LSGAN.
         """
         if self.config.diffaugment != "auto":
             return
@@ -235,6 +235,6 @@ class AbstractAdversarial(AbstractRecipe[_Adversarial]):
         self.augment = (self.augment + change).clamp(0, 0.8)
 
     def edges(self, fake: Images, source: Images) -> Losses:
-        """Hold the edges of the source, where the configuration asks for it."""
+        """Return the edge loss to the source, if the configuration sets its weight."""
         weight = self.config.edge_weight
         return {"edges": weight * edge_loss(fake, source)} if weight else {}

@@ -1,4 +1,4 @@
-"""The scores of a training run, the weights that have the best one, and for how long none was better."""
+"""The scores of a training run, its best weights, and its patience."""
 
 import math
 from collections.abc import Mapping
@@ -18,19 +18,19 @@ __all__ = ["Best"]
 Products = Mapping[str, AbstractGenerator]
 
 LEAST_GAIN = 0.001
-"""What is no gain: less than one of the third digit that is told, or a thousandth of a large score."""
+"""Least improvement of a score that counts: absolute, or relative for scores above 1."""
 
 
 class Best:
-    """Keep the scores of a run and its best weights, which a checkpoint holds as well.
+    """Keep the scores of a run and its best weights, which are also in each checkpoint.
 
     Args:
-        folder: where `best-NAME.safetensors` are, which can be tried while the run goes on.
-        patience: scores in a row without a better one after which the run ends; 0: never.
+        folder: folder of the `best-NAME.safetensors`, which can be tried while the run goes on.
+        patience: number of scores in a row without improvement after which the run ends; 0 is no limit.
 
     Attributes:
-        scores: of each step that was scored, in order, with the `"step"`.
-        weights: of the best step, in float16, as `best/NAME/KEY`.
+        scores: scores of each scored step, in order, with the `"step"`.
+        weights: weights of the best step in float16, as `best/NAME/KEY`.
         since: the step from which patience counts.
     """
 
@@ -42,7 +42,7 @@ class Best:
 
     @property
     def row(self) -> dict[str, Any]:
-        """The scores of the step with the lowest one."""
+        """Return the scores of the step with the lowest `score`."""
         return min(self.scores, key=lambda row: row["score"] if math.isfinite(row["score"]) else math.inf)
 
     def add(self, step: int, scores: Mapping[str, float], products: Products) -> None:
@@ -58,11 +58,11 @@ class Best:
             self.write_all(products)
 
     def is_scored(self, step: int) -> bool:
-        """Tell whether the last scores are those of `step`."""
+        """Return whether the last scores are those of `step`."""
         return bool(self.scores) and self.scores[-1]["step"] == step
 
     def is_out_of_patience(self) -> bool:
-        """Tell whether as many scores in a row as there is patience are no better than one before."""
+        """Return whether the last `patience` scores brought no improvement."""
         least, gained = math.inf, self.since
         for row in self.scores:
             if row["score"] < least:
@@ -71,7 +71,7 @@ class Best:
         return 0 < self.patience <= sum(row["step"] > gained for row in self.scores)
 
     def be_patient_from(self, step: int) -> None:
-        """Count anew if patience is at its end: somebody asked for more steps."""
+        """Restart the count at `step` if patience has run out, for a run that is prolonged."""
         if self.is_out_of_patience():
             self.since = step
 
@@ -81,21 +81,22 @@ class Best:
             self.write(name, products[name], self.folder / f"best-{name}.safetensors")
 
     def write(self, name: str, product: AbstractGenerator, path: Path) -> None:
-        """Write a generator like `product`, with the best weights of `name`."""
+        """Write a copy of `product` with the best weights of `name`."""
         best, prefix = deepcopy(product), f"best/{name}/"
         mine = {key: value for key, value in self.weights.items() if key.startswith(prefix)}
         best.load_state_dict({key.removeprefix(prefix): value for key, value in mine.items()})
         save_generator(best, path)
 
     def facts(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold besides the weights."""
+        """Return the JSON values that a checkpoint must hold besides the weights."""
         return {"scores": self.scores, "since": self.since}
 
     def load(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], products: Products) -> None:
-        """Take back what a checkpoint holds.
+        """Restore scores and weights from a checkpoint.
 
         Raises:
-            WeightsError: it is none, or one of an earlier version, whose best weights lie beside it, damaged.
+            WeightsError: the checkpoint is damaged, or it is of an earlier version and the best weights
+                beside it are damaged.
         """
         try:
             scores, since = [dict(row) for row in facts["scores"]], int(facts.get("since", 0))
@@ -115,5 +116,5 @@ class Best:
 
 
 def shapes(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, torch.Size]:
-    """List the shapes that the best weights of some networks have."""
+    """Return the shapes of the best weights of some networks, by key."""
     return {f"best/{name}/{key}": x.shape for name, state in states.items() for key, x in state.items()}

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run must remember, in one safetensors file with JSON in its header."""
+"""Checkpoints: the whole state of a run in one safetensors file with JSON in its header."""
 
 import json
 import os
@@ -24,7 +24,7 @@ __all__ = ["Checkpoints", "gather_state", "restore_state"]
 
 _KEY = "styleaug_run"
 _KNOWN = ("config", "data", "scaler", "scores", "step")
-"""Facts of checkpoints that were written without a digest."""
+"""Keys in the header of checkpoints that have no digest (earlier versions)."""
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 Tensors = dict[str, Tensor]
@@ -32,21 +32,21 @@ _Restore = Callable[[Tensors, dict[str, Any]], None]
 
 
 class Checkpoints:
-    """The files in `RUN/checkpoints`, of which the last few are kept.
+    """The files in `RUN/checkpoints`; only the newest are kept.
 
     Args:
-        run: the run's folder.
-        keep: how many.
+        run: folder of the run.
+        keep: number of checkpoints that are kept.
     """
 
     def __init__(self, run: Path, *, keep: int):
         self.run, self.folder, self.keep = run, run / "checkpoints", keep
 
     def check_place(self, *, resume: bool) -> None:
-        """Refuse to mix two runs, and a place where there can be no folder.
+        """Check that the folder can be made and holds no other run.
 
         Raises:
-            ConfigError: a run is there and not to be resumed.
+            ConfigError: the folder holds a run, and `resume` is False.
             FileError: the folder cannot be made.
         """
         above = next(place for place in (self.folder, *self.folder.absolute().parents) if place.exists())
@@ -60,7 +60,7 @@ class Checkpoints:
         """Make the folder.
 
         Raises:
-            FileError: it cannot be made.
+            FileError: the folder cannot be made.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ class Checkpoints:
         return sorted(path for path in named if path.is_file())
 
     def write(self, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
-        """Write a checkpoint, then delete the oldest; a write that fails leaves all others."""
+        """Write a checkpoint, then delete the oldest. If writing fails, the others are kept."""
         content = to_bytes(_KEY, meta | {"step": step}, tensors)
         with atomic(self.folder / f"step-{step:08d}.safetensors") as part:
             part.write_bytes(content)
@@ -83,25 +83,25 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def write_config(self, config: TrainConfig) -> None:
-        """Write the options for people, and for `--config`."""
+        """Write the options to `config.json`, for reading and for `--config`."""
         with atomic(self.run / "config.json") as part:
             part.write_text(json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n")
 
     def take_up(self, config: TrainConfig, restore: _Restore) -> list[tuple[Path, str]]:
-        """Restore the newest checkpoint that is whole; nothing where there is none at all.
+        """Restore the newest undamaged checkpoint; do nothing if there are no checkpoints.
 
         Args:
-            config: of the run that goes on.
-            restore: called with the tensors and the facts of a checkpoint; a `WeightsError` that it
-                raises means that they do not fit.
+            config: configuration of the resumed run.
+            restore: function of the tensors and the header of a checkpoint. It raises `WeightsError` if
+                they do not fit.
 
         Returns:
-            The newer checkpoints, which are damaged, and what is wrong with each.
+            Newer checkpoints that are damaged, each with the reason.
 
         Raises:
-            WeightsError: all are damaged.
-            ConfigError: the checkpoint was made with other options, which are named.
-            FileError: a checkpoint may not be read.
+            WeightsError: all checkpoints are damaged.
+            ConfigError: the checkpoint was made with other options; the message names them.
+            FileError: a checkpoint cannot be opened.
         """
         damaged: list[tuple[Path, str]] = []
         for path in reversed(self.all()):
@@ -120,7 +120,7 @@ class Checkpoints:
         return []
 
     def set_aside(self, damaged: list[tuple[Path, str]], step: int) -> None:
-        """Rename damaged checkpoints, so that they no longer count, and warn of each."""
+        """Rename damaged checkpoints, so that they are ignored, and warn about each."""
         for path, why in damaged:
             aside = path.with_name(f"damaged-{path.name}")
             path.replace(aside)
@@ -130,9 +130,9 @@ class Checkpoints:
         """Read a checkpoint.
 
         Raises:
-            WeightsError: what is damaged about it.
-            ConfigError: it was made with other options, which are named.
-            FileError: it may not be read.
+            WeightsError: the checkpoint is damaged; the message is the reason.
+            ConfigError: the checkpoint was made with other options; the message names them.
+            FileError: the checkpoint cannot be opened.
         """
         try:
             with in_utf8(check_regular(path)) as name, safe_open(name, "pt") as file:
@@ -174,7 +174,7 @@ class Checkpoints:
 def gather_state(
     recipe: AbstractRecipe, averages: Mapping[str, nn.Module]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Collect all tensors of a run by path-like names, and what JSON can hold."""
+    """Collect all tensors of a run under path-like names, and its other state as JSON values."""
     fabric = recipe.fabric
     tensors: dict[str, Tensor] = {}
     for kind, modules in (("networks", recipe.networks), ("averages", averages)):
@@ -192,10 +192,10 @@ def gather_state(
 
 
 def _gathered(value: Tensor, processes: int) -> Tensor:
-    """Stack what each process has."""
+    """Stack the tensors of all processes."""
     if processes == 1:
         return value[None]
-    # Fabric's own all_gather warns of what it calls in torch 2.15.
+    # Fabric's own all_gather calls a function that warns in torch 2.15.
     parts = [torch.empty_like(value) for _ in range(processes)]
     torch.distributed.all_gather(parts, value.contiguous())
     return torch.stack(parts)
@@ -207,7 +207,7 @@ def restore_state(
     tensors: dict[str, Tensor],
     meta: dict[str, Any],
 ) -> None:
-    """Give a recipe what `gather_state` took.
+    """Restore a recipe from the result of `gather_state`.
 
     Raises:
         WeightsError: the tensors do not fit.
@@ -231,10 +231,10 @@ def restore_state(
 
 
 def slots_of(optimiser: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Make an optimiser's state of `INDEX/SLOT` tensors.
+    """Build an optimiser's state from `INDEX/SLOT` tensors.
 
     Raises:
-        ValueError: a slot that is missing, or that does not fit its weight.
+        ValueError: a slot is missing or does not fit its weight.
     """
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():

@@ -1,4 +1,4 @@
-"""What a training run can be told. `styleaug train` makes its options from these fields."""
+"""Options of a training run. `styleaug train` makes its command-line options from these fields."""
 
 import json
 import tomllib
@@ -22,63 +22,63 @@ __all__ = [
 ]
 
 PATCHES = (16, 34, 70, 142, 286)
-"""Sides in pixels of what one output of a PatchGAN discriminator sees."""
+"""Sides of the patch that one logit of a PatchGAN discriminator sees, in pixels."""
 
 WITHOUT_EFFECT = ("device", "devices", "save_every", "keep")
-"""Options that do not change what is computed, so a resumed run may change them."""
+"""Options that do not change the computation, so a resumed run may change them."""
 MAY_CHANGE = ("steps", "patience")
-"""Options that decide when a run ends; a resumed run may change them, too."""
+"""Options that decide when a run ends. A resumed run may change them."""
 
 
 def option(default: Any, text: str, *, least: float | None = None, below: float | None = None) -> Any:
-    """Make a field whose help text and bounds are also those of the command line.
+    """Return a dataclass field with the help text and bounds of the command-line option.
 
     Args:
-        default: its value unless told otherwise.
+        default: default value.
         text: one line of help.
-        least: the smallest value.
-        below: a bound that is not reached.
+        least: smallest allowed value.
+        below: all values must be below this.
     """
     return field(default=default, metadata={"help": text, "least": least, "below": below})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What every recipe can be told. Final classes below add what is theirs."""
+    """Options of every recipe. Final classes add the options of one recipe."""
 
     recipe: str = ""
     steps: int = option(2000, "Optimiser steps.", least=1)
     batch: int = option(4, "Images per step, over all processes.", least=1)
     size: int = option(128, "Side of the training crops in pixels.", least=32)
     zoom: float = option(
-        1.25, "Images are read this many times as large as a crop, at the most.", least=1, below=32
+        1.25, "Images are read at up to this many times the size of a crop.", least=1, below=32
     )
     flip: bool = option(True, "Mirror half of the crops.")
-    turn: bool = option(False, "Turn crops by quarters: for images that know no up.")
-    balance: bool = option(False, "Draw the classes of each side equally often.")
+    turn: bool = option(False, "Turn crops by multiples of 90 degrees: for images without an up.")
+    balance: bool = option(False, "Draw all classes of each side equally often.")
     held_out: float = option(0.1, "Share of the images kept for scores.", least=0.01, below=0.9)
     init: str = option("", "Start from this generator: a shipped name, a file or a finished run.")
     optimiser: Literal["adam", "rmsprop", "sgd"] = option("adam", "Of all networks.")
     learning_rate: float = option(2e-4, "Of the generator.", least=1e-8)
-    momentum: float = option(0.5, "Adam's first beta, or the momentum of the others.", least=0, below=1)
+    momentum: float = option(0.5, "First beta of Adam, or momentum of other optimisers.", least=0, below=1)
     schedule: Literal["constant", "linear", "cosine"] = option(
-        "linear", "Of the learning rates: linear falls to 0 over the second half."
+        "linear", "Schedule of the learning rates; linear falls to 0 over the second half."
     )
     warm_up: int = option(0, "Steps over which the learning rates rise.", least=0)
-    clip: float = option(0.0, "Largest norm of a gradient; 0 leaves it.", least=0)
+    clip: float = option(0.0, "Largest norm of a gradient; 0 is no limit.", least=0)
     ema: float = option(0.999, "Decay of the averaged weights, which are the result.", least=0, below=1)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = option("32-true", "Of the arithmetic.")
     device: str = option("auto", "auto, cpu or cuda.")
     devices: int = option(1, "Processes that share a batch; on a CPU one core each.", least=1)
-    seed: int = option(0, "Of the weights, the crops and all else that is random.", least=0, below=2**32)
+    seed: int = option(0, "Seed of the weights, the crops and all other draws.", least=0, below=2**32)
     save_every: int = option(250, "Steps between checkpoints.", least=1)
-    keep: int = option(2, "Checkpoints kept besides the best.", least=1)
+    keep: int = option(2, "Checkpoints kept besides the best one.", least=1)
     score_every: int = option(250, "Steps between scores and sample pictures.", least=1)
-    patience: int = option(0, "End after this many scores in a row without a better one; 0: never.", least=0)
+    patience: int = option(0, "End after this many scores without improvement; 0 is no limit.", least=0)
     features: Literal["adain", "vgg19", "squeezenet"] = option(
-        "adain", "Network whose features the scores compare; adain needs no download."
+        "adain", "Network for the features in the scores; adain needs no download."
     )
-    distance: Literal["kid", "fid"] = option("kid", "Of these features, in the scores.")
+    distance: Literal["kid", "fid"] = option("kid", "Distance of these features in the scores.")
 
     def __post_init__(self):
         for item in fields(self):
@@ -90,11 +90,11 @@ class TrainConfig:
 
     @property
     def multiple(self) -> int:
-        """What the generator takes the sides of a crop in multiples of, without padding."""
+        """Return the number of pixels of which sides of crops are multiples, so that none are padded."""
         return 1
 
     def check(self, name: str, value: Any, kind: Any, limits: Any) -> None:
-        """Hold one value to its field's type, choices and bounds."""
+        """Check the type, choices and bounds of one value."""
         if get_origin(kind) is Literal:
             if not any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
                 choices = ", ".join(map(str, get_args(kind)))
@@ -113,17 +113,17 @@ class TrainConfig:
             raise ConfigError(f"{name} must be below {below}, got {value}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON-ready values."""
+        """Return the fields as JSON-ready values."""
         return asdict(self)
 
     def differs_from(self, other: "TrainConfig") -> list[str]:
-        """Name the options in which a run of `other` would compute something else."""
+        """List the options that would make a run of `other` compute something else."""
         mine, theirs = self.to_dict(), other.to_dict()
         names = mine.keys() | theirs.keys()
         return sorted(n for n in names - set(WITHOUT_EFFECT) if mine.get(n) != theirs.get(n))
 
     def with_options(self, options: dict[str, Any]) -> Self:
-        """Change some options; an unknown one is an error."""
+        """Return a copy with some options changed; an unknown option is an error."""
         unknown = set(options) - {item.name for item in fields(self)}
         if unknown:
             known = ", ".join(item.name for item in fields(self))
@@ -133,122 +133,124 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptualConfig(TrainConfig):
-    """How to train `AdaIN`, `Photo` or `PatchSwap` with a perceptual loss."""
+    """Options for training `AdaIN`, `Photo` or `PatchSwap` with a perceptual loss."""
 
     recipe: Literal["adain", "photo", "patchswap"] = "adain"
     steps: int = option(12_000, "Optimiser steps.", least=1)
     batch: int = option(8, "Images per step, over all processes.", least=1)
     zoom: float = option(
-        2.0, "Images are read this many times as large as a crop, at the most.", least=1, below=32
+        2.0, "Images are read at up to this many times the size of a crop.", least=1, below=32
     )
-    balance: bool = option(True, "Draw the classes of each side equally often.")
+    balance: bool = option(True, "Draw all classes of each side equally often.")
     held_out: float = option(0.05, "Share of the images kept for scores.", least=0.01, below=0.9)
     learning_rate: float = option(2e-3, "Of the generator.", least=1e-8)
-    momentum: float = option(0.9, "Adam's first beta, or the momentum of the others.", least=0, below=1)
+    momentum: float = option(0.9, "First beta of Adam, or momentum of other optimisers.", least=0, below=1)
     schedule: Literal["constant", "linear", "cosine"] = option(
-        "cosine", "Of the learning rates: linear falls to 0 over the second half."
+        "cosine", "Schedule of the learning rates; linear falls to 0 over the second half."
     )
     warm_up: int = option(50, "Steps over which the learning rates rise.", least=0)
-    clip: float = option(5.0, "Largest norm of a gradient; 0 leaves it.", least=0)
+    clip: float = option(5.0, "Largest norm of a gradient; 0 is no limit.", least=0)
     style_size: int = option(192, "Side of the style crops in pixels.", least=32)
     style_crops: int = option(2, "Crops taken of each style; their statistics are cached.", least=1)
     style_weight: float = option(5.0, "Weight of the style statistics.", least=0)
     content_weight: float = option(1.0, "Weight of the normalised content features.", least=0)
     edge_weight: float = option(2.0, "Weight of 1 minus the correlation of edges.", least=0)
-    identity_weight: float = option(10.0, "Weight of L1 where an image's style is its own.", least=0)
+    identity_weight: float = option(10.0, "Weight of L1 for images painted in their own style.", least=0)
     gamut_weight: float = option(10.0, "Weight of values outside [0, 1].", least=0)
 
     @property
     def multiple(self) -> int:
-        """Three levels of VGG-19 are compared place by place."""
+        """Return 8, because three levels of VGG-19 are compared pixel by pixel."""
         return 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialConfig(TrainConfig):
-    """What every recipe with a PatchGAN discriminator can be told."""
+    """Options of every recipe with a PatchGAN discriminator."""
 
     width: int = option(24, "Channels of the generator's first layer.", least=4, below=257)
-    loss: Literal["lsgan", "hinge", "logistic"] = option("lsgan", "Of generator and discriminator.")
-    patch: Literal[16, 34, 70, 142, 286] = option(70, "Side of what the discriminator sees at a time.")
+    loss: Literal["lsgan", "hinge", "logistic"] = option("lsgan", "Loss of generator and discriminator.")
+    patch: Literal[16, 34, 70, 142, 286] = option(70, "Side of the discriminator's patches in pixels.")
     discriminator_width: int = option(32, "Channels of the discriminator's first layer.", least=4)
-    discriminator_rate: float = option(0.0, "Its learning rate; 0 takes the generator's.", least=0)
+    discriminator_rate: float = option(
+        0.0, "Learning rate of the discriminator; 0 is the generator's.", least=0
+    )
     spectral: bool = option(False, "Spectral norm in the discriminator.")
-    r1: float = option(0.0, "Weight gamma of R1, the discriminator's gradient at real images.", least=0)
-    r1_every: int = option(16, "Steps between applications of R1 (lazy).", least=1)
+    r1: float = option(0.0, "Weight gamma of R1, the penalty on the gradient at real images.", least=0)
+    r1_every: int = option(16, "Steps between two uses of R1 (lazy).", least=1)
     diffaugment: Literal["off", "on", "auto"] = option(
-        "auto", "Augment what the discriminator sees; auto: as far as it overfits."
+        "auto", "Augment the discriminator's input; auto: the more it overfits, the more."
     )
     diffaugment_colour: bool = option(
-        False, "DiffAugment changes colours, too; for domains that differ in shape only."
+        False, "DiffAugment also changes colours; for domains that differ in shape only."
     )
-    edge_weight: float = option(0.0, "Weight of 1 minus the edges' correlation with the source.", least=0)
+    edge_weight: float = option(0.0, "Weight of 1 minus the correlation of edges with the source.", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatchGANConfig(AdversarialConfig):
-    """How to train `Pix2Pix` on pairs."""
+    """Options for training `Pix2Pix` on pairs."""
 
     recipe: Literal["patchgan"] = "patchgan"
     width: int = option(32, "Channels of the generator's first layer.", least=4, below=257)
-    depth: int = option(5, "Halvings of the U-Net.", least=2, below=11)
-    dropout: float = option(0.5, "Of the three innermost layers while training.", least=0, below=0.99)
-    conditional: bool = option(True, "The discriminator sees the source beside the image.")
+    depth: int = option(5, "Number of halvings in the U-Net.", least=2, below=11)
+    dropout: float = option(0.5, "Dropout of the three innermost layers.", least=0, below=0.99)
+    conditional: bool = option(True, "The discriminator sees the source with the image.")
     l1_weight: float = option(100.0, "Weight of L1 to the target.", least=0)
 
     @property
     def multiple(self) -> int:
-        """The U-Net halves and doubles."""
+        """Return the number of pixels that the halvings of the U-Net require."""
         return 2**self.depth
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig(AdversarialConfig):
-    """What the recipes of translators with residual blocks can be told."""
+    """Options of the recipes of translators with residual blocks."""
 
     blocks: int = option(6, "Residual blocks of the generator.", least=1, below=65)
-    fold: Literal[1, 2] = option(2, "2 folds pixels first: a quarter of the work.")
-    skip: bool = option(True, "Let the generator keep as much of the image as it likes.")
+    fold: Literal[1, 2] = option(2, "2 works at half the size: a quarter of the cost.")
+    skip: bool = option(True, "Pass the image around the generator, which decides how much of it stays.")
 
     @property
     def multiple(self) -> int:
-        """It halves twice what folding leaves."""
+        """Return `4 * fold`: the folded image is halved twice."""
         return 4 * self.fold
 
 
 @dataclass(frozen=True, kw_only=True)
 class CycleGANConfig(ResNetConfig):
-    """How to train two `CycleGAN` generators, there and back, without pairs."""
+    """Options for training two `CycleGAN` generators, one for each direction, without pairs."""
 
     recipe: Literal["cyclegan"] = "cyclegan"
-    pool: int = option(50, "Earlier outputs that the discriminator is reminded of.", least=0)
-    cycle_weight: float = option(10.0, "Weight of L1 after there and back.", least=0)
-    identity_weight: float = option(5.0, "Weight of L1 where the source is of the target's domain.", least=0)
+    pool: int = option(50, "Number of earlier outputs shown to the discriminator again.", least=0)
+    cycle_weight: float = option(10.0, "Weight of L1 to the source after both directions.", least=0)
+    identity_weight: float = option(5.0, "Weight of L1 for images of the target's domain.", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CUTConfig(ResNetConfig):
-    """How to train one `CycleGAN` generator one way (Park 2020), at half the cost."""
+    """Options for training one `CycleGAN` generator in one direction (Park 2020), at half the cost."""
 
     recipe: Literal["cut"] = "cut"
     nce_weight: float = option(1.0, "Weight of PatchNCE between source and output.", least=0)
     identity_weight: float = option(1.0, "Weight of PatchNCE for images of the target's domain.", least=0)
-    patches: int = option(128, "Places compared in each level.", least=2)
+    patches: int = option(128, "Number of positions compared in each level.", least=2)
     temperature: float = option(0.07, "Of PatchNCE.", least=1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAEGANConfig(ResNetConfig):
-    """How to train `VAEGAN`, a translator with many outputs, with pairs or without."""
+    """Options for training `VAEGAN`, a translator with many outputs, with pairs or without."""
 
     recipe: Literal["vaegan"] = "vaegan"
     blocks: int = option(4, "Residual blocks of the generator.", least=1, below=65)
     paired: bool = option(False, "Images of the two sides belong together by name.")
     latent: int = option(8, "Numbers in a code.", least=1, below=1025)
     l1_weight: float = option(10.0, "Weight of L1 of reconstructions.", least=0)
-    feature_weight: float = option(1.0, "Weight of L1 of the discriminator's features of them.", least=0)
+    feature_weight: float = option(1.0, "Weight of L1 of discriminator features of reconstructions.", least=0)
     kl_weight: float = option(0.01, "Weight of the codes' divergence from the prior.", least=0)
-    latent_weight: float = option(0.5, "Weight of L1 to a code read back from its image.", least=0)
+    latent_weight: float = option(0.5, "Weight of L1 to a code that is read back from its image.", least=0)
 
 
 _SMALL = {
@@ -286,11 +288,11 @@ PRESETS: dict[str, dict[str, TrainConfig]] = {
         "vaegan": VAEGANConfig(**{**RESNET, "blocks": 6}, paired=True),
     },
 }
-"""`small` trains in minutes on two cores; `paper` has the sizes and schedule of the publication."""
+"""Presets. `small` trains in minutes on two cores; `paper` has the published sizes and schedule."""
 
 
 def preset(recipe: str, size: str = "small") -> TrainConfig:
-    """Look up how `recipe` is trained unless told otherwise.
+    """Return the default options of `recipe`.
 
     Raises:
         ConfigError: an unknown name.

@@ -1,4 +1,4 @@
-"""The two sides of a training run: lists of images, the crops of each step, those held out."""
+"""The two sides of a training run: lists of images, crops of each step, held-out images."""
 
 import hashlib
 from collections import Counter
@@ -22,24 +22,24 @@ from styleaug.training.config import TrainConfig
 __all__ = ["Crop", "TrainingData", "is_held_out", "read_image", "square"]
 
 _CACHE_BYTES = 4 * 2**30
-"""Images of a side kept in memory once read; more are read again when they are drawn."""
+"""Bytes of images that each side keeps in memory. Further images are read again for each draw."""
 MOST_JUDGED = 128
-"""Held-out images of a side that the scores use."""
+"""Largest number of held-out images of a side that the scores use."""
 LEAST_HELD_OUT = 2
-"""Scores need as many."""
+"""Least number of held-out images of a side, needed by the scores."""
 MOST_ASPECT = 32
-"""Long side over short side; a narrower image would fill the memory at the size of a crop."""
+"""Largest ratio of long to short side. A narrower image would fill the memory at a crop's size."""
 _CLASS_GAP = 0.1
-"""Share of images by which the classes of two sides may differ without a warning."""
+"""Largest difference of a class's share between the two sides without a warning."""
 
 
 def match_pairs(source: ImageList, target: ImageList) -> tuple[ImageList, ImageList]:
-    """Keep the images that have a partner of the same key, side by side.
+    """Keep the images that have a partner with the same key, in the same order.
 
-    Where no key is shared, the last part of the keys is compared: the folders may differ.
+    If the two sides share no key, only the last part of the keys is compared: the folders may differ.
 
     Raises:
-        FileError: two images with one key, or no pair at all.
+        FileError: two images with the same key, or no pair at all.
     """
     places = []
     if not set(source.keys) & set(target.keys):
@@ -63,28 +63,31 @@ def match_pairs(source: ImageList, target: ImageList) -> tuple[ImageList, ImageL
 
 
 def pair_warning(source: int, target: int) -> str | None:
-    """Say how many images of either side have no partner."""
+    """Return a warning about images without a partner; None if there are none."""
     told = f"{source} images of the source and {target} of the target have no partner of the same name"
     return f"{told}, and are left out." if source or target else None
 
 
 def by_last_part(images: ImageList) -> ImageList:
-    """Leave the folders out of the keys."""
+    """Remove the folders from the keys."""
     return replace(images, keys=tuple(Path(key).name for key in images.keys))
 
 
 def is_held_out(name: str, share: float = 0.05) -> bool:
-    """Tell by its name whether an image belongs to the `share` that no training run may read."""
+    """Return whether an image belongs to the `share` that no training run may read, by its name."""
     return digest_of(name)[0] < 256 * share
 
 
 def digest_of(name: str) -> bytes:
-    """Hash a name, so that what is held out does not change when images come or go."""
+    """Hash a name, so that adding or removing images does not change which others are held out."""
     return hashlib.sha256(name_bytes(name)).digest()
 
 
 def split(names: list[str], share: float) -> tuple[list[int], list[int]]:
-    """Part the rows to train on from those held out: two at least, of two images or fewer all are both."""
+    """Split rows into training and held-out rows.
+
+    At least two rows are held out. Up to two rows are both, trained on and held out.
+    """
     order = sorted(range(len(names)), key=lambda row: digest_of(names[row]))
     if len(order) <= LEAST_HELD_OUT:
         return order, order
@@ -94,7 +97,7 @@ def split(names: list[str], share: float) -> tuple[list[int], list[int]]:
 
 
 def class_warning(source: ImageList, target: ImageList, *, balance: bool) -> str | None:
-    """Say where the classes of two sides differ so much that a GAN would invent or erase findings."""
+    """Return a warning if classes differ in frequency, as a GAN would invent or erase findings."""
     counts = [Counter(side.classes) for side in (source, target)]
     shares = [{k: 1 / len(c) if balance else n / c.total() for k, n in c.items()} for c in counts]
     names = sorted(shares[0].keys() | shares[1].keys())
@@ -108,16 +111,16 @@ def class_warning(source: ImageList, target: ImageList, *, balance: bool) -> str
     told = ", ".join(f"{side.get(worst, 0):.0%}" for side in shares)
     advice = f"leave out {', '.join(lacking)}" if lacking else "set balance"
     return (
-        f"the classes are not as frequent on both sides (most apart: {worst!r}, {told} of the images); a "
-        f"generator trained without pairs will turn one class into another to make up for it: {advice}."
+        f"the classes are not equally frequent on both sides (most apart: {worst!r}, {told} of the images); "
+        f"a generator trained without pairs will turn one class into another to make up for it: {advice}."
     )
 
 
 def read_image(path: Path, short_side: int) -> Shaped[Tensor, "3 H W"]:
-    """Read an image as colour, reduced or enlarged to `short_side`; uint8, float16 if it had more bits.
+    """Read an image as RGB, resized to `short_side`; uint8, or float16 for more than 8 bits.
 
     Raises:
-        FileError, ImageError: it cannot be read, naming the file.
+        FileError, ImageError: the image cannot be read; the message names the file.
     """
     picture = open_image(path, short_side=short_side)
     if is_blank(picture):
@@ -137,21 +140,21 @@ def read_image(path: Path, short_side: int) -> Shaped[Tensor, "3 H W"]:
 
 
 def as_floats(image: Shaped[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
-    """Give what `read_image` reads as floats in [0, 1]."""
+    """Convert images as `read_image` returns them to floats in [0, 1]."""
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
 def square(image: Shaped[Tensor, "3 H W"], size: int) -> Float[Tensor, "1 3 S S"]:
-    """Cut the square in the middle and bring it to `size`."""
+    """Crop the square in the middle and resize it to `size` pixels."""
     return Crop(1.0, 0.5, 0.5).cut(image, size)
 
 
 @dataclass(frozen=True)
 class Crop:
-    """Where to cut an image, as shares of what its size leaves free, and how to turn it."""
+    """Position and side of a crop, as shares in [0, 1] of the free space, and its orientation."""
 
     side: float
-    """0 is the crop's own size, 1 the whole short side."""
+    """Side of the square: 0 is the crop's own size, 1 the whole short side."""
     top: float
     left: float
     mirror: bool = False
@@ -159,12 +162,12 @@ class Crop:
 
     @classmethod
     def draw(cls, rng: torch.Generator, config: TrainConfig) -> "Crop":
-        """Draw place and side; mirrored and turned if the configuration says so."""
+        """Draw position and side, and mirroring and turning if the configuration has them."""
         side, top, left, mirror, turn = torch.rand(5, generator=rng, dtype=torch.float64).tolist()
         return cls(side, top, left, config.flip and mirror < 0.5, int(4 * turn) if config.turn else 0)
 
     def cut(self, image: Shaped[Tensor, "3 H W"], size: int) -> Float[Tensor, "1 3 S S"]:
-        """Cut a square and bring it to `size`."""
+        """Cut a square and resize it to `size` pixels."""
         height, width = image.shape[-2:]
         short = min(height, width)
         side = min(short, size + round(self.side * max(0, short - size)))
@@ -177,7 +180,7 @@ class Crop:
 
 
 class Side:
-    """The images of one side: drawn by number, read when they are needed, kept while there is room."""
+    """The images of one side: read when they are needed, and kept in memory while there is room."""
 
     def __init__(self, images: ImageList, short_side: int, *, balance: bool):
         self.images, self.short_side = images, short_side
@@ -199,7 +202,7 @@ class Side:
         return rows[int(two * len(rows))]
 
     def read(self, row: int) -> Tensor | None:
-        """Read an image; None if it cannot be read, which `failed` then tells of."""
+        """Read an image; return None and add it to `failed` if it cannot be read."""
         path = self.images.paths[row]
         if path in self.failed:
             return None
@@ -207,7 +210,7 @@ class Side:
             return self.cache[path]
         try:
             image = read_image(path, self.short_side)
-        except Exception as error:  # whatever is wrong with one image must not end a run
+        except Exception as error:  # one bad image must not end a run
             self.failed[path] = reason_of(path, error)
             return None
         if image.nbytes <= self.room:
@@ -216,25 +219,25 @@ class Side:
         return image
 
     def readable(self, limit: int) -> Iterator[tuple[int, Tensor]]:
-        """Give images that can be read, and their rows: all in order, or some from everywhere."""
+        """Yield readable images and their rows: all in order, or `limit` of them at random."""
         rows = range(len(self))
-        if len(self) > limit:  # lists are sorted by class, and the first ones would be of one
+        if len(self) > limit:  # lists are sorted by class, so the first images would be of one class
             rows = torch.randperm(len(self), generator=torch.Generator().manual_seed(0)).tolist()
         found = ((row, self.read(row)) for row in rows)
         return islice(((row, image) for row, image in found if image is not None), limit)
 
 
 class TrainingData:
-    """Crops of two sides, paired by name or not, each step's from the step's own number.
+    """Crops of two sides, paired by name or not. They depend on the seed and the step's number only.
 
     Args:
-        source: a folder or list of images that are to be changed.
-        target: of images that have the wanted look.
-        config: of the run.
-        paired: images of the same name belong together and are cut alike.
+        source: folder or list of images that the generator changes.
+        target: folder or list of images in the wanted style.
+        config: configuration of the run.
+        paired: whether images of the same name are pairs, with the same crops.
 
     Raises:
-        FileError: nothing there, no pairs, or not one image that can be read.
+        FileError: no images, no pairs, or no image that can be read.
     """
 
     def __init__(self, source: str | Path, target: str | Path, config: TrainConfig, *, paired: bool = False):
@@ -248,7 +251,7 @@ class TrainingData:
         self.train: list[Side] = []
         self.held: list[Side] = []
         for index, images in enumerate(lists):
-            # Both images of a pair fall on the same side of the split.
+            # Both images of a pair are held out, or neither.
             names = [path.name for path in (lists[0] if paired else images).paths]
             rows = split(names, config.held_out)
             for sides, kept in zip((self.train, self.held), rows, strict=True):
@@ -267,7 +270,7 @@ class TrainingData:
 
     @property
     def failed(self) -> dict[Path, str]:
-        """Which files could not be read so far, and why."""
+        """Return the files that could not be read so far, with the reasons."""
         return self.skipped | {
             path: why for side in (*self.train, *self.held) for path, why in side.failed.items()
         }
@@ -276,9 +279,9 @@ class TrainingData:
         """Cut the crops of some rows of a step's batch.
 
         Args:
-            step: number of the step; with the seed it decides all that is drawn.
-            rows: which of the batch; processes that share a batch take some each.
-            target: whether the target's crops are wanted, too.
+            step: number of the step; together with the seed it determines all draws.
+            rows: rows of the batch; each process of a run takes some of them.
+            target: whether to return the target's crops as well.
 
         Returns:
             Source and target crops, `(B, 3, size, size)` in [0, 1].
@@ -305,7 +308,7 @@ class TrainingData:
         raise nothing_readable(side)
 
     def pair(self, rng: torch.Generator) -> list[Tensor]:
-        """Draw two images that belong together; the second is brought to the size of the first."""
+        """Draw a pair of images; the second is resized to the first."""
         source, target = self.train
         for _ in range(1000):
             row = source.draw(rng)
@@ -315,7 +318,7 @@ class TrainingData:
         raise nothing_readable(source, target)
 
     def judged(self) -> list[Float[Tensor, "N 3 S S"]]:
-        """Give the held-out images of both sides as squares of the crops' size, pairs side by side."""
+        """Return the held-out images of both sides as squares of the crops' size; pairs in the same order."""
         columns = [list(side.readable(MOST_JUDGED)) for side in self.held]
         if self.paired:
             source, target = map(dict, columns)
@@ -329,7 +332,7 @@ class TrainingData:
 
 
 def _like(image: Tensor, other: Tensor) -> Tensor:
-    """Bring an image to the height and width of another."""
+    """Resize an image to the height and width of another."""
     if image.shape == other.shape:
         return image
     size = tuple(other.shape[-2:])
@@ -338,7 +341,7 @@ def _like(image: Tensor, other: Tensor) -> Tensor:
 
 
 def _fingerprint(lists: list[ImageList]) -> str:
-    """Hash what decides which image is drawn: the number, order, keys and classes of both sides."""
+    """Hash all that determines which image is drawn: number, order, keys and classes of both sides."""
     digest = hashlib.blake2b(digest_size=8)
     for images in lists:
         digest.update(repr((images.keys, images.classes)).encode())
@@ -346,7 +349,7 @@ def _fingerprint(lists: list[ImageList]) -> str:
 
 
 def nothing_readable(side: Side, partner: Side | None = None) -> FileError:
-    """Make the error for a side, or for a side and its partner, of which nothing can be read."""
+    """Return the error for a side, or a side and its partner, without readable images."""
     reasons = [why for images in (side, partner) if images for why in images.failed.values()]
     what = "pairs" if partner else "images"
     return FileError(f"none of the {len(side)} {what} drawn can be read; the first: {reasons[0]}")

@@ -1,4 +1,4 @@
-"""The networks that a GAN loss trains against a generator, and the heads of a contrastive loss."""
+"""Discriminators for GAN losses, heads for a contrastive loss, and DiffAugment."""
 
 from collections.abc import Sequence
 
@@ -14,27 +14,27 @@ from styleaug.generators.layers import initialise_gan, normalise
 __all__ = ["ImagePool", "PatchDiscriminator", "PatchEmbedding", "diff_augment"]
 
 HALVINGS = {16: 1, 34: 2, 70: 3, 142: 4, 286: 5}
-"""How many convolutions of stride 2 make a discriminator see patches of this side."""
+"""Number of convolutions of stride 2 for each side of a patch in pixels."""
 
 
 class PatchDiscriminator(nn.Module):
-    """Tell real images from painted ones, patch by patch.
+    """Classify patches of images as real or generated.
 
-    The PatchGAN of Isola et al. 2017 (secs. 3.3 and 6.1.2): 4x4 convolutions, `patch` 70 with three
-    of stride 2, leaky ReLUs, and instance normalisation, as Zhu et al. 2017 have it, except on the
-    first and the last layer.
+    The PatchGAN of Isola et al. 2017 (secs. 3.3 and 6.1.2): 4x4 convolutions, of which three have
+    stride 2 for `patch` 70, and leaky ReLUs. As in Zhu et al. 2017, all layers but the first and the
+    last have instance normalisation.
 
     Args:
-        channels: of the images; 6 for a pair stacked along the channels.
-        patch: side in pixels of what a logit sees: 16, 34, 70, 142 or 286.
+        channels: channels of the images; 6 for a pair stacked along the channels.
+        patch: side of the patch that a logit sees, in pixels: 16, 34, 70, 142 or 286.
         width: channels of the first layer; they double up to `8 * width`. 64 in the papers.
-        norm: normalise at all; without, a logit sees its patch and nothing else.
-        twice: be differentiable twice, as R1 asks; normalisation then takes twice as long.
-        spectral: hold every layer's largest singular value at 1 (Miyato et al. 2018). Its estimate
-            takes a step in every forward pass in training mode.
+        norm: use instance normalisation. Without it, a logit depends on its patch only.
+        twice: make it differentiable twice, as R1 requires; normalisation then takes twice as long.
+        spectral: normalise every layer's largest singular value to 1 (Miyato et al. 2018). Each forward
+            pass in training mode improves its estimate by one step.
 
     Raises:
-        ConfigError: another patch.
+            ConfigError: another side of the patch.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class PatchDiscriminator(nn.Module):
         halvings = HALVINGS[patch]
         self.channels, self.norm = channels, norm
         self.normalise = F.instance_norm if twice else normalise
-        self.minimum = 3 * 2**halvings  # the two layers of stride 1 take a pixel each, and leave one
+        self.minimum = 3 * 2**halvings  # the two layers of stride 1 remove one pixel each, and leave one
         widths = [width * min(2**layer, 8) for layer in range(halvings + 1)]
         sizes = [channels, *widths, 1]
         self.convs = nn.ModuleList(
@@ -74,11 +74,11 @@ class PatchDiscriminator(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def normalised(self, layer: int, layers: int) -> bool:
-        """Whether a layer's output is normalised."""
+        """Return whether a layer's output is normalised."""
         return self.norm and 0 < layer < layers - 1
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 h w"]:
-        """Give a logit for each patch, above 0 where it looks real.
+        """Compute a logit for each patch; the larger, the more real.
 
         Args:
             images: `(B, C, H, W)` in [0, 1].
@@ -86,7 +86,7 @@ class PatchDiscriminator(nn.Module):
         return self.levels(images)[-1]
 
     def levels(self, images: Float[Tensor, "B C H W"]) -> list[Tensor]:
-        """Give what comes out of each layer, after its activation; the last are the logits.
+        """Compute the output of each layer after its activation; the last are the logits.
 
         Raises:
             ConfigError: images too small for a logit, or with other channels.
@@ -110,10 +110,10 @@ class PatchDiscriminator(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """The heads H_l of PatchNCE (Park et al. 2020, sec. 3): features at some places to unit vectors.
+    """Map features at some positions to unit vectors: the heads H_l of PatchNCE (Park et al. 2020).
 
     Args:
-        channels: of each level, as a generator's `encoder_channels` gives them.
+        channels: channels of each level, such as a generator's `encoder_channels`.
         width: length of the vectors.
     """
 
@@ -129,8 +129,8 @@ class PatchEmbedding(nn.Module):
 
         Args:
             levels: features `(B, C_l, H_l, W_l)`.
-            positions: int64 `(P_l,)` from 0 to `H_l * W_l - 1`, row after row; the same for every row
-                of the batch.
+            positions: int64 `(P_l,)` from 0 to `H_l * W_l - 1`, row after row. All images of the batch
+                have the same positions.
 
         Returns:
             For each level `(B, P_l, width)`, of length 1.
@@ -142,22 +142,24 @@ class PatchEmbedding(nn.Module):
 
 
 def _gathered(level: Float[Tensor, "B C H W"], positions: Int[Tensor, " P"]) -> Float[Tensor, "B P C"]:
-    """Pick the features at flattened positions."""
+    """Select the features at flattened positions."""
     return level.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, positions).float()
 
 
 class ImagePool:
-    """Earlier outputs of a generator, of which a discriminator is reminded (Shrivastava 2017; Zhu 2017).
+    """Store earlier outputs of a generator to show them to a discriminator again.
+
+    Shrivastava 2017; Zhu 2017.
 
     Args:
-        size: how many are kept; 0 gives every batch back as it is.
+        size: number of stored images; with 0 every batch is returned as it is.
     """
 
     def __init__(self, size: int):
         self.size, self.images = size, torch.empty(0)
 
     def exchange(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Keep `images`; give for half of them, once the pool is full, others kept earlier."""
+        """Store `images`; when the pool is full, return stored images in place of about half of them."""
         images, given = images.detach(), []
         for image in images.split(1):
             if len(self.images) < self.size:
@@ -172,32 +174,32 @@ class ImagePool:
 
 
 _SHIFT = 1 / 8
-"""Furthest translation, as a share of each side."""
+"""Largest translation, as a share of each side."""
 HOLE = 1 / 2
-"""Sides of the cutout, as a share of the image's."""
+"""Sides of the cutout, as a share of the image's sides."""
 BLANK = 0.5
-"""What lies in the hole and beyond the edge: the paper's 0, on a scale from -1 to 1."""
+"""Value in [0, 1] inside the cutout and outside the image; the paper's 0 in [-1, 1]."""
 
 
 def diff_augment(
     images: Float[Tensor, "B C H W"], amount: float = 1.0, *, colour: bool = True
 ) -> Float[Tensor, "B C H W"]:
-    """Change colours, move and cut a hole, all differentiably (Zhao et al. 2020, sec. 3.3).
+    """Change colours, translate and cut out, differentiably (DiffAugment, Zhao et al. 2020, sec. 3.3).
 
-    Real and painted images both go through it before the discriminator. Drawn anew for each row, on
-    the CPU from torch's global generator.
+    Apply it to real and to generated images before the discriminator. It draws for each row on the CPU,
+    from torch's global generator.
 
     Args:
-        images: `(B, C, H, W)` in [0, 1]; C is 3, or 6 for two images stacked, which change alike.
-        amount: chance in [0, 1] that a row changes at all; 0 gives `images` back and draws nothing.
-        colour: change colours, too. A discriminator does not see them then, so a translator whose
-            task they are is free to choose any.
+        images: `(B, C, H, W)` in [0, 1]; C is 3, or 6 for two stacked images, which change in the same way.
+        amount: probability in [0, 1] that a row changes; with 0 it returns `images` and draws nothing.
+        colour: change colours, too. The discriminator then cannot see colours, so a translator whose
+            task is to change them may choose any.
 
     Shape:
-        `(B, C, H, W)`; brighter and more contrasty rows leave [0, 1].
+        `(B, C, H, W)`; rows with more brightness or contrast may leave [0, 1].
 
     Raises:
-        ConfigError: an amount outside [0, 1], or channels in no groups of 3.
+        ConfigError: `amount` is not in [0, 1], or C is no multiple of 3.
     """
     if not 0 <= amount <= 1:  # written so that NaN fails too
         raise ConfigError(f"amount must lie in [0, 1], got {amount}.")
@@ -211,7 +213,7 @@ def diff_augment(
 
 
 def recoloured(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Add up to 0.25, scale the saturation by 0 to 2, then the contrast by 0.5 to 1.5."""
+    """Change brightness by up to 0.25, saturation by 0 to 2 times and contrast by 0.5 to 1.5 times."""
     brightness, saturation, contrast = (
         rowwise(draw, images)[..., None] for draw in torch.rand(3, len(images), dtype=images.dtype)
     )
@@ -222,7 +224,7 @@ def recoloured(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
 
 
 def moved(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Move by up to an eighth of each side, in whole pixels."""
+    """Translate by up to an eighth of each side, in whole pixels."""
     height, width = images.shape[-2:]
     down, right = round(height * _SHIFT), round(width * _SHIFT)
     padded = F.pad(images, (right, right, down, down), value=BLANK)
@@ -233,14 +235,14 @@ def moved(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
 
 
 def cut(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Blank a rectangle of half of each side, which may reach over the edge."""
+    """Blank a rectangle of half of each side, which may extend over the edge."""
     inside = [side_inside(side, len(images)) for side in images.shape[-2:]]
     hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     return images.masked_fill(hole.to(images.device, non_blocking=True), BLANK)
 
 
 def side_inside(side: int, count: int) -> Tensor:
-    """Draw where the hole lies along one side: `(B, side)` booleans."""
+    """Draw the position of the cutout along one side: `(B, side)` booleans."""
     size = round(side * HOLE)
     start = torch.randint(side + 1, (count, 1)) - size // 2
     place = torch.arange(side)
@@ -248,5 +250,5 @@ def side_inside(side: int, count: int) -> Tensor:
 
 
 def rowwise(values: Tensor, like: Tensor) -> Tensor:
-    """Shape numbers drawn on the CPU so that they meet the rows of `like`."""
+    """Move numbers drawn on the CPU to `like`, shaped to multiply its rows."""
     return values.to(like.device, non_blocking=True)[:, None, None, None]

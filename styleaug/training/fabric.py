@@ -15,24 +15,24 @@ __all__ = ["check_device", "make_fabric", "share_of"]
 
 
 def make_fabric(config: TrainConfig) -> Any:
-    """Start Fabric; in a process that torchrun or `fabric run` started, as a part of theirs.
+    """Start Fabric; in a process of torchrun or `fabric run`, join its group.
 
     Raises:
-        ConfigError: `lightning-fabric` is not installed, or a device that is not there.
+        ConfigError: `lightning-fabric` is not installed, or the device does not exist.
     """
     accelerator = check_device(config.device)
     from lightning_fabric import Fabric
 
     if accelerator == "cpu":
         keep_freed_memory()
-    # As torchrun has it, where it started us.
+    # The number of processes from torchrun, if it started this process.
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(config.devices)))
     nodes = int(os.environ.get("WORLD_SIZE", str(local))) // local if "LOCAL_WORLD_SIZE" in os.environ else 1
     several = local * nodes > 1
     if several and accelerator == "cpu":
         torch.set_num_threads(1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of workers and precisions that a CPU lacks
+        warnings.simplefilter("ignore")  # about workers and precisions that a CPU lacks
         fabric = Fabric(
             accelerator=accelerator,
             devices=local,
@@ -46,10 +46,10 @@ def make_fabric(config: TrainConfig) -> Any:
 
 
 def check_device(device: str) -> str:
-    """Return the kind of device that `device` names: `"cpu"` or `"cuda"`.
+    """Return the kind of device that `device` means: `"cpu"` or `"cuda"`.
 
     Raises:
-        ConfigError: `lightning-fabric` is not installed, or a device that is not there.
+        ConfigError: `lightning-fabric` is not installed, or the device does not exist.
     """
     if find_spec("lightning_fabric") is None:
         raise missing_extra("training", "lightning-fabric", "train")
@@ -62,10 +62,10 @@ def check_device(device: str) -> str:
 
 
 def share_of(batch: int, rank: int, world: int) -> range:
-    """Tell which rows of a batch a process takes.
+    """Return the rows of a batch that a process takes.
 
     Raises:
-        ConfigError: the batch cannot be shared equally.
+        ConfigError: the batch cannot be divided equally.
     """
     if batch % world:
         raise ConfigError(f"batch must be a multiple of the {world} processes, got {batch}.")

@@ -33,11 +33,11 @@ from styleaug.weights import load_generator
 __all__ = ["Outcome", "train"]
 
 _SHOWN = 8
-"""Held-out images in a sample grid."""
+"""Number of held-out images in a sample grid."""
 LOG_EVERY = 10
-"""Steps between two rows of losses in the log, which is thus the same however often a run was broken."""
+"""Steps between two rows of losses in the log. A fixed number, so that interruptions do not change it."""
 _SECONDS = 1.0
-"""Time between two reports of the losses."""
+"""Seconds between two reports of the losses."""
 
 _Report = Callable[[int, int, dict[str, float]], None]
 
@@ -50,9 +50,9 @@ class Outcome:
     step: int
     finished: bool
     why: str
-    """What was chosen and why, or what stopped the run; empty in all processes but the first."""
+    """The chosen step and the reason, or what stopped the run; empty in all processes but the first."""
     scores: dict[str, float]
-    """Of the chosen step."""
+    """Scores of the chosen step."""
 
 
 def train(
@@ -67,38 +67,38 @@ def train(
 ) -> Outcome:
     """Train until the recipe's last step, and keep the weights with the best held-out score.
 
-    All that is random in a step follows from the seed and the step's number, so a resumed run does
-    what an unbroken one would have done. SIGINT and SIGTERM end the call after the step at hand, with a
-    checkpoint. Run it in several processes with `config.devices`, torchrun or `fabric run`; they share
+    All random draws of a step depend only on the seed and the step's number, so a resumed run computes the
+    same as an uninterrupted one. SIGINT and SIGTERM end the call after the current step, with a
+    checkpoint. To train with several processes, use `config.devices`, torchrun or `fabric run`; they share
     each batch.
 
     Args:
-        recipe: what is trained, with its configuration.
+        recipe: recipe with its configuration.
         data: the two sides, read with the same configuration.
-        run: folder to be made: `config.json`, `log.jsonl`, `samples/`, `report.html`, `checkpoints/`,
-            and at the end `generator.safetensors`, with `bank.safetensors` where there are codes to keep.
-        networks: folder of loss networks; None downloads torchvision's where one is needed.
-        resume: go on with the newest checkpoint in `run` that is not damaged. With more `steps` a finished
-            run is prolonged: the learning rates are those of the new number of steps, so with the constant
-            schedule it ends where one of that many steps does. With another `patience` a run that it
-            ended goes on.
-        minutes: stop with a checkpoint after this long.
-        report: called about once a second with the step, the number of steps and the losses.
+        run: folder to make, with `config.json`, `log.jsonl`, `samples/`, `report.html`, `checkpoints/`,
+            and at the end `generator.safetensors`, with `bank.safetensors` if the generator takes codes.
+        networks: folder of loss networks; None downloads torchvision's if one is needed.
+        resume: go on from the newest undamaged checkpoint in `run`. With more `steps`, a finished run is
+            prolonged: the learning rates follow the schedule for the new number of steps, so only with a
+            constant schedule is the result that of a run with that number from the start. With another
+            `patience`, a run goes on that ended by patience.
+        minutes: stop with a checkpoint after this number of minutes.
+        report: function called about once a second with the step, the number of steps and the losses.
 
     Warns:
-        UserWarning: a damaged checkpoint, which was passed over for the one before.
+        UserWarning: a checkpoint is damaged, and the one before is used.
 
     Raises:
-        ConfigError: `run` holds a run of other options or images, or one that is not to be resumed.
-        TrainError: a loss that is not finite; the checkpoints before it stay.
-        WeightsError: a checkpoint or a network that cannot be read.
+        ConfigError: `run` holds a run with other options or images, or a run while `resume` is False.
+        TrainError: a loss is not finite; earlier checkpoints are kept.
+        WeightsError: a checkpoint or a network cannot be read.
         FileError: `run` cannot be written to.
     """
     return Training(recipe, data, Path(run), networks, resume).go(minutes, report)
 
 
 class Training:
-    """One call of `train`: the state of a run and what watches it."""
+    """One call of `train`: the state of a run, its monitor and its judge."""
 
     def __init__(
         self, recipe: AbstractRecipe, data: TrainingData, run: Path, networks: Path | None, resume: bool
@@ -110,13 +110,13 @@ class Training:
         self.checkpoints = Checkpoints(run, keep=self.config.keep)
         check_inputs(recipe, data, networks)
         self.checkpoints.check_place(resume=resume)
-        self.fabric.barrier()  # all have looked before one writes
+        self.fabric.barrier()  # all processes have checked the folder before one writes
         self.checkpoints.make_folder()
         recipe.setup(self.fabric)
         self.averages = {name: deepcopy(product) for name, product in recipe.products.items()}
         self.step, self.best = 0, Best(self.checkpoints.folder, patience=self.config.patience)
         damaged = self.checkpoints.take_up(self.config, self.restore) if resume else []
-        self.fabric.barrier()  # all have read before one renames
+        self.fabric.barrier()  # all processes have read before one renames
         if self.leads:
             self.checkpoints.set_aside(damaged, self.step)
             self.checkpoints.write_config(self.config)
@@ -130,11 +130,11 @@ class Training:
         self.over = self.fabric.broadcast(self.best.is_out_of_patience())
 
     def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Take up a checkpoint.
+        """Restore a checkpoint.
 
         Raises:
-            WeightsError: it does not fit.
-            ConfigError: it was made with other images.
+            WeightsError: the checkpoint does not fit.
+            ConfigError: the checkpoint was made with other images.
         """
         check_images(self.data, self.run, meta["data"])
         restore_state(self.recipe, self.averages, tensors, meta)
@@ -144,7 +144,7 @@ class Training:
             self.best.be_patient_from(self.step)
 
     def go(self, minutes: float, report: _Report) -> Outcome:
-        """Take step after step; save, score and stop when it is time."""
+        """Take the steps of the run; save, score and stop when due."""
         deadline, said = time.monotonic() + 60 * minutes, 0.0
         config = self.config
         with stopping() as stop, self.batches() as batch_of:
@@ -153,7 +153,7 @@ class Training:
                 losses = self.advance(batch_of(self.step))
                 now, last = time.monotonic(), self.step == config.steps
                 why = "it was asked to" if stop.is_set() else "time is up" if now > deadline else ""
-                # The first process's clock and signals count for all: what follows they do together.
+                # The clock and the signals of the first process decide for all, so that all do the same.
                 why, speaks = self.fabric.broadcast((why, now - said > _SECONDS))
                 logs = self.step % LOG_EVERY == 0 or self.step == 1 or last
                 values = self.checked(losses) if logs or speaks else {}
@@ -173,13 +173,13 @@ class Training:
                 if why and not last and not self.over:
                     return self.stopped(why)
         if not self.fabric.broadcast(self.best.is_scored(self.step)):
-            self.evaluate()  # asked to end where it stood
+            self.evaluate()  # the run was already at its last step
             self.save()
         return self.finish()
 
     @contextmanager
     def batches(self) -> Iterator[Callable[[int], list[Tensor]]]:
-        """Give a function that hands over a step's crops and cuts the next step's meanwhile."""
+        """Yield a function that returns a step's crops and cuts the next step's in the background."""
 
         def cut(step: int) -> list[Tensor]:
             return self.data.batch(step, self.rows, target=self.recipe.needs_target)
@@ -195,11 +195,11 @@ class Training:
             yield batch_of
 
     def to_device(self, crops: Tensor) -> Tensor:
-        """Move crops, in the layout that convolutions prefer."""
+        """Move crops to the device, in the memory layout that is fast for convolutions."""
         return crops.to(self.fabric.device).contiguous(memory_format=torch.channels_last)
 
     def advance(self, batch: list[Tensor]) -> dict[str, Tensor]:
-        """Take one step: seed, schedule, recipe, average."""
+        """Take one step: seed, schedule, recipe, averaged weights."""
         config, recipe = self.config, self.recipe
         torch.manual_seed(config.seed * 1_000_003 + self.step)
         factor = rate_factor(self.step, config)
@@ -220,10 +220,10 @@ class Training:
         return losses
 
     def checked(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        """Average the losses over all processes, as numbers.
+        """Average the losses over all processes and return them as numbers.
 
         Raises:
-            TrainError: one is not finite.
+            TrainError: a loss is not finite.
         """
         together = self.fabric.all_reduce(torch.stack([x.float() for x in losses.values()]), reduce_op="mean")
         values = dict(zip(losses, together.tolist(), strict=True))
@@ -233,7 +233,7 @@ class Training:
         return values
 
     def diverged(self, what: str) -> TrainError:
-        """Make the error for a run that has come to nothing, and log it."""
+        """Return the error for a diverged run, and log it."""
         text = (
             f"at step {self.step} {what}: the run diverged. Its checkpoints are kept. Start anew in another "
             "folder, with a lower learning_rate, with clip=1 or with precision 32-true."
@@ -243,7 +243,7 @@ class Training:
         return TrainError(text)
 
     def start_monitor(self) -> Monitor:
-        """Open the log, and say what was seen in the data."""
+        """Open the log and write the warnings about the data."""
         title = f"styleaug train {self.config.recipe}"
         monitor = Monitor(
             self.run, title=title, facts=self.config.to_dict() | self.data.describe(), step=self.step
@@ -255,13 +255,13 @@ class Training:
         return monitor
 
     def alarm(self, monitor: Monitor, text: str) -> None:
-        """Log an alarm, if it is not in the log."""
+        """Log an alarm if it is not in the log yet."""
         if text not in self.told:
             self.told.add(text)
             monitor.alarm(self.step, text)
 
     def start_judge(self, networks: Path | None) -> tuple[Tensor, Judge]:
-        """Read the held-out images, and describe them once."""
+        """Read the held-out images and make the judge for them."""
         sources, targets = self.data.judged()
         features = load_features(self.config.features, networks)
         self.targets = targets
@@ -271,7 +271,7 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self) -> None:
-        """Score the averaged generator; draw its samples; keep it if it is the best so far."""
+        """Score the averaged generator, write its samples, and keep it if it is the best so far."""
         if self.monitor and self.judge and self.sources is not None:
             generator = self.averages["generator"].eval()
             outputs = _translate(generator, self.sources, self.targets, device=self.fabric.device)
@@ -279,21 +279,21 @@ class Training:
             self.best.add(self.step, scores, self.averages)
             self.monitor.scores(self.step, scores)
             shown, count = spread_out(len(outputs)), len(self.targets)
-            # Below each result is its pair or its style, where it has one.
+            # Below each result is its pair or its style, if there is one.
             belong = self.data.paired or (generator.code_length > 0 and not generator.has_prior)
             targets = self.targets[shown % count if belong else spread_out(count)]
             self.monitor.samples(self.step, [self.sources[shown], outputs[shown], targets], ROWS)
             for text in alarms(self.history, self.best.scores):
                 self.alarm(self.monitor, text)
             self.monitor.report()
-        # The first process has the scores, and decides for all.
+        # The first process has the scores and decides for all.
         self.over = self.fabric.broadcast(self.best.is_out_of_patience())
 
     def save(self) -> None:
         """Write a checkpoint of all processes.
 
         Raises:
-            TrainError: weights that are not finite; the checkpoints before stay.
+            TrainError: weights are not finite; earlier checkpoints are kept.
         """
         tensors, meta = gather_state(self.recipe, self.averages)
         if not all(bool(value.isfinite().all()) for value in tensors.values()):
@@ -304,13 +304,13 @@ class Training:
         self.fabric.barrier()
 
     def stopped(self, why: str) -> Outcome:
-        """Leave the run to be resumed."""
+        """Close the log of a stopped run, which can be resumed, and return its outcome."""
         if self.monitor:
             self.monitor.close({"stopped": f"at step {self.step} of {self.config.steps}: {why}"})
         return Outcome(self.run, self.step, False, why if self.leads else "", {})
 
     def finish(self) -> Outcome:
-        """Make the best checkpoint the run's result."""
+        """Write the best weights as the result of the run."""
         if not self.monitor:
             self.fabric.barrier()
             return Outcome(self.run, self.step, True, "", {})
@@ -331,7 +331,7 @@ class Training:
         generator = load_generator(self.run / "generator.safetensors")
         if generator.code_length:
             paths = list(self.data.target_images.paths)
-            # Every image a style: the network itself was trained on them, and is no more private.
+            # Each image is a style. The network was trained on these images, so this reveals no more of them.
             fit = fit_style(paths, generator=generator, min_images=1, seed=self.config.seed)
             fit.bank.save(self.run / "bank.safetensors")
         scores = {name: value for name, value in best.items() if name != "step"}
@@ -344,7 +344,7 @@ class Training:
 def _translate(
     generator: AbstractGenerator, sources: Tensor, targets: Tensor, *, device: torch.device
 ) -> Tensor:
-    """Run a generator on held-out images: codes from the prior, or read from the targets in turn."""
+    """Run a generator on held-out images, with codes from the prior or from the targets in turn."""
     rng = torch.Generator().manual_seed(0)
     outputs = []
     for rows in torch.arange(len(sources)).split(16):
@@ -358,17 +358,17 @@ def _translate(
 
 
 def values_of(row: dict[str, Any]) -> dict[str, float]:
-    """Keep the losses of a row of the log."""
+    """Return the losses of a row of the log, without its other entries."""
     return {name: value for name, value in row.items() if name not in NOT_VALUES and value is not None}
 
 
 def spread_out(count: int) -> Tensor:
-    """Pick a few rows from all over a list, which may be sorted by class."""
+    """Choose a few rows spread over a list, which may be sorted by class."""
     return torch.linspace(0, count - 1, min(_SHOWN, count)).long()
 
 
 def rate_factor(step: int, config: Any) -> float:
-    """Give the learning rates' factor at a step."""
+    """Compute the factor of the learning rates at a step."""
     warm = min(1.0, (step + 1) / config.warm_up) if config.warm_up else 1.0
     progress = step / config.steps
     match config.schedule:
@@ -382,10 +382,10 @@ def rate_factor(step: int, config: Any) -> float:
 
 @contextmanager
 def stopping() -> Iterator[threading.Event]:
-    """Turn SIGINT and SIGTERM into an event; a second one acts as it always does."""
+    """Convert SIGINT and SIGTERM to an event; a second signal has its usual effect."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread can take signals
+        yield stop  # only the main thread can handle signals
         return
     kinds = (signal.SIGINT, signal.SIGTERM)
     before = {kind: signal.getsignal(kind) for kind in kinds}

@@ -29,12 +29,12 @@ _Adversarial = Literal["lsgan", "hinge", "logistic"]
 def style_loss(levels: list[Tensor], stats: list[Tensor], *, rows: bool = False) -> Tensor:
     """Compare channel means and deviations with `stats` (Huang & Belongie 2017, eq. 13).
 
-    Sums over the levels the mean squared error of the means plus that of the deviations.
+    The loss is the mean squared error of the means plus that of the deviations, summed over the levels.
 
     Args:
         levels: features `(B, C_l, H_l, W_l)`.
-        stats: `(B, 2 C_l)` targets, as `channel_stats` gives them.
-        rows: give `(B,)` instead of the mean over the batch.
+        stats: `(B, 2 C_l)` targets, as `channel_stats` returns them.
+        rows: return `(B,)` instead of the mean over the batch.
     """
     errors = [(channel_stats(x) - y).square().mean(dim=1) for x, y in zip(levels, stats, strict=True)]
     total = 2 * torch.stack(errors).sum(dim=0)
@@ -44,12 +44,12 @@ def style_loss(levels: list[Tensor], stats: list[Tensor], *, rows: bool = False)
 def content_loss(
     level: Float[Tensor, "B C H W"], target: Float[Tensor, "B C H W"], *, rows: bool = False
 ) -> Tensor:
-    """Compare features after instance normalisation, so that style statistics are free to move.
+    """Compare features after instance normalisation, which leaves the style statistics free.
 
     Args:
-        level: of the painted images.
-        target: of the content.
-        rows: give `(B,)` instead of the mean over the batch.
+        level: features of the painted images.
+        target: features of the content.
+        rows: return `(B,)` instead of the mean over the batch.
     """
     own, wanted = normalise(level.float()), normalise(target.float())
     return (own - wanted).square().mean(dim=(1, 2, 3)) if rows else F.mse_loss(own, wanted)
@@ -60,12 +60,13 @@ def edge_correlation(
     other: Float[Tensor, "B 3 H W"],
     kernels: Float[Tensor, "D 3 3"] | None = None,
 ) -> Float[Tensor, " B"]:
-    """Correlate the edges of two batches of images, as grey; 1 where none differs.
+    """Compute the correlation of the edges of two batches of grey-scaled images; 1 if they are equal.
 
     Args:
-        one: in [0, 1].
-        other: of the same size.
-        kernels: an edge is the length of the two directions, or the largest of more. None is Sobel's two.
+        one: `(B, 3, H, W)` in [0, 1].
+        other: images of the same shape.
+        kernels: edge filters. Two are combined as the length of a vector, more by their maximum. None is
+            Sobel's two filters.
     """
     if kernels is None:
         kernel = torch.tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]], dtype=one.dtype, device=one.device)
@@ -73,27 +74,27 @@ def edge_correlation(
     edges = []
     for images in (one, other):
         sides = F.conv2d(luminance(images), kernels[:, None].to(images))
-        # The square root needs a floor for its gradient.
+        # A small constant keeps the gradient of the square root finite.
         size = (sides.square().sum(1) + 1e-6).sqrt() if len(kernels) == 2 else sides.amax(1)
         edges.append(size.flatten(1) - size.flatten(1).mean(1, keepdim=True))
     return F.cosine_similarity(edges[0], edges[1], dim=1, eps=1e-12)
 
 
 def gamut_loss(images: Float[Tensor, "B C H W"]) -> Tensor:
-    """Penalise values outside [0, 1], in proportion."""
+    """Compute the mean distance of values outside [0, 1] from [0, 1]."""
     return (images - images.clamp(0, 1)).abs().mean()
 
 
 def edge_loss(one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"]) -> Tensor:
-    """Give 1 minus the mean correlation of the edges of two batches."""
+    """Compute 1 minus the mean correlation of the edges of two batches."""
     return (1 - edge_correlation(one, other)).mean()
 
 
 def fool_loss(logits: Tensor, kind: _Adversarial) -> Tensor:
-    """Tell the generator how far a discriminator is from taking its images for real.
+    """Compute the generator's loss: how far a discriminator is from classifying its images as real.
 
     Args:
-        logits: what the discriminator says of generated images, any shape.
+        logits: the discriminator's logits for generated images, any shape.
         kind: `"lsgan"` (Mao 2017, eq. 2 with b = c = 1), `"hinge"` (Lim & Ye 2017) or `"logistic"`
             (Goodfellow 2014, the non-saturating form).
     """
@@ -107,11 +108,11 @@ def fool_loss(logits: Tensor, kind: _Adversarial) -> Tensor:
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, kind: _Adversarial) -> Tensor:
-    """Tell the discriminator how well it parts real from generated images; see `fool_loss`.
+    """Compute the discriminator's loss on real and generated images; see `fool_loss`.
 
     Args:
         real: its logits for real images.
-        fake: for generated ones.
+        fake: its logits for generated images.
         kind: as for `fool_loss`; the two terms are averaged.
     """
     match kind:
@@ -124,11 +125,11 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: _Adversarial) -> Tensor
 
 
 def r1_penalty(images: Float[Tensor, "B C H W"], logits: Tensor) -> Tensor:
-    """Square the discriminator's gradient at real images (Mescheder 2018, eq. 9, without gamma / 2).
+    """Compute the squared gradient at real images (R1, Mescheder 2018, eq. 9, without gamma / 2).
 
     Args:
-        images: real ones, which require a gradient.
-        logits: what the discriminator said of them; summed over places.
+        images: real images that require a gradient.
+        logits: the discriminator's logits for them; they are summed over positions.
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.square().flatten(1).sum(dim=1).mean()
@@ -137,12 +138,13 @@ def r1_penalty(images: Float[Tensor, "B C H W"], logits: Tensor) -> Tensor:
 def patch_nce(
     query: Float[Tensor, "B P C"], key: Float[Tensor, "B P C"], temperature: float = 0.07
 ) -> Float[Tensor, " B"]:
-    """Ask that each place of the output is most like the same place of the input (Park 2020, eq. 3).
+    """Compute PatchNCE: each position of the output should match that of the input (Park 2020, eq. 3).
 
     Args:
-        query: unit vectors of the output's places.
-        key: of the input's, which are not moved; the other places of the same image are the negatives.
-        temperature: tau.
+        query: unit vectors of positions of the output.
+        key: unit vectors of the same positions of the input, without gradient. The other positions of the
+            same image are the negatives.
+        temperature: tau, above 0.
     """
     scores = query @ key.detach().mT / temperature
     same = torch.arange(query.shape[1], device=query.device).expand(len(query), -1)
@@ -151,5 +153,5 @@ def patch_nce(
 
 
 def kl_loss(mean: Float[Tensor, "B Z"], log_variance: Float[Tensor, "B Z"]) -> Tensor:
-    """Measure how far codes are from the standard normal distribution (Kingma 2014, appendix B)."""
+    """Compute the KL divergence of codes from the standard normal distribution (Kingma 2014, app. B)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()

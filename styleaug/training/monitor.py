@@ -1,4 +1,4 @@
-"""Write down what a training run does, so that it can be watched and understood afterwards."""
+"""The records of a training run: log, TensorBoard files, sample grids and report."""
 
 import json
 import math
@@ -25,22 +25,22 @@ __all__ = ["Monitor"]
 _GAP = 2
 """White pixels between the tiles of a grid."""
 TEXT_GAP = 6
-"""White pixels on either side of the name of a row."""
+"""White pixels on both sides of the name of a row."""
 PICTURE = re.compile(r"step-(\d{8,})\.png")
 
 
 class Monitor:
-    """Write down what a run does: log.jsonl, TensorBoard, sample grids, report.html.
+    """Write the records of a run: log.jsonl, TensorBoard, sample grids, report.html.
 
-    TensorBoard's files are written where `tensorboard` is installed. Where several processes train, one
-    of them has a monitor.
+    TensorBoard's files are written if `tensorboard` is installed. If several processes train, only one
+    has a monitor.
 
     Args:
         run: folder for `log.jsonl`, `samples/`, `tensorboard/` and `report.html`; made if missing.
-        title: of the report.
-        facts: the configuration, as the report shows it.
-        step: where the run is taken up; what a killed process wrote beyond it is dropped, and at 0 all
-            that was written.
+        title: title of the report.
+        facts: the configuration, shown in the report.
+        step: step from which the run goes on. Later records of a killed process are deleted; at 0 all
+            records are deleted.
 
     Raises:
         FileError: `run` cannot be written to.
@@ -68,7 +68,7 @@ class Monitor:
         self.scalars(step, {"speed/images per second": images_per_second})
 
     def scores(self, step: int, values: dict[str, float]) -> None:
-        """Write the scores of a step, as `Judge.score` gives them."""
+        """Write the scores of a step, as `Judge.score` returns them."""
         self.write({"event": "scores", "step": step}, values)
         self.scalars(step, {f"scores/{name}": value for name, value in values.items()})
 
@@ -83,10 +83,10 @@ class Monitor:
         """Write a grid of images.
 
         Args:
-            step: names the file.
-            rows: one batch a row, for example contents, outputs and targets, in [0, 1]; those of
-                another size than the first are resized.
-            names: of the rows, written to the left of them.
+            step: step in the name of the file.
+            rows: one batch for each row, for example contents, outputs and targets, in [0, 1]. They are
+                resized to the size of the first.
+            names: names of the rows, written on their left.
 
         Returns:
             The path of `samples/step-00000500.png`.
@@ -102,7 +102,7 @@ class Monitor:
         return path
 
     def report(self, outcome: dict[str, Any] | None = None) -> Path:
-        """Write `report.html` from what is in the run's folder; at any time."""
+        """Write `report.html` from the files in the run's folder."""
         page = render(self.title, self.facts, read_log(self.log), self.pictures(), outcome)
         path = self.run / "report.html"
         with atomic(path) as part:
@@ -110,10 +110,10 @@ class Monitor:
         return path
 
     def close(self, outcome: dict[str, Any]) -> Path:
-        """Write the last report and end TensorBoard's file.
+        """Write the last report and close TensorBoard's file.
 
         Args:
-            outcome: what was chosen and why, for example `{"chosen step": 1500, "why": "...",
+            outcome: the chosen step and the reason, for example `{"chosen step": 1500, "why": "...",
                 "scores": {...}}`.
 
         Returns:
@@ -135,7 +135,7 @@ class Monitor:
         return sorted((int(match[1]), path) for match, path in named if match)
 
     def write(self, head: dict[str, Any], values: dict[str, Any]) -> None:
-        """Append a row to the log; what is not finite is written as null, which JSON knows."""
+        """Append a row to the log; values that are not finite become null, as JSON requires."""
         assert not set(values) & NOT_VALUES, f"reserved names among {sorted(values)}"
         row = {**head, "time": round(time.time(), 1), **values}
         row = {name: value if is_finite(value) else None for name, value in row.items()}
@@ -146,30 +146,30 @@ class Monitor:
             raise FileError(f"cannot write {self.log}: {error.strerror}.") from None
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Give TensorBoard some numbers."""
+        """Write numbers to TensorBoard's file."""
         if self.board:
             for name, value in values.items():
                 self.board.add_scalar(clean_text(name), value, step)
 
 
 def is_finite(value: Any) -> bool:
-    """Tell whether JSON can hold the value."""
+    """Return whether the value is no float or a finite one, as JSON requires."""
     return not isinstance(value, float) or math.isfinite(value)
 
 
 def open_board(folder: Path, step: int) -> Any:
-    """Open TensorBoard's writer; give None where it is not installed, or cannot take the folder's name."""
+    """Open TensorBoard's writer; return None if it is not installed or cannot use the folder's name."""
     try:
         str(folder).encode()
         from torch.utils.tensorboard import SummaryWriter
     except (ImportError, UnicodeEncodeError):
         return None
-    # TensorBoard hides what it has at this step and beyond; the step itself was finished.
+    # TensorBoard hides its records from this step on; the step itself was finished.
     return SummaryWriter(folder, purge_step=step + 1 if step else 0, flush_secs=30)
 
 
 def _markdown_table(facts: dict[str, Any]) -> str:
-    """Write the facts as TensorBoard's text plugin shows them."""
+    """Format the facts as a Markdown table for TensorBoard."""
     cells = [
         [clean_text(cell).replace("|", "\\|").replace("\n", " ") for cell in pair] for pair in flat(facts)
     ]
@@ -179,7 +179,7 @@ def _markdown_table(facts: dict[str, Any]) -> str:
 
 
 def take_up(log: Path, step: int) -> None:
-    """Drop the rows of a log that lie beyond `step`, all of them at 0, and torn lines.
+    """Delete the rows of a log after `step` (all rows if it is 0) and incomplete lines.
 
     Raises:
         FileError: the log cannot be read or written.
@@ -198,7 +198,7 @@ def take_up(log: Path, step: int) -> None:
 
 
 def read_log(log: Path) -> list[dict[str, Any]]:
-    """Read the rows of a log; torn lines are left out."""
+    """Read the rows of a log, without incomplete lines."""
     try:
         lines = log.read_bytes().splitlines()
     except FileNotFoundError:
@@ -207,7 +207,7 @@ def read_log(log: Path) -> list[dict[str, Any]]:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """Read one row, or give None if it is not one."""
+    """Parse one row; return None if the line is no row."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -216,7 +216,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _labels(names: Sequence[str], height: int, top: int) -> UInt8[Tensor, "3 Y X"]:
-    """Draw the names of rows on white, each in the middle of its row of `height` pixels below `top`."""
+    """Draw the names of rows on white, each centred in its row of `height` pixels, from `top` down."""
     font = ImageFont.load_default(max(12, height // 8))
     width = math.ceil(max(font.getlength(name) for name in names)) + 2 * TEXT_GAP
     strip = Image.new("RGB", (width, top + height * len(names)), "white")
@@ -228,7 +228,7 @@ def _labels(names: Sequence[str], height: int, top: int) -> UInt8[Tensor, "3 Y X
 
 
 def _grid(rows: Sequence[Float[Tensor, "K 3 H W"]]) -> UInt8[Tensor, "3 Y X"]:
-    """Lay batches out as rows of tiles on white; all rows have as many tiles as the shortest."""
+    """Arrange batches as rows of tiles on white; all rows are cut to the length of the shortest."""
     columns = min(len(row) for row in rows)
     size = rows[0].shape[-2:]
     lines = []

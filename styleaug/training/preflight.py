@@ -1,4 +1,4 @@
-"""What can be checked in a second before a run is started, and is by `styleaug train --dry-run`."""
+"""Quick checks before a training run, for `styleaug train --dry-run`."""
 
 import warnings
 from pathlib import Path
@@ -21,23 +21,23 @@ def check_run(
     networks: Path | None = None,
     resume: bool = False,
 ) -> None:
-    """Check all that `train` would need for a run; write, download and train nothing.
+    """Check everything that `train` needs for a run, without writing, downloading or training.
 
     Args:
-        recipe: as `train` takes it.
-        data: as `train` takes it.
+        recipe: the recipe, as for `train`.
+        data: the two sides, as for `train`.
         run: the folder of the run.
         networks: folder of loss networks.
-        resume: whether a run in the folder is to go on.
+        resume: whether to go on with a run in the folder.
 
     Raises:
-        ConfigError: `run` holds a run of other options or images, or one that is not to be resumed; a
-            device that is not there; fewer than two images on a side.
-        WeightsError: a loss network that is missing or damaged; no checkpoint that can be used.
-        FileError: no image that can be read, or a folder that cannot be made.
+        ConfigError: `run` holds a run with other options or images, or a run while `resume` is False; the
+            device does not exist; a side has fewer than two images.
+        WeightsError: a loss network is missing or damaged, or no checkpoint can be used.
+        FileError: no image can be read, or the folder cannot be made.
 
     Warns:
-        UserWarning: a damaged checkpoint, which a resumed run passes over.
+        UserWarning: a checkpoint is damaged; a resumed run would use the one before.
     """
     check_inputs(recipe, data, networks)
     checkpoints = Checkpoints(Path(run), keep=recipe.config.keep)
@@ -55,8 +55,8 @@ def check_inputs(recipe: AbstractRecipe, data: TrainingData, networks: Path | No
 
     Raises:
         ConfigError: the device is not there, or a side has fewer than two images.
-        WeightsError: a loss network that is missing or damaged.
-        FileError: there is no folder `networks`, or nothing on a side can be read.
+        WeightsError: a loss network is missing or damaged.
+        FileError: there is no folder `networks`, or no image of a side can be read.
     """
     check_device(recipe.config.device)
     if networks is not None:
@@ -74,10 +74,10 @@ def check_inputs(recipe: AbstractRecipe, data: TrainingData, networks: Path | No
 
 
 def check_images(data: TrainingData, run: str | Path, fingerprint: str) -> None:
-    """Refuse to go on with a run that was started with other images.
+    """Check that a resumed run was started with the same images.
 
     Raises:
-        ConfigError: `fingerprint` is not that of `data`.
+        ConfigError: `fingerprint` is not the fingerprint of `data`.
     """
     if fingerprint != data.fingerprint:
         raise ConfigError(

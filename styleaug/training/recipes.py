@@ -1,4 +1,4 @@
-"""One class per adversarial recipe: what a training step does, readable beside the paper."""
+"""The recipes: one class each, whose `step` can be read beside the paper."""
 
 import hashlib
 import json
@@ -43,20 +43,20 @@ _KINDS: dict[str, Callable[[], AdaIN | Photo | PatchSwap]] = {
     "patchswap": lambda: PatchSwap(AdaIN()),
 }
 MOST_STYLES = 4096
-"""Style images of which statistics are kept; more are left out."""
+"""Largest number of style images whose statistics are kept; further images are not used."""
 
 
 class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
     """Train a generator with the losses of Huang & Belongie 2017, eqs. 11 to 13.
 
-    The content term compares normalised features, which does not pull against the style; edges are
-    held by a term of their own. A quarter of the rows get their own style, and must come out as they
-    went in, or a strength below 1, and must reach statistics as far between the content's and the
-    style's.
+    The content term compares normalised features, so it does not work against the style. A term of its own
+    keeps the edges. A quarter of the rows are special: some get their own style and must come out
+    unchanged; the others have a strength below 1, and must reach the statistics at that share between
+    the content's and the style's.
     """
 
     needs_target = False
-    content_depth = 3  # relu3_1 holds contours, and costs half of relu4_1
+    content_depth = 3  # relu3_1 holds contours and costs half as much as relu4_1
     special_every = 4
 
     def __init__(self, config: PerceptualConfig):
@@ -66,19 +66,19 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
         self.products = {"generator": self.generator}
 
     def check_networks(self, networks: Path) -> None:
-        """Read the VGG-19."""
+        """Check that the weights of VGG-19 can be read."""
         load_vgg19(networks)
 
     @torch.no_grad()
     def prepare(self, data: TrainingData, run: Path, networks: Path | None) -> None:
-        """Load VGG-19; cut the style crops and read its statistics of them, or take them from `run`."""
+        """Load VGG-19, and compute the style crops and their statistics, or read them from `run`."""
         device = self.fabric.device
         self.network: VGG19 = load_vgg19(networks).to(device).eval()
         self.network.to(memory_format=torch.channels_last)
         rng, styles = torch.Generator().manual_seed(self.config.seed), data.train[1]
         self.places: dict[int, int] = {}
-        # One tensor of bytes, there before the images: thousands of small ones kept between the large ones
-        # would leave holes in the heap, and fill the memory.
+        # One tensor of bytes, allocated before the images: thousands of small tensors between large ones
+        # would fragment the heap and fill the memory.
         each, size = self.config.style_crops, self.config.style_size
         crops = torch.empty(min(len(styles), MOST_STYLES) * each, 3, size, size, dtype=torch.uint8)
         count = 0
@@ -90,8 +90,8 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
         self.styles, self.style_crops = styles, crops[:count]
 
         def stats() -> list[Tensor]:
-            # Into tensors that are there before: small ones kept between large ones would leave holes in the
-            # heap, and fill the memory.
+            # Into tensors allocated before: small ones between large ones would fragment the heap and fill
+            # the memory.
             found = [torch.empty(len(self.style_crops), 2 * width) for width in self.network.widths]
             with self.fabric.autocast():
                 for start in range(0, len(self.style_crops), 8):
@@ -105,7 +105,7 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
             self.style_stats = cached(run / "styles.safetensors", [self.style_crops], stats)
 
     def step(self, source: Images, target: Images) -> Losses:
-        """Paint `source` in drawn styles and take one step down the losses; `target` is not used."""
+        """Paint `source` in drawn styles and take one step; `target` is not used."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
         count, device = len(source) * world, source.device
         mine = slice(rank * len(source), (rank + 1) * len(source))
@@ -127,10 +127,10 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
         special: Tensor,
         wanted: list[Tensor],
     ) -> Losses:
-        """Compare what the generator paints with the style's statistics and the content's shapes.
+        """Compute the losses of painted images against the style's statistics and the content's shapes.
 
-        Rows that are `own` have the content's own style; `special` rows are those and the ones
-        whose `strength` is below 1, for which the content's own statistics are needed as well.
+        `own` rows have the content's own style. `special` rows are those and the rows with a `strength`
+        below 1; they also need the content's own statistics.
         """
         config = self.config
         codes = self.generator.encode_style(style)
@@ -153,17 +153,17 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
         }
 
     def draw_styles(self, count: int) -> Tensor:
-        """Draw rows of `style_crops`: an image as the data draws it, then one of its crops."""
+        """Draw rows of `style_crops`: first an image as the data draws it, then one of its crops."""
         rng, drawn = torch.default_generator, []
         while len(drawn) < count:
             place = self.places.get(self.styles.draw(rng))
-            if place is not None:  # else it could not be read
+            if place is not None:  # None if the image could not be read
                 drawn.append(place + int(torch.randint(self.config.style_crops, ())))
         return torch.tensor(drawn)
 
 
 def cached(path: Path, sources: list[Tensor], make: Callable[[], list[Tensor]]) -> list[Tensor]:
-    """Take tensors from `path` if it is whole and was made from `sources`; else make and write them."""
+    """Read tensors from `path` if they were made from `sources`; otherwise make and write them."""
     digest = hashlib.blake2b(digest_size=16)
     for source in sources:
         digest.update(source.numpy().data)
@@ -184,7 +184,7 @@ def cached(path: Path, sources: list[Tensor], make: Callable[[], list[Tensor]]) 
 
 
 class PatchGANRecipe(AbstractAdversarial[PatchGANConfig]):
-    """Image to image with pairs (Isola 2017, eqs. 3 and 4).
+    """Train an image-to-image translator on pairs (Isola 2017, eqs. 3 and 4).
 
     Names -> paper: `generator` G, `discriminator` D, `source` x, `target` y; the noise z is dropout.
     """
@@ -200,11 +200,11 @@ class PatchGANRecipe(AbstractAdversarial[PatchGANConfig]):
         self.products = {"generator": self.generator}
 
     def seen(self, source: Images, image: Images) -> Tensor:
-        """Put together what the discriminator is shown: the image, with its source if conditional."""
+        """Return the input of the discriminator: the image, with its source if conditional."""
         return torch.cat([source, image], dim=1) if self.config.conditional else image
 
     def step(self, source: Images, target: Images) -> Losses:
-        """Step D, then G, on one batch of pairs."""
+        """Take one step of D, then of G, on one batch of pairs."""
         fake = self.generator.translate(source)
         taught = self.teach("discriminator", self.seen(source, target), self.seen(source, fake))
         losses = {
@@ -215,7 +215,7 @@ class PatchGANRecipe(AbstractAdversarial[PatchGANConfig]):
 
 
 class CycleGANRecipe(AbstractAdversarial[CycleGANConfig]):
-    """There and back without pairs (Zhu 2017, eq. 3, and the identity term of sec. 5.2).
+    """Train translators in both directions without pairs (Zhu 2017, eq. 3 and identity of sec. 5.2).
 
     Names -> paper: `a2b` G, `b2a` F, `discriminator_b` D_Y, `discriminator_a` D_X.
     """
@@ -231,7 +231,7 @@ class CycleGANRecipe(AbstractAdversarial[CycleGANConfig]):
         self.pools = {name: ImagePool(config.pool) for name in ("a", "b")}
 
     def step(self, source: Images, target: Images) -> Losses:
-        """Step both generators, then both discriminators on outputs old and new."""
+        """Take one step of both generators, then of both discriminators on new and earlier outputs."""
         config, real_a, real_b = self.config, source, target
         fake_b, fake_a = self.a2b.translate(real_a), self.b2a.translate(real_b)
         back_a, back_b = self.b2a.translate(fake_b), self.a2b.translate(fake_a)
@@ -250,19 +250,19 @@ class CycleGANRecipe(AbstractAdversarial[CycleGANConfig]):
         return taken | self.teach("discriminator_b", real_b, self.pools["b"].exchange(fake_b))
 
     def state(self) -> dict[str, Tensor]:
-        """Give the pools as well."""
+        """Return the state including the pools."""
         pools = {f"pool_{name}": pool.images for name, pool in self.pools.items() if len(pool.images)}
         return super().state() | pools
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take back the pools as well."""
+        """Restore the state including the pools."""
         super().load_state(state)
         for name, pool in self.pools.items():
             pool.images = state.get(f"pool_{name}", torch.empty(0)).to(self.fabric.device)
 
 
 class CUTRecipe(AbstractAdversarial[CUTConfig]):
-    """One way without pairs, held to the source by PatchNCE (Park 2020, eq. 5).
+    """Train one translator without pairs; PatchNCE keeps the content (Park 2020, eq. 5).
 
     Names -> paper: `generator` G = (G_enc, G_dec), `embedding` H, `discriminator` D.
     """
@@ -277,9 +277,9 @@ class CUTRecipe(AbstractAdversarial[CUTConfig]):
         self.products = {"generator": self.generator}
 
     def step(self, source: Images, target: Images) -> Losses:
-        """Step D, then G with H."""
+        """Take one step of D, then of G with H."""
         config = self.config
-        # One pass for both; with the identity term the target is translated, too.
+        # One pass for both; with the identity term the target is also translated.
         content = torch.cat([source, target]) if config.identity_weight else source
         levels = self.generator.encode(content)
         output = self.generator.decode(levels, content)
@@ -295,7 +295,7 @@ class CUTRecipe(AbstractAdversarial[CUTConfig]):
         return self.update("generator", losses | self.edges(fake, source)) | taught
 
     def compare(self, keys: list[Tensor], queries: list[Tensor]) -> Float[Tensor, " B"]:
-        """Compute PatchNCE of each row at random places of every level."""
+        """Compute PatchNCE of each row at random positions of every level."""
         count = self.config.patches
         places = [torch.randperm(x.shape[2] * x.shape[3])[:count].to(x.device) for x in keys]
         with torch.no_grad():
@@ -306,13 +306,12 @@ class CUTRecipe(AbstractAdversarial[CUTConfig]):
 
 
 class VAEGANRecipe(AbstractAdversarial[VAEGANConfig]):
-    """A translator with many outputs: VAE and GAN share the generator (Larsen 2016; Zhu 2017b).
+    """Train a translator with many outputs; VAE and GAN share it (Larsen 2016; Zhu 2017b).
 
     With pairs it is BicycleGAN: cVAE-GAN (eq. 5) reconstructs the target from its own code and the
-    source, cLR-GAN (eq. 7) reads a random code back from the output. Without pairs the shared content
-    is an image whose colours were changed at random: from it and the code of the image as it was, that
-    image is reconstructed, so that the code must tell what was changed; sources are translated with
-    random codes.
+    source; cLR-GAN (eq. 7) reads a random code back from the output. Without pairs, the colours of an
+    image are changed at random, and it is reconstructed from the result and the code of the
+    original, so that the code must describe the colours. Sources are translated with random codes.
 
     Names -> papers: `generator.encode_latent` E, `generator.translate` G (Dec), `discriminator` D
     (Dis), its `levels` Dis_l (Larsen 2016, eq. 7).
@@ -330,7 +329,7 @@ class VAEGANRecipe(AbstractAdversarial[VAEGANConfig]):
         self.products = {"generator": self.generator}
 
     def step(self, source: Images, target: Images) -> Losses:
-        """Step D on both outputs, then E and G."""
+        """Take one step of D on both outputs, then of E and G."""
         config, generator = self.config, self.generator
         mean, log_variance = generator.encode_latent(target)
         encoded = mean + self.noise(*mean.shape) * (0.5 * log_variance).exp()
@@ -351,7 +350,7 @@ class VAEGANRecipe(AbstractAdversarial[VAEGANConfig]):
         return self.update("generator", losses | self.edges(fake, source)) | taught
 
     def feature_loss(self, image: Images, wanted: Images) -> Tensor:
-        """Compare what the discriminator makes of two images, before its verdict (Larsen 2016, eq. 7)."""
+        """Compare the discriminator's features of two images (Larsen 2016, eq. 7)."""
         with torch.no_grad():
             *targets, _ = self.discriminator.levels(wanted)
         *found, _ = self.discriminator.levels(image)
@@ -359,18 +358,18 @@ class VAEGANRecipe(AbstractAdversarial[VAEGANConfig]):
 
 
 def resnet(config: CUTConfig | CycleGANConfig) -> CycleGAN:
-    """Make the translator with residual blocks."""
+    """Return the translator with residual blocks."""
     return CycleGAN(config.width, blocks=config.blocks, fold=config.fold, skip=config.skip)
 
 
 def _recoloured(images: Images, noise: Float[Tensor, "B 6"]) -> Images:
-    """Give each channel a mean about 0.5 and a deviation about 0.15, as normal `noise` says."""
+    """Set the mean of each channel to about 0.5 and its deviation to about 0.15, varied by `noise`."""
     mean, deviation = (0.5 + 0.125 * noise[:, :3]).clamp(0.1, 0.9), 0.15 * (0.5 * noise[:, 3:]).exp()
     return adain(images, torch.cat([mean, deviation], dim=1)).clamp(0, 1)
 
 
 def make_recipe(config: TrainConfig) -> AbstractRecipe:
-    """Make the recipe that a configuration is for; its weights follow from the seed."""
+    """Return the recipe of a configuration; its weights are drawn from the seed."""
     torch.manual_seed(config.seed)
     match config:
         case PerceptualConfig():

@@ -1,4 +1,4 @@
-"""The report of a training run: one HTML file that needs nothing else, with curves drawn as SVG."""
+"""The report of a training run: one self-contained HTML file with curves as SVG."""
 
 import base64
 import io
@@ -18,25 +18,25 @@ from styleaug.io.files import open_image
 __all__ = ["NOT_VALUES", "ROWS", "clean_text", "render"]
 
 NOT_VALUES = {"event", "step", "time", "images_per_second"}
-"""Entries of a log row that are no loss and no score."""
+"""Entries of a log row that are not losses or scores."""
 
 ROWS = ("source", "result", "target")
-"""What the rows of a sample grid show."""
+"""Contents of the rows of a sample grid."""
 
 MOST_POINTS = 400
 MOST_PICTURES = 12
 PICTURE_BYTES = 2_000_000
-"""Of all pictures together, before base64 makes them a third larger."""
+"""Largest size of all pictures together in bytes, before base64 adds a third."""
 PICTURE_SIDE = 1400
 MOST_ITEMS = 20
-"""Of a list in a table."""
+"""Largest number of items shown for a list in a table."""
 
 _WIDTH, _HEIGHT = 440, 230
 LEFT, RIGHT, _TOP, BOTTOM = 58, 24, 12, 40
-"""Margins of a chart around its curve."""
+"""Margins of a chart around its curve, in SVG units."""
 
 _TINY = 1e-30
-"""Nothing smaller is drawn, nor anything larger than its inverse."""
+"""Smallest size of a value that is drawn; its inverse is the largest."""
 
 Point = tuple[float, float]
 
@@ -96,16 +96,15 @@ def render(
     pictures: Sequence[tuple[int, Path]],
     outcome: Mapping[str, Any] | None,
 ) -> str:
-    """Write the report of a run as one HTML page without scripts or links.
+    """Return the report of a run as one HTML page without scripts or links.
 
     Args:
-        title: of the run.
-        facts: the configuration; nested mappings are spelled out.
-        rows: of `log.jsonl`, in order; rows with an `"event"` other than losses, scores and alarm are
-            left out.
-        pictures: `(step, file)` in order; at most 12 are shown, and those that cannot be read are not.
-        outcome: what was chosen and why: `"chosen step"`, `"why"`, `"scores"` and whatever else is to
-            be said; None while the run goes on.
+        title: title of the run.
+        facts: the configuration; nested mappings are flattened.
+        rows: rows of `log.jsonl`, in order. Only losses, scores and alarms are used.
+        pictures: `(step, file)` in order; at most 12 readable ones are shown.
+        outcome: the chosen step and the reason: `"chosen step"`, `"why"`, `"scores"` and other facts;
+            None while the run goes on.
     """
     chosen = (outcome or {}).get("chosen step")
     chosen = chosen if isinstance(chosen, int) else None
@@ -132,13 +131,13 @@ def render(
 
 
 def clean_text(value: Any) -> str:
-    """Turn anything into text that UTF-8 and HTML can hold; names of files may not be."""
+    """Convert a value to valid UTF-8 and HTML text; names of files may be invalid."""
     cleaned = str(value).encode("utf-8", "backslashreplace").decode()
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", cleaned)
 
 
 def text(value: Any) -> str:
-    """Write any value as HTML text or attribute."""
+    """Format a value as HTML text or attribute."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
@@ -152,20 +151,20 @@ def text(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """Write a number with four digits at most, and no exponent where none is needed."""
+    """Format a number with at most four digits, without an exponent if possible."""
     if not math.isfinite(value):
         return str(value)
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def section(name: str, content: str, note: str = "") -> str:
-    """Write a section, if it has any content."""
+    """Format a section; return nothing if it has no content."""
     described = f'<p class="soft">{note}</p>\n' if note else ""
     return f"<section>\n<h2>{name}</h2>\n{described}{content}\n</section>" if content else ""
 
 
 def headline(title: str, rows: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any] | None) -> str:
-    """Write the title, what was chosen and why, and the numbers that sum the run up."""
+    """Format the title, the chosen step and the reason, and the main numbers of the run."""
     last = max((row["step"] for row in rows), default=0)
     word = "Finished" if outcome and "chosen step" in outcome else "Stopped"
     state = f"{last} steps; the run goes on." if outcome is None else f"{word} after {last} steps."
@@ -183,13 +182,13 @@ def headline(title: str, rows: Sequence[Mapping[str, Any]], outcome: Mapping[str
 
 
 def table(facts: Mapping[str, Any]) -> str:
-    """Write names and values as a table."""
+    """Format names and values as a table."""
     lines = [f'<tr><th scope="row">{text(k)}</th><td>{text(v)}</td></tr>' for k, v in flat(facts)]
     return "<table>\n" + "\n".join(lines) + "\n</table>"
 
 
 def flat(facts: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Spell nested mappings out as `outer / inner`."""
+    """Flatten nested mappings to names `outer / inner`."""
     found = []
     for name, value in facts.items():
         nested = isinstance(value, Mapping) and value
@@ -198,7 +197,7 @@ def flat(facts: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def alarm_list(rows: Sequence[Mapping[str, Any]]) -> str:
-    """List each alarm once, with the steps at which it was given."""
+    """Format each alarm once, with the steps at which it was logged."""
     steps: dict[str, list[int]] = {}
     for row in rows:
         steps.setdefault(str(row.get("text", "")), []).append(row["step"])
@@ -210,7 +209,7 @@ def alarm_list(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
-    """Gather the values of each name over the steps, as far as they are finite and can be drawn."""
+    """Collect the values of each name over the steps, without those that cannot be drawn."""
     found: dict[str, list[Point]] = {}
     for row in rows:
         for name, value in row.items():
@@ -239,10 +238,10 @@ def chart(name: str, points: Sequence[Point], *, chosen: int | None = None, dots
     """Draw one curve with its axes as SVG.
 
     Args:
-        name: said to those who cannot see the curve.
+        name: name of the curve, for screen readers.
         points: `(step, value)`, at least one.
-        chosen: a step to mark.
-        dots: draw every point and no smoothed curve, for the few points of a score.
+        chosen: step to mark.
+        dots: draw every point and no smoothed curve, because scores have few points.
     """
     shown = thinned(points)
     first, last = shown[0][0], max(shown[-1][0], shown[0][0] + 1)
@@ -253,7 +252,7 @@ def chart(name: str, points: Sequence[Point], *, chosen: int | None = None, dots
 
     def y(value: float) -> float:
         height = (value - low) / (high - low)
-        # A spike beyond the range leaves the frame, but not the drawing.
+        # A spike beyond the range may leave the frame, but not the drawing.
         return _HEIGHT - BOTTOM - max(-0.06, min(1.06, height)) * (_HEIGHT - _TOP - BOTTOM)
 
     def path(of: Sequence[Point]) -> str:
@@ -295,7 +294,7 @@ def axes(first: float, last: float, low: float, high: float, x: Any, y: Any) -> 
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """Give about `count` round numbers from `low` to `high`."""
+    """Return about `count` round numbers from `low` to `high`."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     stride = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
@@ -304,11 +303,11 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def value_range(values: Sequence[float], *, robust: bool) -> tuple[float, float]:
-    """Find the range to draw, from zero where that is near.
+    """Find the range to draw; it starts at zero if zero is near.
 
     Args:
-        values: at least one.
-        robust: leave a few spikes that would flatten all else outside.
+        values: at least one value.
+        robust: exclude a few spikes that would flatten the rest of the curve.
     """
     ordered = sorted(values)
     low, high = ordered[0], ordered[-1]
@@ -321,7 +320,7 @@ def value_range(values: Sequence[float], *, robust: bool) -> tuple[float, float]
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """Average neighbours until there are at most `most` points; the first and last steps stay."""
+    """Average neighbours to get at most `most` points; the first and last steps are kept."""
     if len(points) <= most:
         return list(points)
     edges = [index * len(points) // most for index in range(most + 1)]
@@ -331,7 +330,7 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """Average each value with its neighbours, about a fortieth of the curve on either side."""
+    """Average each value with its neighbours, a fortieth of the curve on both sides."""
     reach = len(points) // 40
     found = []
     for index, (step, _) in enumerate(points):
@@ -342,7 +341,7 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
 
 
 def picture_list(pictures: Sequence[tuple[int, Path]], chosen: int | None) -> str:
-    """Show some of the sample grids, evenly spaced over the run, and that of the chosen step."""
+    """Format some sample grids, evenly spaced over the run, and that of the chosen step."""
     wanted = [picture for picture in pictures if picture[0] == chosen]
     shown = sorted({*evenly(pictures, MOST_PICTURES - len(wanted)), *wanted})
     figures = []
@@ -358,14 +357,14 @@ def picture_list(pictures: Sequence[tuple[int, Path]], chosen: int | None) -> st
 
 
 def evenly(pictures: Sequence[tuple[int, Path]], most: int) -> list[tuple[int, Path]]:
-    """Keep at most `most`, the first and the last among them."""
+    """Choose at most `most` pictures, evenly spaced, with the first and the last."""
     if len(pictures) <= most:
         return list(pictures)
     return [pictures[round(index * (len(pictures) - 1) / (most - 1))] for index in range(most)]
 
 
 def data_uri(path: Path, budget: int) -> str:
-    """Embed a picture as JPEG, shrunk until it has at most `budget` bytes; nothing if it is damaged."""
+    """Encode a picture as JPEG of at most `budget` bytes; return nothing if it is damaged."""
     try:
         picture = open_image(path)
     except FileError:

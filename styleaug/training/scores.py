@@ -1,4 +1,4 @@
-"""What makes one checkpoint better than another: scores on held-out images, and alarms."""
+"""Scores on held-out images, which choose the best checkpoint, and alarms."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -15,34 +15,34 @@ from styleaug.training.losses import edge_correlation
 __all__ = ["Judge", "alarms"]
 
 STRUCTURE_WEIGHT = 0.5
-"""Of lost structure in the score: a translator that keeps no edge pays for half the way to the targets."""
+"""Weight of lost structure in the score. A result without the source's edges costs 0.5."""
 L1_WEIGHT = 2.0
-"""Of the L1 distance to the true targets; 0.1 of it is plainly visible, and costs 0.2."""
+"""Weight of the L1 distance to the true targets. A distance of 0.1 is clearly visible and costs 0.2."""
 NEAR = 0.01
-"""Sources nearer than this to the targets are as good as in their domain; distances are then absolute."""
+"""Sources with a smaller distance count as in the target domain; distances are then not divided."""
 LEAST_COLOUR = 0.02
-"""Colours nearer than this count as equal."""
+"""Smallest distance of colours by which a distance is divided."""
 LONG = 30
-"""Entries of the history over which the discriminator has to win before it is an alarm."""
+"""Number of log entries in a row that the discriminator must win before an alarm."""
 WINS = 0.05
-"""A discriminator's loss that is as good as zero, for the least-squares, hinge and logistic losses."""
+"""A discriminator loss below this is practically zero, for all kinds of adversarial loss."""
 COLLAPSED = 0.2
-"""Diversity below which outputs look alike."""
+"""Diversity below which outputs look the same."""
 
 
 class Judge:
-    """Score a translator on held-out images: how near to the target domain, how much structure is kept.
+    """Score a translator on held-out images: distance to the target domain, kept structure.
 
-    Features are centred and scaled, entry by entry, by mean and deviation of both domains together: by
-    the targets' deviation alone, sources far from narrow targets would dwarf all that training does.
+    Features are standardised, entry by entry, by mean and deviation of both domains together. With the
+    targets' deviation alone, sources far from narrow targets would hide all progress of the training.
 
     Args:
-        features: as `load_features` gives them.
-        targets: images of the target domain; where paired, those that belong to `sources`, in order.
-        sources: what the translator will be given.
-        paired: whether `targets[i]` is what should become of `sources[i]`.
-        distance: of features; FID is biased where images are fewer than features, alike in every score
-            of one run.
+        features: function as returned by `load_features`.
+        targets: images of the target domain; if paired, the partners of `sources`, in order.
+        sources: input images of the translator.
+        paired: whether `targets[i]` is the true result for `sources[i]`.
+        distance: distance of features, "kid" or "fid". FID is biased if there are fewer images than
+            features; the bias is the same for all scores of one run.
 
     Raises:
         ConfigError: fewer than two images on a side, or pairs that do not match.
@@ -69,38 +69,36 @@ class Judge:
         self.truth = targets.detach().cpu().float() if paired else self.sources
         of_targets, of_sources = raw(features, targets), raw(features, sources)
         both = torch.cat([of_targets, of_sources])
-        # Entries that hardly differ in either domain must not count more than the others.
+        # Entries that hardly vary in either domain must not count more than the others.
         self.mean, scale = both.mean(dim=0), both.std(dim=0)
         self.scale = scale.clamp_min(max(0.1 * float(scale.mean()), 1e-6))
         self.targets = self.standardised(of_targets)
         untouched = self.standardised(of_sources)
         self.untouched = self.measure(untouched, self.targets)
-        # A perfect translator is as diverse as the targets, who may be less so than the sources.
+        # A perfect translator is as diverse as the targets, which may be less diverse than the sources.
         self.spread = min(_spread(untouched), _spread(self.targets))
         self.palette = palette(targets)
         self.colour = max(LEAST_COLOUR, float((palette(sources) - self.palette).norm()))
 
     def standardised(self, features: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
-        """Scale features by the deviation of both domains."""
+        """Standardise features by mean and deviation of both domains."""
         return (features - self.mean) / self.scale
 
     def score(self, outputs: Float[Tensor, "M 3 H W"]) -> dict[str, float]:
-        """Score what the translator made of the sources, in their order.
+        """Score the translator's outputs for the sources, in their order.
 
         Returns:
-            `kid` or `fid`: distance of outputs and targets, divided by that of sources and targets; 1 is
-            untouched, 0 indistinguishable (absolute where the sources are as good as in the domain already).
-            `structure`: correlation of the outputs' edges with the sources' (the true targets' where
-            paired); 1 is kept.
-            `l1`: distance to the true targets, where paired.
-            `diversity`: mean distance between the outputs' features, divided by that of the sources or
-            of the targets, whichever is less; 0 is a collapsed translator.
-            `colour`: distance of the outputs' mean colour and deviation from the targets', divided by
-            that of the sources; above 1 is worse than untouched.
-            `score`: that distance (at least 0) + 0.5 (1 - structure) + 2 l1; lower is better.
+            `kid` or `fid`: distance of outputs and targets, divided by that of sources and targets. 1 means
+            no change, 0 indistinguishable. It is not divided if the sources are already in the target domain.
+            `structure`: correlation of the outputs' edges with the sources' (if paired, with the true
+            targets'); 1 means fully kept. `l1`: distance to the true targets, if paired. `diversity`: mean
+            distance between the outputs' features, divided by that of the sources or of the targets,
+            whichever is less; 0 is a collapsed translator. `colour`: distance of the outputs' mean colour and
+            deviation from the targets', divided by that of the sources; above 1 is worse than no change.
+            `score`: `kid` or `fid` (at least 0) + 0.5 (1 - structure) + 2 l1; lower is better.
 
         Raises:
-            ConfigError: another number or size of images than that of the sources.
+            ConfigError: the outputs do not have the shape of the sources.
         """
         if outputs.shape != self.sources.shape:
             raise ConfigError(
@@ -120,30 +118,30 @@ class Judge:
 
 
 def raw(features: Callable[[Tensor], Tensor], images: Tensor) -> Float[Tensor, "N S"]:
-    """Encode images for arithmetic that must not depend on the device."""
+    """Compute features as float64 on the CPU, so that scores do not depend on the device."""
     with torch.no_grad():
         return features(images).detach().cpu().double()
 
 
 def _spread(features: Float[Tensor, "N S"]) -> float:
-    """Compute the mean distance between two rows."""
+    """Compute the mean distance between rows."""
     return float(F.pdist(features).mean())
 
 
 def palette(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, " 6"]:
-    """Compute the mean and the deviation of all pixels, channel by channel."""
+    """Compute the mean and the deviation of all pixels for each channel."""
     pixels = images.detach().cpu().double().transpose(0, 1).flatten(1)
     return torch.cat([pixels.mean(dim=1), pixels.std(dim=1)])
 
 
 def alarms(history: Sequence[dict[str, float]], scores: Sequence[dict[str, float]]) -> list[str]:
-    """Tell in plain words what goes wrong, and what to do; an empty list where nothing does.
+    """List the problems of a run in plain words, each with advice; empty if there are none.
 
-    A text does not change from call to call while its reason lasts.
+    A text stays the same from call to call while its reason lasts.
 
     Args:
-        history: losses of the run so far, in order, as they are logged.
-        scores: what `Judge.score` gave so far, in order.
+        history: logged losses of the run so far, in order.
+        scores: results of `Judge.score` so far, in order.
     """
     texts = []
     for name in sorted({name for losses in history[-1:] for name in losses}):
@@ -169,7 +167,7 @@ def alarms(history: Sequence[dict[str, float]], scores: Sequence[dict[str, float
 
 
 def discriminator_wins(history: Sequence[dict[str, float]], name: str) -> bool:
-    """Tell whether a discriminator's loss stays near zero while the generator's does not fall."""
+    """Return whether a discriminator's loss stays near zero while the generator's does not fall."""
     adversarial = name.replace("discriminator", "adversarial")
     if adversarial not in history[-1]:
         adversarial = "adversarial"
@@ -182,11 +180,11 @@ def discriminator_wins(history: Sequence[dict[str, float]], name: str) -> bool:
 
 
 def mean(rows: Sequence[dict[str, float]], name: str) -> float:
-    """Average one entry; NaN where a row has none."""
+    """Compute the mean of one entry; NaN if a row has none."""
     return sum(row.get(name, float("nan")) for row in rows) / len(rows)
 
 
 def falls_below(scores: Sequence[dict[str, float]], name: str, least: float) -> bool:
-    """Tell whether the last value of a score is below `least` and below the one before."""
+    """Return whether the last value of a score is below `least` and below the one before."""
     values = [row[name] for row in scores if name in row]
     return len(values) > 1 and values[-1] < min(least, values[-2])
