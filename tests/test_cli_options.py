@@ -125,7 +125,7 @@ def test_strength_takes_one_number_or_two(name, words, ends):
 
 @pytest.mark.parametrize("text", ["2", "-1", "1,0.5", "a", "", "0.1,0.2,0.3", "nan", "inf", "0.5,"])
 def test_other_strengths_are_wrong_usage(text):
-    with pytest.raises(click.BadParameter, match="no number from 0 to 1, nor two such as"):
+    with pytest.raises(click.BadParameter, match="not a number from 0 to 1, nor two such as"):
         NUMBERS.convert(text, None, None)
 
 

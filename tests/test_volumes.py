@@ -68,7 +68,7 @@ def test_volumes_that_nibabel_carries(name, tmp_path):
 
 
 def test_files_that_are_no_volume():
-    with pytest.raises(FileError, match=r"row_major\.dconn\.nii is a CIFTI-2 file and no image of voxels"):
+    with pytest.raises(FileError, match=r"row_major\.dconn\.nii is a CIFTI-2 file, not an image of voxels"):
         open_image(SHIPPED / "row_major.dconn.nii")
 
 

@@ -361,7 +361,7 @@ def _labels(images: Path, bank: tuple[str, ...], sheet: Path | None, **options: 
     """Measure whether IMAGES keep their labels when they are styled.
 
     Counts changed decisions of a classifier, and measures moved edges and lost contrast. If IMAGES has one
-    folder per class, `--classifier trained` trains a small network on two thirds of the images.
+    folder per class, --classifier trained trains a small network on two thirds of the images.
     """
     from styleaug.evaluation.labels import evaluate_labels
 

@@ -1,4 +1,4 @@
-"""The files of a folder: which are read, with links followed, and which are left out and why."""
+"""List the files of a folder: those to read, with links followed, and those left out, with reasons."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from styleaug.io.dicom import has_prefix
 __all__ = ["Listing", "list_files", "stem_of", "suffix_of"]
 
 NUMBER = re.compile(r"\.\d+(-\d+)?")
-"""How names of DICOM files end that have no suffix, and those of their copies."""
+"""Endings of DICOM file names without a suffix, and of their copies."""
 
 _IMAGES = """
 .apng .avif .avifs .bpg .cr2 .cr3 .cur .czi .dds .dib .djvu .dng .emf .eps .exr .fit .fits .gif .hdr .heic
@@ -22,39 +22,39 @@ _IMAGES = """
 .nef .nhdr .orf .pbm .pcx .pfm .pgm .pnm .ppm .psb .psd .qoi .raf .ras .rw2 .scn .sgi .svg .svs .tga .vsi
 .webp .wmf .xbm .xcf .xpm
 """
-"""Suffixes of images. Those that this version of Pillow and we cannot read are named, not passed over."""
+"""Suffixes of images. Images that cannot be read are reported by name."""
 
 _OTHERS = """
 .avi .bin .cfg .csv .db .doc .docx .gz .h5 .hdf5 .htm .html .ini .ipynb .json .jsonl .lock .log .mat .md .mkv
 .mov .mp3 .mp4 .npz .onnx .parquet .pdf .pickle .pkl .pt .pth .py .raw .rst .safetensors .sh .sqlite .tar
 .tfrecord .tgz .toml .tsv .txt .wav .webm .xls .xlsx .xml .yaml .yml .zip .zraw
 """
-"""Suffixes of what lies beside images; such files are counted and not looked into."""
+"""Suffixes of files that often lie beside images; they are counted, but not opened."""
 
 NOT_READ, BESIDE = frozenset(_IMAGES.split()), frozenset(_OTHERS.split())
 
 _PLAIN = re.compile(r"(\.\w{1,12})?")
-"""Suffixes that are told one by one."""
+"""Suffixes that are listed separately in the message."""
 
 
 @dataclass
 class Listing:
-    """What is in a folder."""
+    """Contents of a folder."""
 
     files: list[Path] = field(default_factory=list)
-    """To be read, sorted."""
+    """Files to read, sorted."""
 
     skipped: list[tuple[Path, str]] = field(default_factory=list)
-    """Images that cannot be read, links that lead nowhere and the like, and why."""
+    """Images that cannot be read, broken links and similar files, each with the reason."""
 
     others: Counter[str] = field(default_factory=Counter)
-    """How many other files there are, by suffix."""
+    """Number of other files, by suffix."""
 
     folders: set[str] = field(default_factory=set)
     """Real paths of all folders that were searched."""
 
     def left_out(self) -> str:
-        """Return a line on the other files, or ""."""
+        """Return a line about the other files, or ""."""
         if not self.others:
             return ""
         kinds = ", ".join(f"{name or 'no suffix'} {count}" for name, count in self.others.most_common(8))
@@ -63,19 +63,19 @@ class Listing:
         )
 
     def reasons(self) -> str:
-        """Return what to say where no file is found: the files that are left out, and the first reason."""
+        """Return a message for an empty list: the files that were left out, and the first reason."""
         told = [f" {self.left_out()}."] if self.others else []
         told += [f" {len(self.skipped)} cannot be used; the first: {why}" for _, why in self.skipped[:1]]
         return "".join(told)
 
 
 def list_files(folder: Path, suffixes: Container[str]) -> Listing:
-    """Search `folder` and all below it for files with these suffixes, without what is hidden.
+    """Search `folder` and all folders below it for files with these suffixes, without hidden ones.
 
-    Links to files and folders are followed; a link to a folder that it lies in is not.
+    Links are followed, except a link to a folder that contains it.
 
     Raises:
-        FileError: no such folder, or not a folder, or one that cannot be opened.
+        FileError: the folder is missing, not a folder, or cannot be opened.
     """
     folder = Path(folder)
     try:
@@ -106,10 +106,10 @@ def enter(
     """Sort the entries of one folder into a listing; return the folders among them.
 
     Args:
-        folder: as the user sees it.
+        folder: the folder, as the user named it.
         chain: real paths of the folders from the first one to this one.
-        suffixes: of the files that are wanted.
-        found: takes the files.
+        suffixes: suffixes of the files to list.
+        found: the listing to add files to.
     """
     try:
         with os.scandir(folder) as scan:
@@ -139,7 +139,7 @@ def enter(
 
 
 def _take(path: Path, suffixes: Container[str], found: Listing) -> None:
-    """Put a file into a listing: read, named as left out, or counted."""
+    """Add a file to a listing: to read, left out with a reason, or counted."""
     suffix = suffix_of(path)
     if suffix in suffixes:
         found.files.append(path)
@@ -152,7 +152,7 @@ def _take(path: Path, suffixes: Container[str], found: Listing) -> None:
 
 
 def first_bytes(path: Path) -> bytes:
-    """Read how a file begins; nothing of one that cannot be opened."""
+    """Read the first bytes of a file; return b"" if it cannot be opened."""
     try:
         return head_of(path)
     except OSError:
@@ -160,16 +160,16 @@ def first_bytes(path: Path) -> bytes:
 
 
 def stem_of(path: PurePath) -> str:
-    """Give a file's name without its suffix: `.nii.gz` is one, and a number such as `IM.0001` has none."""
+    """Return a file name without suffix; `.nii.gz` is one suffix, and the number in `IM.0001` is none."""
     if path.name.lower().endswith(".nii.gz"):
         return path.name[:-7]
     return path.name if NUMBER.fullmatch(path.suffix) else path.stem
 
 
 def suffix_of(path: Path) -> str:
-    """Give a file's suffix as a key of `SUFFIXES`, or another one in lower case.
+    """Return a file's suffix in lower case, as in `SUFFIXES`.
 
-    Where there is none, or only a number, the file's first bytes are read: DICOM is `.dcm`.
+    Without a suffix, or with only a number, the file's first bytes are read: DICOM becomes `.dcm`.
     """
     suffix = path.name[len(stem_of(path)) :].lower()
     return ".dcm" if not suffix and has_prefix(path) else suffix

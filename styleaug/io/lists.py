@@ -1,4 +1,4 @@
-"""Lists of images: those of a folder, or those that a CSV or TSV file names."""
+"""List the images of a folder or of a CSV or TSV file, with class and key."""
 
 import csv
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ LISTS = {".csv": ",", ".tsv": "\t"}
 
 @dataclass(frozen=True)
 class ImageList:
-    """Paths of images, the class of each, the key by which it finds its pair; what `Listing` leaves out."""
+    """Paths of images, the class and the pair key of each, and the files that `Listing` left out."""
 
     paths: tuple[Path, ...]
     classes: tuple[str, ...]
@@ -27,7 +27,7 @@ class ImageList:
         return len(self.paths)
 
     def at(self, rows: list[int]) -> "ImageList":
-        """Keep some rows, in that order."""
+        """Return the list with only these rows, in this order."""
         return replace(
             self,
             paths=tuple(self.paths[row] for row in rows),
@@ -43,7 +43,7 @@ def list_images(source: str | Path) -> ImageList:
     list has a header with the column `path` (relative to the list), and may have `class` and `key`.
 
     Raises:
-        FileError: nothing there, or a list that cannot be used.
+        FileError: the source is missing or has no images, or the list is invalid.
     """
     source = check_path(source)
     if source.suffix.lower() in LISTS and not source.is_dir():
@@ -78,7 +78,7 @@ def read_list(path: Path) -> ImageList:
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether a file exists, whatever its name is made of."""
+    """Return True if a file exists; False for names that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # too long, or with a NUL

@@ -1,4 +1,4 @@
-"""Files that one process at a time appends lines to; the lock ends with its process, however that ends."""
+"""Open files to which only one process at a time appends; the lock ends when the process ends."""
 
 import os
 import time
@@ -14,14 +14,14 @@ except ImportError:  # Windows
 __all__ = ["Locked", "holder_of", "open_locked"]
 
 PATIENCE = 2.0
-"""Seconds to wait for a lock: of one who only looks, or of a process that is just ending."""
+"""Seconds to wait for a lock, in case its holder only checks it or is about to end."""
 
 
 class Locked:
-    """A file that is open to append lines, of UTF-8 text, each in one piece.
+    """A UTF-8 file open for appending; each line is written with one call.
 
     Args:
-        number: of the open file.
+        number: file descriptor.
     """
 
     def __init__(self, number: int):
@@ -34,20 +34,20 @@ class Locked:
             content = content[self.file.write(content) :]
 
     def fileno(self) -> int:
-        """Return the number of the open file."""
+        """Return the file descriptor."""
         return self.file.fileno()
 
     def close(self) -> None:
-        """Close the file, which ends the lock unless a forked process has it open, too."""
+        """Close the file; this ends the lock, unless a forked process also has it open."""
         self.file.close()
 
 
 def open_locked(path: Path, *, wait: float = PATIENCE) -> Locked:
-    """Open a file to append to, made if it is missing, that no other process has opened so.
+    """Open a file for appending and lock it; it is made if it is missing.
 
     Args:
-        path: of the file.
-        wait: seconds, if another process holds the file; 0 raises `BlockingIOError` at once.
+        path: path of the file.
+        wait: seconds to wait if another process holds the file; 0 raises `BlockingIOError` at once.
 
     Raises:
         FileError: another process holds it.
@@ -70,7 +70,7 @@ def open_locked(path: Path, *, wait: float = PATIENCE) -> Locked:
 
 
 def lock(number: int) -> bool:
-    """Lock an open file; where the file system has no locks, do without."""
+    """Lock an open file; return False if another process holds it. Without lock support, return True."""
     if fcntl is None:
         return True
     try:
@@ -83,7 +83,7 @@ def lock(number: int) -> bool:
 
 
 def is_same(number: int, path: Path) -> bool:
-    """Tell whether an open file still has its name: another may have been put in its place."""
+    """Return True if `path` is still this open file; another file may have replaced it."""
     try:
         facts, there = os.fstat(number), os.stat(path)
     except FileNotFoundError:
@@ -92,7 +92,7 @@ def is_same(number: int, path: Path) -> bool:
 
 
 def holder_of(path: Path) -> str:
-    """Say which process holds a file, or return ""."""
+    """Return a description of the process that holds a file, or ""."""
     try:
         open_locked(path, wait=PATIENCE).close()
     except FileError:
@@ -103,7 +103,7 @@ def holder_of(path: Path) -> str:
 
 
 def told(path: Path) -> str:
-    """Name the process that holds a file, where the system tells which it is."""
+    """Return a name for the process that holds a file, with its number if the system knows it."""
     try:
         inode = str(path.stat().st_ino)
         rows = [row.split() for row in Path("/proc/locks").read_text().splitlines()]

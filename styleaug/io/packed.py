@@ -1,4 +1,4 @@
-"""Compressed streams, unpacked part by part: no more than was declared, and to the end for their checksum."""
+"""Unpack compressed streams in parts, up to the declared size, and check their checksums."""
 
 import bz2
 import gzip
@@ -16,13 +16,13 @@ __all__ = ["Inflated", "Packing", "Readable", "open_packed", "pack", "read_rest"
 
 _CHUNK = 2**20
 SLACK = 2**26
-"""Bytes that may follow what was declared: some programs fill a file up."""
+"""Bytes that may follow the declared data; some programs pad files."""
 
 Packing = Literal["raw", "gzip", "bzip2", "zlib"]
 
 
 class Readable(Protocol):
-    """What gives bytes, and none at its end."""
+    """A stream of bytes; it returns b"" at its end."""
 
     def read(self, size: int, /) -> bytes:
         """Read at most `size` bytes."""
@@ -30,21 +30,21 @@ class Readable(Protocol):
 
 
 class Inflated:
-    """A zlib stream, or another one that zlib inflates, read part by part.
+    """A zlib or gzip stream, read in parts.
 
     Args:
-        file: at the start of the stream.
-        wbits: see `zlib.decompressobj`; by default the header tells zlib from gzip.
+        file: file positioned at the start of the stream.
+        wbits: see `zlib.decompressobj`; the default recognises zlib and gzip by their header.
     """
 
     def __init__(self, file: Readable, wbits: int = 32 + zlib.MAX_WBITS):
         self.file, self.inflate = file, zlib.decompressobj(wbits)
 
     def read(self, size: int, /) -> bytes:
-        """Read at most `size` bytes; none at the end, where the checksum is compared.
+        """Read at most `size` bytes; at the end, compare the checksum and return b"".
 
         Raises:
-            zlib.error: damaged.
+            zlib.error: the stream is damaged.
             EOFError: the file ends before the stream does.
         """
         while not self.inflate.eof:
@@ -72,27 +72,27 @@ PACKERS: dict[Packing, Callable[[bytes], bytes]] = {
 
 
 def open_packed(file: BinaryIO | BytesIO, packing: Packing) -> Readable:
-    """Open a compressed stream that starts where a file is."""
+    """Open a compressed stream that starts at the position of `file`."""
     return OPENERS[packing](file)
 
 
 def pack(content: bytes, packing: Packing) -> bytes:
-    """Compress bytes; the same bytes give the same file."""
+    """Compress bytes; equal bytes give an equal result."""
     return PACKERS[packing](content)
 
 
 def read_whole(stream: Readable, size: int, path: Path) -> np.ndarray:
-    """Read exactly so many bytes, uint8.
+    """Read exactly `size` bytes as a uint8 array.
 
     Args:
-        stream: where they start.
-        size: as the header declares it, and as was checked.
-        path: for the message.
+        stream: stream positioned at the first byte.
+        size: number of bytes, from the header and already checked.
+        path: path for the message.
 
     Raises:
-        FileError: the stream ends before, or is damaged.
+        FileError: the stream ends too early, or is damaged.
     """
-    content = np.empty(size, np.uint8)  # takes memory only where it is written
+    content = np.empty(size, np.uint8)  # memory is used only for what is written
     at = 0
     while at < size:
         part = read(stream, min(_CHUNK, size - at), path)
@@ -104,10 +104,10 @@ def read_whole(stream: Readable, size: int, path: Path) -> np.ndarray:
 
 
 def read_rest(stream: Readable, path: Path) -> None:
-    """Read a compressed stream to its end, so that its checksum is compared.
+    """Read a compressed stream to its end, to check its checksum.
 
     Raises:
-        FileError: it is damaged, or goes on for more than `SLACK` bytes.
+        FileError: it is damaged, or has more than `SLACK` bytes left.
     """
     beyond = 0
     while part := read(stream, _CHUNK, path):
@@ -117,7 +117,7 @@ def read_rest(stream: Readable, path: Path) -> None:
 
 
 def read(stream: Readable, size: int, path: Path) -> bytes:
-    """Read a part of a stream, or name its file as damaged."""
+    """Read a part of a stream; raise `FileError` if it is damaged."""
     try:
         return stream.read(size)
     except (OSError, EOFError, zlib.error, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Paths that users give: refuse names that no system takes, and what is no ordinary file."""
+"""Check paths from users: invalid names, and paths that are not regular files."""
 
 import os
 import stat
@@ -21,10 +21,10 @@ _KINDS = {
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path that the system can look up; it need not exist.
+    """Return a path that is valid on this system; it need not exist.
 
     Raises:
-        FileError: a name that is too long, holds NUL, or cannot be encoded.
+        FileError: the name is too long, contains NUL, or cannot be encoded.
     """
     try:
         os.lstat(path)
@@ -38,10 +38,10 @@ def check_path(path: str | os.PathLike[str]) -> Path:
 
 
 def check_regular(path: str | os.PathLike[str]) -> Path:
-    """Return the path of an ordinary file, before anything opens it: to open a pipe may wait for ever.
+    """Check that a path is a regular file before it is opened; opening a pipe could block.
 
     Raises:
-        FileError: missing, no ordinary file, or a name that no file can have.
+        FileError: the path is missing, not a regular file, or not a valid name.
     """
     checked = check_path(path)
     try:
@@ -56,7 +56,7 @@ def check_regular(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def in_utf8(path: Path) -> Iterator[Path]:
-    """Give a name of the file that is valid UTF-8, for libraries that take no other: its own, or a link's."""
+    """Yield a path of the file that is valid UTF-8, for libraries that need it: its own, or a link."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Images as styles are read from them: as colour, reduced, whole or in crops; of volumes some slices."""
+"""Read images for style codes: as RGB, reduced, whole or in crops; of volumes, some slices."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -22,24 +22,23 @@ from styleaug.io.scan import Scan, Window
 __all__ = ["images_in", "opaque", "open_style", "shrink", "usable", "views"]
 
 MIN_SIDE = 8
-"""An image with fewer pixels on a side has no style to speak of."""
+"""Least side in pixels of an image that a style can be read from."""
 FRAMES = 8
-"""The most slices of a volume that are read."""
+"""Largest number of slices that are read from a volume."""
 MARGIN = 0.1
-"""Of a volume's slices at either end, which hold little but air."""
+"""Share of a volume's slices that is skipped at each end, because they are mostly air."""
 
 
 def images_in(source: Any) -> list[Any]:
-    """List the images of a source, each a path or an image in memory that `open_style` reads.
+    """List the images of a source; each is a path or an image in memory, for `open_style`.
 
     Args:
         source: the path of a file, of a folder or of a list in CSV or TSV; a PIL image; an array `(H, W)`,
-            `(H, W, C)` or `(N, H, W, C)`; a tensor `(C, H, W)` or `(N, C, H, W)`; or any number of these,
-            in a list or another iterable.
+            `(H, W, C)` or `(N, H, W, C)`; a tensor `(C, H, W)` or `(N, C, H, W)`; or an iterable of these.
 
     Raises:
-        FileError: a folder without images.
-        ConfigError: anything else.
+        FileError: a folder has no images.
+        ConfigError: the source is none of these.
     """
     if isinstance(source, str | os.PathLike):
         path = check_path(source)
@@ -60,7 +59,7 @@ def images_in(source: Any) -> list[Any]:
 
 
 def no_image(value: Any) -> ConfigError:
-    """Name what was given in place of an image."""
+    """Return the error for a value that is not an image."""
     pairs = (
         " Leave out the labels: [image for image, _ in dataset]." if isinstance(value, tuple | list) else ""
     )
@@ -71,19 +70,19 @@ def no_image(value: Any) -> ConfigError:
 
 
 def open_style(source: Any, code_size: int, window: Window | None = None) -> Float[Tensor, "T 3 H W"]:
-    """Read an image, or slices of a volume, as colour, not much larger than their code needs.
+    """Read an image, or slices of a volume, as RGB in [0, 1], reduced to about `code_size`.
 
     Args:
-        source: a path, or an image in memory: see `images_in`.
-        code_size: short side in pixels that its code is read at.
+        source: a path or an image in memory, see `images_in`.
+        code_size: short side in pixels at which the code is read.
         window: see `open_image`.
 
     Raises:
-        FileError, ImageError: it cannot be read, or has no style; naming the file.
+        FileError, ImageError: the image cannot be read or is too small; the message names the file.
     """
     path = source if isinstance(source, str | os.PathLike) else None
     name = "the style image" if path is None else path
-    side = 2 * code_size  # crops may be half as wide
+    side = 2 * code_size  # crops may have half the side
     image = (
         usable(source)
         if path is None
@@ -105,10 +104,10 @@ def open_style(source: Any, code_size: int, window: Window | None = None) -> Flo
 
 
 def usable(image: Any) -> Any:
-    """Turn a PIL image of any mode into L, LA, RGB, RGBA, I;16 or F; return other images as they are.
+    """Convert a PIL image of any mode to L, LA, RGB, RGBA, I;16 or F; return other images unchanged.
 
     Raises:
-        FileError: a mode that cannot be converted, or integers that do not fit into 16 bits.
+        FileError: the mode cannot be converted, or integers do not fit into 16 bits.
     """
     if not isinstance(image, Image.Image):
         return image
@@ -126,9 +125,12 @@ def usable(image: Any) -> Any:
 
 
 def opaque(image: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """Take the last of 2 or 4 channels off an array or tensor, and give what puts it back: transparency.
+    """Remove the alpha channel of an array or tensor with 2 or 4 channels.
 
-    What it hides is filled from what is seen; see `styleaug.images`.
+    Hidden pixels are filled with visible colours, see `images.filled`.
+
+    Returns:
+        The image without alpha, and a function that puts alpha and hidden pixels back.
     """
     axis = {Tensor: -3, np.ndarray: -1}.get(type(image), 0)
     if not axis or image.ndim < 3 or image.shape[axis] not in (2, 4):
@@ -152,7 +154,7 @@ def opaque(image: Any) -> tuple[Any, Callable[[Any], Any]]:
 
 
 def channels_last(image: Any) -> np.ndarray:
-    """View an array, or a tensor of any device, as an array `(..., H, W, C)`."""
+    """Return an array or a tensor of any device as an array `(..., H, W, C)`."""
     if isinstance(image, np.ndarray):
         return image
     there = image.detach().cpu().movedim(-3, -1)
@@ -160,14 +162,14 @@ def channels_last(image: Any) -> np.ndarray:
 
 
 def checked(image: Any) -> Tensor:
-    """Give the pixels of an image that has none outside its range; integers as they are."""
+    """Return the pixels of an image, after checking their range; integers stay integers."""
     pixels, _ = to_pixels(image)
     check_range(pixels)
     return to_float(pixels) if pixels.dtype.is_floating_point else pixels
 
 
 def _scan_pixels(scan: Scan) -> Float[Tensor, "T C H W"]:
-    """Give at most `FRAMES` slices from the middle of a scan, black to white as 0 to 1."""
+    """Return at most `FRAMES` slices from the middle of a scan, mapped from its span to [0, 1]."""
     count = len(scan.frames)
     first = int(MARGIN * count) if scan.volume else 0
     places = np.linspace(first, count - 1 - first, min(FRAMES, count - 2 * first)).round().astype(int)
@@ -177,7 +179,7 @@ def _scan_pixels(scan: Scan) -> Float[Tensor, "T C H W"]:
 
 
 def shrink(pixels: Shaped[Tensor, "B C H W"], short_side: int) -> Float[Tensor, "B C H2 W2"]:
-    """Return pixels in [0, 1] with the short side reduced to `short_side`; smaller ones keep their size."""
+    """Return pixels in [0, 1], reduced to `short_side`; smaller images keep their size."""
     height, width = pixels.shape[-2:]
     scale = short_side / min(height, width)
     if scale >= 1:
@@ -186,7 +188,7 @@ def shrink(pixels: Shaped[Tensor, "B C H W"], short_side: int) -> Float[Tensor, 
 
 
 def views(image: Float[Tensor, "T 3 H W"], patches: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Give the whole image, or `patches` random crops of it."""
+    """Yield the whole image, or `patches` random crops of it if `patches` > 1."""
     if patches == 1:
         yield image
         return

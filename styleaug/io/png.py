@@ -1,4 +1,4 @@
-"""PNG of 16-bit colour, which PIL reads as 8 bits."""
+"""Read and write PNG with 16-bit colour, which PIL would reduce to 8 bits."""
 
 import os
 import zlib
@@ -17,27 +17,27 @@ __all__ = ["check_pixels", "is_deep", "open_deep", "parts_of", "scale_key"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SEVERAL = {2: 3, 4: 2, 6: 4}
-"""Channels of the colour types with more than one."""
+"""Number of channels of PNG's colour types with more than one channel."""
 
 _KEPT = (b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"pHYs", b"eXIf", b"tIME", b"tEXt", b"zTXt", b"iTXt")
-"""Parts that say how colours are meant, how large a pixel is, and who says what."""
+"""Chunks that are kept: colour space, size of a pixel, text."""
 
 KEPT_BYTES = 2**24
-"""Of them together."""
+"""Most bytes of all kept chunks."""
 
 
 def is_deep(path: Path) -> bool:
-    """Tell from its header whether a PNG has several channels of 16 bits."""
+    """Return True if a PNG's header has several channels of 16 bits."""
     with path.open("rb") as file:
         head = file.read(26)
     return head[:8] == SIGNATURE and head[12:16] == b"IHDR" and head[24] == 16 and head[25] in _SEVERAL
 
 
 def open_deep(path: Path, window: Window | None = None) -> Scan:
-    """Read a PNG for which `is_deep` holds, with all its bits.
+    """Read a PNG with several 16-bit channels, without loss.
 
     Raises:
-        FileError: damaged, or too large.
+        FileError: the file is damaged or too large.
         ConfigError: imagecodecs is missing.
     """
     try:
@@ -55,7 +55,7 @@ def open_deep(path: Path, window: Window | None = None) -> Scan:
     except Exception as error:
         raise FileError(f"cannot read {path}: {error}. Remove the file or save it again.") from None
     kept = b"".join(part(*found) for found in parts_of(BytesIO(content), _KEPT))
-    # The decoder gives colours with a transparent one among them an alpha channel, too.
+    # If the PNG has a transparent colour, the decoder also adds an alpha channel.
     alpha = pixels.shape[-1] in (2, 4)
     frames, whole = without_alpha(pixels) if alpha else (pixels, np.asarray)
 
@@ -68,7 +68,7 @@ def open_deep(path: Path, window: Window | None = None) -> Scan:
 
 
 def parts_of(file: BinaryIO, kinds: Container[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield name and content of those parts of a PNG that are whole and of these kinds."""
+    """Yield name and content of the complete chunks of a PNG that are of these kinds."""
     file.seek(8)
     room = KEPT_BYTES
     while len(head := file.read(8)) == 8:
@@ -85,10 +85,10 @@ def parts_of(file: BinaryIO, kinds: Container[bytes]) -> Iterator[tuple[bytes, b
 
 
 def check_pixels(path: Path) -> None:
-    """Compare the checksums of a PNG's pixels, which PIL leaves out.
+    """Check the checksums of a PNG's pixels, which PIL does not.
 
     Raises:
-        FileError: one does not fit.
+        FileError: a checksum is wrong.
     """
     with path.open("rb") as file:
         if file.read(8) != SIGNATURE:
@@ -105,13 +105,13 @@ def check_pixels(path: Path) -> None:
 
 
 def part(kind: bytes, content: bytes) -> bytes:
-    """Give a part as it is in the file."""
+    """Return a chunk as bytes, with length and checksum."""
     crc = zlib.crc32(kind + content)
     return len(content).to_bytes(4, "big") + kind + content + crc.to_bytes(4, "big")
 
 
 def scale_key(image: Any) -> None:
-    """Give a PNG's transparent colour the depth of its decoded pixels; PIL leaves it that of the file."""
+    """Scale a PNG's transparent colour to the depth of the decoded pixels; PIL does not."""
     key, raw = image.info.get("transparency"), image.tile[0][3] if image.tile else ""
     if image.format != "PNG" or isinstance(key, bytes | None):
         return

@@ -1,4 +1,4 @@
-"""Colour profiles: which belongs to which pixels, and how CMYK and Lab become RGB."""
+"""Match colour profiles to pixels, and convert CMYK and Lab to RGB."""
 
 from io import BytesIO
 
@@ -15,29 +15,29 @@ _SPACES = {
     "RGBA": b"RGB ",
     "CMYK": b"CMYK",
 }
-"""Modes, and the colour space that a profile's header names for them."""
+"""Colour space in a profile's header, for each PIL mode."""
 
 _MOST_BYTES = 2**24
-"""Of a profile; those of presses have 4 million at most."""
+"""Most bytes of a profile; the largest known, for printing presses, have 4 million."""
 
 
 def fits(profile: bytes | None, mode: str) -> bool:
-    """Tell whether a profile is one, of the colour space of this mode."""
+    """Return True if `profile` is a valid profile with the colour space of this mode."""
     return bool(profile) and profile[36:40] == b"acsp" and profile[16:20] == _SPACES.get(mode, b"")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image without transparency to RGB.
 
-    CMYK is converted to sRGB by its profile; without one, or if it is broken, as PIL does. The profile
-    is kept where it is one of RGB that YCbCr or a palette was stored in.
+    CMYK is converted to sRGB with its profile; without a valid one, with PIL's formula. An RGB profile of a
+    YCbCr or palette image is kept.
     """
     profile, shown = image.info.get("icc_profile"), None
     if image.mode == "CMYK" and profile and fits(profile, "CMYK") and len(profile) <= _MOST_BYTES:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))
             shown = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except Exception:  # a damaged profile; the pixels are there all the same
+        except Exception:  # the profile is damaged, but the pixels are not
             shown = None
     if shown is None:
         shown = image.convert("RGB")

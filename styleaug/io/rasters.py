@@ -1,6 +1,7 @@
-"""NRRD and MetaImage: a text that describes an array, and then the array, in the same file or beside it.
+"""Read and write NRRD and MetaImage: a text header, then an array in the same file or beside it.
 
-The text is parsed here and not by ITK, which takes what it says as format strings and as paths of any file.
+The header is parsed here and not by ITK, because ITK uses its text as format strings and as paths of any
+file.
 """
 
 import math
@@ -21,11 +22,11 @@ from styleaug.io.volumes import value_limits
 __all__ = ["open_metaimage", "open_nrrd"]
 
 _HEADER_BYTES = 2**20
-"""Of the text; the longest that are known, of diffusion series, have a tenth of it."""
+"""Most bytes of the header; the longest known, of diffusion series, have a tenth."""
 
 MOST_AXES = 16
 MOST_WORDS = 2**22
-"""Numbers of an array that is written as text: Python needs 60 bytes for each while it reads."""
+"""Most numbers in an array stored as text; Python needs 60 bytes for each while reading."""
 
 NRRD_TYPES = {
     "i1": ("signed char", "int8", "int8_t"),
@@ -66,39 +67,39 @@ ENCODINGS: dict[str, Packing | None] = {
     "text": None,
     "ascii": None,
 }
-"""Of NRRD; None is text."""
+"""Compression for each encoding of NRRD; None is text."""
 
 IN_SPACE = {"domain", "space", "time", "none", "???"}
-"""Kinds of an NRRD's axes along which pixels lie; along the others lie the numbers of one pixel."""
+"""Kinds of NRRD axes in space or time; axes of other kinds hold the channels of a pixel."""
 
 OUTSIDE = ("datafile", "lineskip", "byteskip")
-"""Fields of an NRRD that say where its data lie; ours come right after the text."""
+"""Fields of an NRRD that give the position of the data; they are dropped, as our data follow the header."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """An array as a header declares it, and where its bytes are."""
+    """The array that a header declares, and the position of its bytes."""
 
     shape: tuple[int, ...]
-    """Slowest axis first."""
+    """Length of each axis, slowest first."""
 
     dtype: np.dtype
-    """With the byte order of the file."""
+    """Type of the values, with the byte order of the file."""
 
     channels: int | None
-    """Which axis holds the numbers of one pixel, if they have several."""
+    """Axis that holds the channels of a pixel; None if there is only one channel."""
 
     packing: Packing | None
-    """None is text."""
+    """Compression of the data; None for text."""
 
     name: str | None
-    """Of the file beside the header; None if the data follow the text."""
+    """Name of the data file beside the header; None if the data follow the header."""
 
     lines: int = 0
-    """Lines to skip, before anything is unpacked."""
+    """Number of lines to skip, before unpacking."""
 
     skip: int = 0
-    """Bytes to skip, after unpacking; -1 takes the last bytes of the file."""
+    """Number of bytes to skip, after unpacking; -1 reads the last bytes of the file."""
 
 
 META_ORDER = ("binarydatabyteordermsb", "elementbyteordermsb")
@@ -108,26 +109,26 @@ USED = {
     *("dimsize", "ndims", "objecttype", "elementtype", "elementnumberofchannels", "compresseddata"),
     *("binarydata", "headersize", "elementdatafile", *META_ORDER),
 }
-"""The keys that are read; the others are written again as they are."""
+"""Keys that are read; other keys are copied unchanged."""
 
 _Line = tuple[str, str, bytes]
-"""Of a header: the key, in small letters; the value; and the line itself."""
+"""One line of a header: the key in lower case, the value, and the line itself."""
 
 
 def open_nrrd(path: Path, short_side: int | None = None, window: Window | None = None) -> Scan:
     """Read an NRRD file as slices along its last axis.
 
-    The text of the header is written back as it was, and so is the compression. Data that lie beside the
-    header, or are written as text, come back inside the file and binary.
+    Header and compression are kept on saving. Data beside the header, or stored as text, are saved as binary
+    data in the same file.
 
     Args:
         path: `.nrrd`.
         short_side: not used.
-        window: None takes the percentiles.
+        window: None uses the percentiles.
 
     Raises:
-        FileError: damaged, too large, voxels that are no numbers, or data anywhere but in the file itself
-            or in one file in the same folder.
+        FileError: the file is damaged or too large, voxels are not numbers, or the data are neither in the
+            file nor in one file in the same folder.
     """
     with path.open("rb") as file:
         lines = list(nrrd_lines(file, path))
@@ -146,21 +147,21 @@ def open_nrrd(path: Path, short_side: int | None = None, window: Window | None =
 
 
 def nrrd_lines(file: BinaryIO, path: Path) -> Iterable[_Line]:
-    """Read the text, which ends with an empty line or with the file."""
+    """Yield the lines of the header, which ends with an empty line or with the file."""
     for number, line in enumerate(text_lines(file, path)):
         text = line.decode("latin-1").strip()
         if number == 0 and not re.fullmatch(r"NRRD000\d", text):
             raise FileError(f"{path} is not a NRRD file, or is damaged; remove it.")
         if not text:
             return
-        # A field is `name: value`; `name:=value` is a remark, like all that begins with #.
+        # A field is `name: value`. Lines `name:=value` and lines that begin with # are comments.
         name, colon, value = text.partition(":")
         key = "".join(name.lower().split()) if colon and not value.startswith("=") else ""
         yield key, value.strip(), line
 
 
 def nrrd_layout(lines: list[_Line], path: Path) -> Layout:
-    """Read what an NRRD's fields say of its array."""
+    """Return the layout of the array from an NRRD's fields."""
     fields = unique(lines, path)
     shape = whole_numbers(fields, "sizes", path)[::-1]
     if whole_numbers(fields, "dimension", path) != [len(shape)]:
@@ -192,17 +193,17 @@ def nrrd_layout(lines: list[_Line], path: Path) -> Layout:
 def open_metaimage(path: Path, short_side: int | None = None, window: Window | None = None) -> Scan:
     """Read a MetaImage file as slices along its last axis.
 
-    The text of the header is written back as it was, and so is the compression. Data that lie beside the
-    header, or are written as text, come back inside the file and binary.
+    Header and compression are kept on saving. Data beside the header, or stored as text, are saved as binary
+    data in the same file.
 
     Args:
         path: `.mha` or `.mhd`.
         short_side: not used.
-        window: None takes the percentiles.
+        window: None uses the percentiles.
 
     Raises:
-        FileError: damaged, too large, voxels that are no numbers, or data anywhere but in the file itself
-            or in one file in the same folder.
+        FileError: the file is damaged or too large, voxels are not numbers, or the data are neither in the
+            file nor in one file in the same folder.
     """
     with path.open("rb") as file:
         lines = list(meta_lines(file, path))
@@ -225,7 +226,7 @@ def open_metaimage(path: Path, short_side: int | None = None, window: Window | N
 
 
 def meta_lines(file: BinaryIO, path: Path) -> Iterable[_Line]:
-    """Read the text, which ends with the key ElementDataFile."""
+    """Yield the lines of the header, which ends with the key ElementDataFile."""
     for line in text_lines(file, path):
         text = line.decode("latin-1").strip()
         key, *value = (part.strip() for part in re.split("[=:]", text, maxsplit=1))
@@ -238,7 +239,7 @@ def meta_lines(file: BinaryIO, path: Path) -> Iterable[_Line]:
 
 
 def meta_layout(lines: list[_Line], path: Path) -> Layout:
-    """Read what a MetaImage's keys say of its array."""
+    """Return the layout of the array from a MetaImage's keys."""
     fields = unique(lines, path)
     shape = whole_numbers(fields, "dimsize", path)[::-1]
     if whole_numbers(fields, "ndims", path) != [len(shape)]:
@@ -270,7 +271,7 @@ def meta_layout(lines: list[_Line], path: Path) -> Layout:
 def _scan_of(
     stored: np.ndarray, layout: Layout, save: Callable[[bytes, Path], None], window: Window | None
 ) -> Scan:
-    """Build a scan of an array whose bytes `save` writes behind the header."""
+    """Return a scan of an array; `save` writes its bytes after the header."""
     axis = layout.channels
     voxels = stored if axis is None else np.moveaxis(stored, axis, -1)
     vector = axis is not None and voxels.shape[-1] > 1
@@ -287,12 +288,12 @@ def _scan_of(
 
 
 def _said(text: str) -> bool:
-    """Tell whether a MetaImage says yes."""
+    """Return True if a MetaImage's value means yes."""
     return text[:1] in ("T", "t", "1")
 
 
 def text_lines(file: BinaryIO, path: Path) -> Iterable[bytes]:
-    """Read lines with their ends, up to `_HEADER_BYTES` of them."""
+    """Yield lines with their line ends, up to `_HEADER_BYTES` bytes."""
     left = _HEADER_BYTES
     while line := file.readline(left):
         left -= len(line)
@@ -302,7 +303,7 @@ def text_lines(file: BinaryIO, path: Path) -> Iterable[bytes]:
 
 
 def unique(lines: list[_Line], path: Path) -> dict[str, str]:
-    """Collect keys and values; a key that comes twice could be read either way."""
+    """Return the values by key; a key must not appear twice."""
     fields = {}
     for key, value, _ in lines:
         if key not in USED:
@@ -331,13 +332,13 @@ def dtype_of(fields: dict[str, str], key: str, types: dict[str, tuple[str, ...]]
 
 
 def wrong(path: Path, key: str, fields: dict[str, str]) -> FileError:
-    """Name a key whose value cannot be used."""
+    """Return the error for a key with an invalid value."""
     found = f"{fields[key][:40]!r}" if key in fields else "nothing"
     return FileError(f"{path} says {found} of {key!r}, which cannot be read; repair or remove it.")
 
 
 def elsewhere(path: Path, name: str) -> FileError:
-    """Refuse data that lie anywhere but beside the header."""
+    """Return the error for data that are not in the folder of the header."""
     return FileError(
         f"{path} takes its data from {name[:100]!r}; it may name one file in its own folder. "
         "Save it again as one file."
@@ -345,7 +346,7 @@ def elsewhere(path: Path, name: str) -> FileError:
 
 
 def beside(path: Path, name: str) -> Path:
-    """Find the one file in a header's folder that it may take its data from."""
+    """Return the data file, which must be in the folder of the header."""
     plain = name.removeprefix("./")
     if not plain or re.search(r"[/\\%\x00-\x1f]", plain) or plain.split()[0] == "LIST":
         raise elsewhere(path, name)
@@ -362,7 +363,7 @@ def beside(path: Path, name: str) -> Path:
 
 
 def read_array(file: BinaryIO, layout: Layout, path: Path) -> np.ndarray:
-    """Check what was declared, and read it."""
+    """Check the declared layout, and read the array."""
     sizes = [size for axis, size in enumerate(layout.shape) if axis != layout.channels]
     if len(sizes) < 2:
         raise FileError(f"{path} has an array of shape {layout.shape}; expected at least two axes.")
@@ -380,7 +381,7 @@ def read_array(file: BinaryIO, layout: Layout, path: Path) -> np.ndarray:
 
 
 def content_of(file: BinaryIO, layout: Layout, path: Path) -> np.ndarray:
-    """Read as many numbers as were declared, from where a file is."""
+    """Read the declared number of values from the current position of a file."""
     count = math.prod(layout.shape)
     for _ in range(layout.lines):
         if not file.readline(_HEADER_BYTES):
@@ -404,7 +405,7 @@ def content_of(file: BinaryIO, layout: Layout, path: Path) -> np.ndarray:
 
 
 def words_of(file: BinaryIO, count: int, dtype: np.dtype, path: Path) -> np.ndarray:
-    """Read numbers that are written as text."""
+    """Read numbers stored as text."""
     if count > MOST_WORDS:
         raise FileError(f"{path} has {count:,} numbers as text, more than {MOST_WORDS:,}; save it as binary.")
     words = file.read(64 * count).split(maxsplit=count)[:count]

@@ -1,4 +1,4 @@
-"""What a medical file holds: frames in true values, the range that is shown, and how to write them back."""
+"""Medical images: frames in true values, the range that is shown, and a function that writes them back."""
 
 import logging
 import math
@@ -32,12 +32,12 @@ __all__ = [
 ]
 
 _SAMPLE = 2**20
-"""How many values `auto` looks at."""
+"""Number of values that `auto` reads."""
 
 PERCENTILES = (0.5, 99.5)
 
 Window = tuple[float, float] | Literal["auto", "dicom"]
-"""Centre and width in the file's own units; or the percentiles of the scan; or what the file says."""
+"""Centre and width in the file's units, `"auto"` for percentiles, or `"dicom"` for the file's window."""
 
 Span = tuple[float, float]
 Save = Callable[[np.ndarray, Path], None]
@@ -45,29 +45,29 @@ Save = Callable[[np.ndarray, Path], None]
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """One or more frames in true values, as they are seen: more is brighter."""
+    """One or more frames in true values; larger values are brighter."""
 
     frames: np.ndarray
     """`(T, H, W)` or `(T, H, W, C)`, such as Hounsfield units."""
 
     span: Span
-    """What is shown as black and as white."""
+    """Values that are shown as black and white."""
 
     volume: bool
-    """The frames belong together: slices of a body, or times. They share one style and its statistics."""
+    """True if the frames are slices or times of one volume. They then share one style and its statistics."""
 
     save: Save
-    """Writes styled frames of the same shape and dtype as a file of the same kind, with its header."""
+    """Function that writes styled frames of the same shape and dtype, in the same format and header."""
 
     blank: bool = False
-    """No pixel is seen: all are transparent."""
+    """True if all pixels are transparent."""
 
 
 def parse_window(text: Any) -> Window | None:
-    """Read a window as users write it: `"40/400"` (centre/width), `"auto"` or `"dicom"`.
+    """Parse a window: `"40/400"` (centre/width), `"auto"` or `"dicom"`.
 
     Raises:
-        ConfigError: anything else.
+        ConfigError: the text is not a window.
     """
     if text is None or text in ("auto", "dicom"):
         return text
@@ -94,22 +94,22 @@ def make_scan(
     mirror: float | None = None,
     blank: bool = False,
 ) -> Scan:
-    """Build a scan: choose its range, and keep what is no number aside.
+    """Return a scan: choose its range, and replace values that are not numbers until it is saved.
 
     Args:
         frames: `(T, H, W)` or `(T, H, W, C)`.
         save: see `Scan`.
-        window: what the user wants; None takes `own`, else the whole range of the dtype if `whole`
-            says so, else the percentiles.
-        own: the range that the file names.
-        whole: unsigned integers are shown from their first to their last value.
+        window: the user's window; None uses `own`, else the whole range of the dtype if `whole`, else the
+            percentiles.
+        own: the range given in the file.
+        whole: show unsigned integers over the whole range of their dtype.
         volume: see `Scan`.
-        beside: which values say nothing, such as the padding around a scan; of the shape of `frames`.
-        mirror: frames are turned round: `mirror` minus what the file, and the user, call a value.
+        beside: mask of the shape of `frames`; values to ignore, such as padding around a scan.
+        mirror: the frames hold `mirror` minus the file's values, because smaller values are brighter.
         blank: see `Scan`.
 
     Raises:
-        FileError: no value is a number.
+        FileError: no value is a finite number.
     """
     if frames.dtype.kind == "f":
         frames, save, beside = without_gaps(frames, save, beside)
@@ -128,7 +128,7 @@ def make_scan(
 def without_gaps(
     frames: np.ndarray, save: Save, beside: np.ndarray | None
 ) -> tuple[np.ndarray, Save, np.ndarray | None]:
-    """Fill NaN and infinity by the least value, and put them back before the scan is saved."""
+    """Replace NaN and infinity by the least value; the new `save` restores them."""
     gaps = ~np.isfinite(frames)
     if not gaps.any():
         return frames, save, beside
@@ -143,7 +143,7 @@ def without_gaps(
 
 
 def percentiles(frames: np.ndarray, beside: np.ndarray | None) -> Span:
-    """Give the range that holds nearly all values of a scan, read on a thinned grid."""
+    """Return the range between `PERCENTILES` of a scan, read on a coarse grid."""
     step = max(1, math.ceil((frames.size / _SAMPLE) ** (1 / min(3, frames.ndim))))
     grid = tuple(slice(None, None, step if size >= 2 * step else 1) for size in frames.shape[:3])
     values = frames[grid].astype(np.float64)
@@ -165,18 +165,18 @@ def rescaled(
     *,
     inverted: bool = False,
 ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray], float]:
-    """Turn stored values into true ones, exactly where that can be.
+    """Convert stored values to true values, exactly if possible.
 
     Args:
-        stored: `(T, H, W)` integers, or floats.
+        stored: `(T, H, W)` integers or floats.
         slope: a number, or one for each frame `(T, 1, 1)`.
-        intercept: as `slope`.
+        intercept: a number, or one for each frame `(T, 1, 1)`.
         limits: the least and the largest value that can be stored.
-        inverted: less is brighter; true values are mirrored within the limits.
+        inverted: True if smaller values are brighter; true values are then mirrored within the limits.
 
     Returns:
-        The true values, in the smallest dtype that holds them exactly, else float32; the way back,
-        which rounds to the nearest value that can be stored; and what true values are mirrored at.
+        The true values, in the smallest dtype that holds them exactly, else float32; the inverse function,
+        which rounds to the nearest value that can be stored; and the number that mirrors true values.
     """
     ends = [np.asarray(end * np.float64(1) * slope + intercept) for end in limits]
     mirror: Any = ends[0] + ends[1]
@@ -203,7 +203,7 @@ def rescaled(
 
 
 def smallest(ends: list[np.ndarray], slope: np.ndarray, intercept: np.ndarray) -> np.dtype:
-    """Find the integers that hold all values between two ends, or float32 where none do."""
+    """Return the smallest integer dtype that holds all values between two ends, else float32."""
     if np.all(slope == slope.round()) and np.all(intercept == intercept.round()):
         low, high = min(map(np.min, ends)), max(map(np.max, ends))
         for name in ("uint8", "int16", "uint16", "int32"):
@@ -213,13 +213,13 @@ def smallest(ends: list[np.ndarray], slope: np.ndarray, intercept: np.ndarray) -
 
 
 def without_alpha(pixels: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """Take the last channel off `(T, H, W, C)`, and give what puts it back.
+    """Remove the alpha channel of `(T, H, W, C)`.
 
-    What is transparent is filled from what is seen, frame by frame, so it decides nothing.
+    Transparent pixels are filled with visible colours of their frame.
 
     Returns:
-        `(T, H, W, C - 1)`, or `(T, H, W)` if only one channel is left; and a function that gives styled
-        values of that shape their transparency again, and hidden pixels their own values.
+        `(T, H, W, C - 1)`, or `(T, H, W)` if only one channel is left; and a function that restores alpha
+        and hidden pixels in styled values of that shape.
     """
     alpha = pixels[..., -1]
     colour = pixels[..., 0] if pixels.shape[-1] == 2 else pixels[..., :-1]
@@ -233,13 +233,13 @@ def without_alpha(pixels: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray]
 
 
 def as_picture(picture: Any) -> Any:
-    """Give the middle frame of a scan as an array `(H, W)` or `(H, W, 3)`, for eyes and encoders.
+    """Return the middle frame of a scan as an array `(H, W)` or `(H, W, 3)`, for display and encoders.
 
     Args:
-        picture: what `open_image` gave; what is no scan is returned as it is.
+        picture: result of `open_image`; if it is not a scan, it is returned unchanged.
 
     Returns:
-        uint8 where the scan has it and shows all of it, else float32 in [0, 1].
+        uint8 if the scan is uint8 and shows its whole range, else float32 in [0, 1].
     """
     if not isinstance(picture, Scan):
         return picture
@@ -252,18 +252,18 @@ def as_picture(picture: Any) -> Any:
 
 
 def unreadable(path: Path, error: Exception) -> FileError:
-    """Name a damaged file, with the first line of what a decoder says of it."""
+    """Return the error for a damaged file, with the first line of the decoder's message."""
     return FileError(f"cannot read {path}: {first_line(error)} Remove the file or save it again.")
 
 
 def missing(path: Path, library: str) -> MissingExtraError:
-    """Say which extra a file needs."""
+    """Return the error that names the extra which a file needs."""
     return missing_extra(str(path), library, "medical")
 
 
 @contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Keep a library's warnings about odd files off the terminal; the pixels are what counts."""
+    """Hide a library's warnings about unusual files."""
     logger = logging.getLogger(name)
     before, logger.disabled = logger.disabled, True
     try:

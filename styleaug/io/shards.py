@@ -1,8 +1,8 @@
-"""Shards, one sample at a time: Parquet files, and the tar files of WebDataset.
+"""Read and write shards, one sample at a time: Parquet files and WebDataset tar files.
 
-Both hold samples of an encoded image and what belongs to it: labels, captions, masks. A reader yields
-samples, a writer of the same kind takes them back with another image and all else untouched. Nothing is
-unpacked to disk, and no more than a few samples are in memory.
+A sample is an encoded image with its labels, captions and masks. A reader yields samples. A writer of the
+same kind writes them with another image and everything else unchanged. Nothing is unpacked to disk, and
+only a few samples are in memory.
 """
 
 import re
@@ -21,58 +21,58 @@ from styleaug.errors import ConfigError, FileError, first_line, missing_extra
 __all__ = ["SHARDS", "AbstractReader", "AbstractWriter", "DamagedShardError", "Sample", "open_shard"]
 
 MAX_SAMPLE = 2**30
-"""Bytes in one sample; larger ones are refused before they are read."""
+"""Most bytes of one sample; larger samples are refused before they are read."""
 
 IMAGE_MEMBERS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "jfif", "gif", "avif", "jp2", "ppm")
-"""Which member of a WebDataset sample is the image: the first of these that it has."""
+"""Extensions of images in a WebDataset sample; the first one found is the image."""
 
 DEFAULT_COLUMN = "image"
 READ_ROWS = 16
 READ_BYTES = 2**20
 FLUSH_BYTES = 2**25
-"""A row group of Parquet is written when it holds this much, or where one of the source ends."""
+"""Bytes after which a row group of Parquet is written; it also ends where one of the source ends."""
 
-# As WebDataset splits names: the key up to the first dot of the last part, the extension behind it.
+# WebDataset's rule: the key ends at the first dot of the last part of the path; the extension follows.
 KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 WEBDATASET_IGNORES = re.compile(r"__[^/]*__($|/)")
 
 
 class DamagedShardError(FileError):
-    """A shard that cannot be read on."""
+    """A shard whose remaining content cannot be read."""
 
 
 @dataclass
 class Sample:
-    """An encoded image and what belongs to it."""
+    """An encoded image and the data that belong to it."""
 
     key: str
-    """What it is called in its shard."""
+    """Name of the sample in its shard."""
 
     image: bytes = b""
     problem: str = ""
-    """Why it has no image that can be used."""
+    """Reason why the sample has no usable image, or ""."""
 
     size: int = 0
-    """Bytes that it holds in all."""
+    """Total number of bytes."""
 
     bystander: bool = False
-    """No sample but a file beside them, which is passed on as it is."""
+    """True for a file that is not part of a sample; it is copied unchanged."""
 
     rest: Any = None
-    """What its writer needs to give it back."""
+    """Data with which the writer rebuilds the sample."""
 
 
 class AbstractWriter(ABC):
-    """Take samples in the order in which they shall be read."""
+    """Writes samples in the order in which they are added."""
 
     @abstractmethod
     def add(self, sample: Sample, image: bytes, suffix: str) -> None:
         """Write a sample with another image.
 
         Args:
-            sample: from the reader.
-            image: encoded.
-            suffix: of the key, so that no two copies of a sample have the same.
+            sample: sample from the reader.
+            image: encoded image.
+            suffix: suffix for the key, so that copies of a sample have different keys.
         """
 
 
@@ -81,15 +81,15 @@ class AbstractReader(ABC):
 
     @abstractmethod
     def samples(self) -> Iterator[Sample]:
-        """Yield the samples in their order.
+        """Yield the samples in order.
 
         Raises:
-            DamagedShardError: what is left cannot be read.
+            DamagedShardError: the rest cannot be read.
         """
 
     @abstractmethod
     def writer(self, part: Path) -> AbstractContextManager[AbstractWriter]:
-        """Give what writes samples of this shard to a new file."""
+        """Return a writer that writes samples of this shard to a new file."""
 
 
 @contextmanager
@@ -97,13 +97,13 @@ def open_shard(path: Path, column: str) -> Iterator[AbstractReader]:
     """Open a `.parquet` or `.tar` file.
 
     Args:
-        path: its suffix tells its kind.
-        column: Parquet's column of encoded images, binary or a struct with `bytes`; of a tar file the
-            extension of the image, where `"image"` stands for the first of `IMAGE_MEMBERS`.
+        path: the file; its suffix gives the kind.
+        column: for Parquet, the column of encoded images (binary, or a struct with `bytes`). For a tar file,
+            the extension of the image; `"image"` means the first of `IMAGE_MEMBERS`.
 
     Raises:
-        DamagedShardError: it cannot be opened.
-        ConfigError: no such column, one of another type, or pyarrow is missing.
+        DamagedShardError: the file cannot be opened.
+        ConfigError: the column is missing or of another type, or pyarrow is missing.
     """
     with SHARDS[path.suffix.lower()](path, column) as reader:
         yield reader
@@ -111,7 +111,7 @@ def open_shard(path: Path, column: str) -> Iterator[AbstractReader]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes a library raise into our error."""
+    """Convert a library's errors about a damaged file to `DamagedShardError`."""
     try:
         yield
     except (ConfigError, FileError):
@@ -133,13 +133,13 @@ def open_tar(path: Path, column: str) -> Iterator["TarReader"]:
 
 
 class TarReader(AbstractReader):
-    """A tar file whose members with one key in succession are a sample."""
+    """A tar file; consecutive members with the same key are one sample."""
 
     def __init__(self, path: Path, file: BinaryIO, tar: tarfile.TarFile, column: str):
         self.path, self.file, self.tar, self.column = path, file, tar, column
 
     def samples(self) -> Iterator[Sample]:
-        """Group members by their keys."""
+        """Yield samples: consecutive members with the same key."""
         for (key, bystander), members in groupby(self.members(), lambda member: member[:2]):
             sample = Sample(key, bystander=bystander, rest=[])
             for _, _, extension, info in members:
@@ -150,7 +150,7 @@ class TarReader(AbstractReader):
             self.check_end()
 
     def members(self) -> Iterator[tuple[str, bool, str, tarfile.TarInfo]]:
-        """Yield key, whether it is none, extension and header of each member, and keep none of them."""
+        """Yield for each member its key, whether it is not part of a sample, its extension and its header."""
         while True:
             with reading(self.path):
                 info = self.tar.next()
@@ -166,7 +166,7 @@ class TarReader(AbstractReader):
                 yield info.name, True, "", info
 
     def take(self, sample: Sample, info: tarfile.TarInfo, extension: str) -> None:
-        """Read a member into its sample, unless it is dangerous."""
+        """Read a member into its sample; refuse unsafe members."""
         sample.size += info.size + tarfile.BLOCKSIZE
         name = PurePosixPath(info.name)
         if name.is_absolute() or ".." in name.parts:
@@ -183,7 +183,7 @@ class TarReader(AbstractReader):
         sample.rest.append((extension, int(info.mtime), content.read()))
 
     def finished(self, sample: Sample) -> Sample:
-        """Find the image among the members."""
+        """Return the sample with the image taken from its members."""
         if sample.problem or sample.bystander:
             sample.bystander = sample.bystander and not sample.problem
             return sample
@@ -205,7 +205,7 @@ class TarReader(AbstractReader):
         return sample
 
     def check_end(self) -> None:
-        """Tell the end of the archive from a damaged header, which tarfile takes for one."""
+        """Check that the archive ended properly; tarfile also stops at a damaged header."""
         self.file.seek(self.tar.offset)
         block = self.file.read(tarfile.BLOCKSIZE)
         if len(block) < tarfile.BLOCKSIZE:
@@ -215,13 +215,13 @@ class TarReader(AbstractReader):
 
     @contextmanager
     def writer(self, part: Path) -> Iterator["TarWriter"]:
-        """Write members with the same extensions, times and order."""
+        """Yield a writer that keeps extensions, times and order of members."""
         with tarfile.open(part, "w") as tar:
             yield TarWriter(tar)
 
 
 class TarWriter(AbstractWriter):
-    """Writes ordinary files only."""
+    """Writes the regular files of samples to a tar file."""
 
     def __init__(self, tar: tarfile.TarFile):
         self.tar = tar
@@ -276,7 +276,7 @@ class ParquetReader(AbstractReader):
             )
 
     def samples(self) -> Iterator[Sample]:
-        """Read a few rows at a time."""
+        """Yield samples, reading a few rows at a time."""
         index = 0
         for group, batch in self.batches():
             images = batch.column(self.place)
@@ -304,7 +304,7 @@ class ParquetReader(AbstractReader):
 
     @contextmanager
     def writer(self, part: Path) -> Iterator["ParquetWriter"]:
-        """Write the same schema with its metadata, in row groups that end where those of the source do."""
+        """Yield a writer that keeps schema, metadata and the ends of row groups."""
         from pyarrow import parquet
 
         with parquet.ParquetWriter(part, self.file.schema_arrow) as file:
@@ -314,7 +314,7 @@ class ParquetReader(AbstractReader):
 
 
 class ParquetWriter(AbstractWriter):
-    """Collects rows to row groups."""
+    """Collects rows into row groups and writes them."""
 
     def __init__(self, reader: ParquetReader, file: Any):
         self.reader, self.file = reader, file
@@ -323,7 +323,7 @@ class ParquetWriter(AbstractWriter):
         self.size = self.group = 0
 
     def add(self, sample: Sample, image: bytes, suffix: str) -> None:
-        """Append a row; Parquet has no keys, so copies of it are alike but for the image."""
+        """Append a row; Parquet has no keys, so copies of a row differ only in the image."""
         group, row, value = sample.rest
         if group != self.group or self.size > FLUSH_BYTES:
             self.flush()
@@ -333,7 +333,7 @@ class ParquetWriter(AbstractWriter):
         self.size += sample.size + len(image)
 
     def flush(self) -> None:
-        """Write what was collected as one row group."""
+        """Write the collected rows as one row group."""
         import pyarrow
 
         if not self.rows:
@@ -345,4 +345,4 @@ class ParquetWriter(AbstractWriter):
 
 
 SHARDS = {".parquet": open_parquet, ".tar": open_tar}
-"""File types, and what opens them."""
+"""Function that opens each type of shard, by suffix."""

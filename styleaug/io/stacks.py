@@ -1,4 +1,4 @@
-"""TIFF that PIL does not read with all its bits: stacks, 16-bit colour, floats, channels, pyramids."""
+"""Read and write TIFF beyond PIL: stacks, 16-bit colour, floats, many channels, pyramids."""
 
 import math
 import warnings
@@ -20,24 +20,24 @@ MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16
 BITS, SAMPLES, REDUCED, SUBIFDS, SAMPLE_FORMAT = 258, 277, 254, 330, 339
 TILE_WIDTH, TILE_HEIGHT = 322, 323
 MOST_TILE = 2**24
-"""Pixels of a tile that PIL is given: it makes room for all of it, however small the image is."""
+"""Most pixels of a tile for PIL, which allocates a whole tile even for a small image."""
 
 _SIGNED = 2
 MOST_LEVELS = 32
-"""Of a pyramid that PIL, which takes its time for each page, is asked about."""
+"""Most levels of a pyramid that PIL is asked about, because it is slow for each page."""
 
 _NAMED = {270: "description", 305: "software"}
 SAID = (269, 271, 272, 285, 306, 315, 316, 33432)
-"""Tags that say who made what and when; those in `_NAMED` have an argument of their own in tifffile."""
+"""Tags about author, device and date. Tags in `_NAMED` are separate arguments of tifffile."""
 IMAGEJ = ("spacing", "unit", "finterval", "fps", "mode", "min", "max")
 
 
 def pil_mode(path: Path, short_side: int | None = None) -> str:
-    """Give the mode of a TIFF that PIL reads as it is, else an empty string.
+    """Return the mode of a TIFF that PIL reads without loss, else "".
 
     Args:
         path: the file.
-        short_side: the image will be reduced; one with a pyramid is better read from that.
+        short_side: short side in pixels to which the image will be reduced; a pyramid is then better.
     """
     try:
         with warnings.catch_warnings():
@@ -64,29 +64,29 @@ def pil_mode(path: Path, short_side: int | None = None) -> str:
                 )
     except FileNotFoundError:
         raise
-    except Exception:  # what PIL cannot read may be read by tifffile, or is named there
+    except Exception:  # tifffile may read it, or reports the error
         return ""
 
 
 def tags_of(image: Any) -> Any:
-    """Give the tags of the page that an image is at."""
+    """Return the tags of the current page of an image."""
     return image.tag_v2
 
 
 def open_stack(path: Path, short_side: int | None = None, window: Window | None = None) -> Scan:
     """Read the first image of a TIFF with all its pages and channels.
 
-    Pages are frames of one style each. They are one volume if ImageJ's or OME's metadata calls them
-    slices (Z). Channels come last; transparency is put back when styled frames are saved.
+    Each page is a frame with its own style. Pages are one volume if ImageJ's or OME's metadata calls them
+    slices (Z). Channels are last. Transparency is restored when styled frames are saved.
 
     Args:
         path: the file.
-        short_side: the smallest level of a pyramid that is no smaller is read.
-        window: None shows the whole range of unsigned integers of 8 and 16 bits, and the percentiles
-            of other numbers.
+        short_side: read the smallest level of a pyramid that has at least this short side.
+        window: None shows the whole range of 8-bit and 16-bit unsigned integers, and the percentiles of other
+            numbers.
 
     Raises:
-        FileError: damaged, too large, or pixels that are no light.
+        FileError: the file is damaged or too large, or its pixels are not grey or colour.
         ConfigError: tifffile is missing.
     """
     tifffile = tifffile_for(path)
@@ -95,12 +95,12 @@ def open_stack(path: Path, short_side: int | None = None, window: Window | None 
             return _scan_of(file, path, short_side, window)
     except (FileError, FileNotFoundError):
         raise
-    except Exception as error:  # damaged files make tifffile raise anything
+    except Exception as error:  # damaged files make tifffile raise errors of any kind
         raise FileError(f"{path} is not a TIFF image, or is damaged ({error}); remove it.") from None
 
 
 def _scan_of(file: Any, path: Path, short_side: int | None, window: Window | None) -> Scan:
-    """Read an open file."""
+    """Return the scan of an open file."""
     check_end(file, path)
     series = file.series[0]
     first = series.pages[0].aspage()
@@ -147,8 +147,8 @@ def _scan_of(file: Any, path: Path, short_side: int | None, window: Window | Non
         try:
             with quiet("tifffile"):
                 tifffile_for(target).imwrite(target, np.ascontiguousarray(written), **options)
-        except Exception as error:  # what a damaged file says of itself makes tifffile raise anything
-            raise FileError(f"what {path} says of itself cannot be written again ({error}).") from None
+        except Exception as error:  # damaged metadata make tifffile raise errors of any kind
+            raise FileError(f"the metadata of {path} cannot be written again ({error}).") from None
 
     return make_scan(
         frames,
@@ -161,32 +161,32 @@ def _scan_of(file: Any, path: Path, short_side: int | None, window: Window | Non
 
 
 def is_associated(page: Any) -> bool:
-    """Tell whether a page's colours are multiplied by its alpha."""
+    """Return True if a page's colours are multiplied by its alpha."""
     return [int(value) for value in page.extrasamples] == [1]
 
 
 def check_alone(file: Any, series: Any, path: Path) -> None:
-    """Refuse a file of several different images: but the first would be lost."""
+    """Refuse a file of several different images, because all but the first would be lost."""
     others = [other for other in file.series if other is not series]
     if any(file.flags & {"svs", "ndpi", "scn", "bif"}):
-        return  # slides, with a label and a photograph of the glass
+        return  # slides contain a label and a photograph of the glass
     if not all(other.pages[0].aspage().is_reduced for other in others):
         raise FileError(f"{path} holds {len(file.series)} images of different sizes; split it.")
 
 
 def sides(level: Any) -> tuple[int, int]:
-    """Give height and width."""
+    """Return height and width of a level."""
     return int(level.shape[level.axes.index("Y")]), int(level.shape[level.axes.index("X")])
 
 
 def frames_first(axes: str) -> list[int]:
-    """Give the order of axes that has Y and X after all others but the channels."""
+    """Return the order of axes with frames first, then Y, X and channels."""
     ranks = {"Y": 1, "X": 2, "C": 3, "S": 4}
     return sorted(range(len(axes)), key=lambda place: (ranks.get(axes[place], 0), place))
 
 
 def _options_of(file: Any, level: Any, page: Any, plane: Plane) -> dict[str, Any]:
-    """Give the form, the tags and the compression of a file for another one of its kind."""
+    """Return form, tags and compression of a file, as options for writing a similar one."""
     axes, kind = level.axes, file.series[0].kind
     samples = level.shape[axes.index("S")] if "S" in axes else 1
     colour = plane.palette is not None or (int(page.photometric) in (RGB, 6) and samples in (3, 4))
@@ -217,7 +217,7 @@ def _options_of(file: Any, level: Any, page: Any, plane: Plane) -> dict[str, Any
 
 
 def _said(page: Any) -> dict[str, Any]:
-    """Collect description, software, date and names of a page."""
+    """Collect the text tags of a page: description, software, date, names."""
     texts = {tag: page.tags.valueof(tag) for tag in (*_NAMED, *SAID)}
     found = {tag: text.encode() for tag, text in texts.items() if isinstance(text, str) and text}
     options: dict[str, Any] = {_NAMED[tag]: found.pop(tag) for tag in _NAMED if tag in found}

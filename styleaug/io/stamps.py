@@ -1,4 +1,4 @@
-"""Stamps of files: by size, time and content one tells whether a file is still the same."""
+"""Stamps of files: size, time and content hash, to check whether a file has changed."""
 
 import hashlib
 import os
@@ -9,17 +9,17 @@ from typing import Any
 __all__ = ["is_unchanged", "stamp_of"]
 
 STAMP = re.compile(r"(\d{1,20}) (?:(-?\d{1,20}) )?([0-9a-f]{16})")
-"""Bytes, nanoseconds and a hash."""
+"""Pattern of a stamp: size in bytes, optional time in nanoseconds, and hash."""
 
 
 def stamp_of(path: Path, *, timed: bool = True, before: os.stat_result | None = None) -> str:
-    """Return size in bytes, time of change in nanoseconds where wanted, and a hash of the content.
+    """Return the stamp of a file: size in bytes, time of change in nanoseconds, hash of the content.
 
     Args:
-        path: of the file.
-        timed: whether the time is part of it.
-        before: what `os.stat` gave before the file was read. If that has changed since, the stamp is none
-            that `is_unchanged` accepts.
+        path: path of the file.
+        timed: include the time.
+        before: result of `os.stat` before the file was read. If it has changed since, `is_unchanged` will not
+            accept the stamp.
     """
     facts = os.stat(path)
     if before and (facts.st_size, facts.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
@@ -29,12 +29,12 @@ def stamp_of(path: Path, *, timed: bool = True, before: os.stat_result | None = 
 
 
 def is_unchanged(path: Path, stamp: Any, *, since: int = 0) -> bool:
-    """Check whether a file is the one that a stamp was made of; its content is read only if its time is odd.
+    """Return True if a file still has this stamp; its content is read only if its time has changed.
 
     Args:
-        path: of the file.
-        stamp: from `stamp_of`, or whatever stands in its place in a damaged manifest.
-        since: when the file was there already, in nanoseconds, for stamps without time.
+        path: path of the file.
+        stamp: stamp from `stamp_of`; any other value, from a damaged manifest, never matches.
+        since: for stamps without time: a time in nanoseconds when the file was known to be unchanged.
     """
     found = STAMP.fullmatch(stamp) if isinstance(stamp, str) else None
     if not found:
@@ -50,6 +50,6 @@ def is_unchanged(path: Path, stamp: Any, *, since: int = 0) -> bool:
 
 
 def _digest_of(path: Path) -> str:
-    """Hash a file's content."""
+    """Return the hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()

@@ -1,7 +1,7 @@
-"""One safetensors file of ours: metadata under one key, tensors, and a digest of both.
+"""Our safetensors files: metadata under one key, tensors, and a digest of both.
 
-The digest tells a file that was damaged on its way from one that was written so. It is no signature: who
-changes a file on purpose can compute it again.
+The digest reveals accidental damage. It is not a signature: a person who changes a file on purpose can
+compute it again.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def pretrained_folder() -> Path:
-    """Find the shipped weights: inside an installed wheel, or beside the package in a checkout."""
+    """Return the folder of the shipped weights: in an installed wheel, or beside the package in a clone."""
     package = Path(__file__).parents[1]
     inside = package / "pretrained"
     return inside if inside.is_dir() else package.parent / "pretrained"
@@ -43,13 +43,13 @@ def cards() -> dict[str, dict[str, Any]]:
 
 
 def file_hash(path: Path) -> str:
-    """Compute a file's sha256, as the cards state it."""
+    """Return a file's sha256 in hexadecimal, as in the cards."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_shipped(path: Path) -> bool:
-    """Tell whether a file has the very bytes of one that its card describes, wherever it lies."""
+    """Return True if a file, in any place, has the hash of a shipped file."""
     size = path.stat().st_size
     listed = [card for kind in cards().values() for card in kind.values() if card["bytes"] == size]
     return bool(listed) and file_hash(path) in {card["sha256"] for card in listed}
@@ -57,20 +57,20 @@ def is_shipped(path: Path) -> bool:
 
 DIGEST = "digest"
 LENGTH = 8
-"""Bytes that say how long the header is."""
+"""Number of bytes that hold the length of the header."""
 
 
 class Damaged(ValueError):
-    """Content that is not what was written; each reader makes its own error of it."""
+    """The content is damaged; each reader converts this to its own error."""
 
 
 def to_bytes(key: str, meta: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
     """Return a file's content: equal metadata and tensors give equal bytes.
 
     Args:
-        key: the metadata's only one, as safetensors writes several in random order.
-        meta: what JSON can hold.
-        tensors: by name.
+        key: the only key of the metadata, because safetensors writes several in random order.
+        meta: JSON-ready metadata.
+        tensors: tensors by name.
     """
     content = save(tensors)
     start = LENGTH + int.from_bytes(content[:LENGTH], "little")
@@ -80,16 +80,16 @@ def to_bytes(key: str, meta: dict[str, Any], tensors: dict[str, Tensor]) -> byte
 
 
 def check_digest(path: Path, meta: Any, known: Collection[str], *, renew: str) -> None:
-    """Check that a file holds what was written; warn once if it is too old to say.
+    """Check a file's digest; warn once if an old version wrote it without one.
 
     Args:
-        path: a safetensors file that can be read.
+        path: a readable safetensors file.
         meta: its metadata.
-        known: keys of the metadata that were written before there was a digest.
-        renew: what the user does to get a file with a digest.
+        known: keys of the metadata in old files without a digest.
+        renew: what the user can do to get a file with a digest.
 
     Raises:
-        Damaged: it holds something else.
+        Damaged: the content does not match the digest.
     """
     if not isinstance(meta, dict):
         return
@@ -109,7 +109,7 @@ def check_digest(path: Path, meta: Any, known: Collection[str], *, renew: str) -
 
 
 def begin(header: dict[str, Any], meta: dict[str, Any]) -> Any:
-    """Start a digest with all that is not the tensors' own bytes: names, types, shapes, metadata."""
+    """Start a digest with names, types, shapes and metadata; the bytes of tensors follow."""
     layout = {name: entry for name, entry in header.items() if name != "__metadata__"}
     facts = {name: value for name, value in meta.items() if name != DIGEST}
     return hashlib.sha256(json.dumps([layout, facts], sort_keys=True).encode())
@@ -117,7 +117,7 @@ def begin(header: dict[str, Any], meta: dict[str, Any]) -> Any:
 
 @cache
 def warn_once(path: str, renew: str) -> None:
-    """Warn of a file without a digest, once a process."""
+    """Warn about a file without a digest, once per process."""
     warnings.warn(
         f"{printable(path)} carries no digest, so damage to it cannot be noticed: an older version wrote "
         f"it. Write it again: {printable(renew)}",

@@ -1,4 +1,4 @@
-"""TIFF beyond PIL: parts of images that do not fit in memory, pyramids, stacks, 16-bit colour."""
+"""Read and write large TIFF files in tiles, with pyramids."""
 
 import math
 from collections import OrderedDict
@@ -16,20 +16,20 @@ from styleaug.io.scan import missing, quiet, unreadable
 __all__ = ["TiledReader", "write_tiled"]
 
 _CACHE_BYTES = 2**28
-"""How much a reader keeps of what it has decoded: a row of tiles needs the same strips again."""
+"""Bytes of decoded segments that a reader keeps, because neighbouring tiles need the same strips."""
 
 LARGEST_SEGMENT = 2**29
-"""Bytes of one tile or strip; a file in one compressed piece cannot be read in parts."""
+"""Most bytes of one tile or strip; a file in one compressed piece cannot be read in parts."""
 
 MOST_UNLIKE = 2000
-"""Pages of a file in which not all are alike."""
+"""Most pages of a file whose pages differ in form."""
 
 MOST_TIFF_PIXELS = 2**34
-"""Larger images are refused with their size: 131,072 x 131,072, more than the largest slides have."""
+"""Most pixels of an image: 131,072 x 131,072, more than the largest slides have."""
 
 _JPEG = (6, 7, 34892, 33007)
 _KEPT = {5: "lzw", 8: "zlib", 32946: "zlib", 32773: "packbits", 50000: "zstd"}
-"""Compressions without loss that are written again as they were found."""
+"""Lossless compressions that are kept on writing."""
 
 ORIENTATION = 274
 ORDER: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
@@ -37,7 +37,7 @@ BLACK_IS_ZERO, RGB, PALETTE, YCBCR, WHITE_IS_ZERO = 1, 2, 3, 6, 0
 
 
 def tifffile_for(path: Path) -> Any:
-    """Import tifffile, or say which extra brings it.
+    """Import tifffile; if it is missing, raise the error that names its extra.
 
     Raises:
         ConfigError: it is missing.
@@ -50,22 +50,21 @@ def tifffile_for(path: Path) -> Any:
 
 
 class TiledReader:
-    """Read parts of one image of a TIFF; only the tiles or strips that hold them are decoded.
+    """Read parts of a TIFF image; only the tiles or strips of a part are decoded.
 
-    Use it as a context manager. Palettes are read as 8-bit colour, and images whose zero is white
-    turned round.
+    Use it as a context manager. Palettes are read as 8-bit colour. Images whose zero is white are inverted.
 
     Args:
-        path: a TIFF, tiled or in strips, of one image, with or without reduced ones (a pyramid).
+        path: a TIFF in tiles or strips, of one image, with or without reduced copies (a pyramid).
 
     Attributes:
         shape: `(H, W, C)`.
-        dtype: of the pixels.
-        alpha: the last channel is transparency, and no colour.
+        dtype: dtype of the pixels.
+        alpha: True if the last channel is transparency.
         levels: `(H, W)` of the image and of its reduced copies, the largest first.
 
     Raises:
-        FileError: missing, damaged, truncated, a stack of images, or pixels that are no light.
+        FileError: the file is missing, damaged, truncated or a stack, or its pixels are not grey or colour.
         ConfigError: tifffile is missing.
 
     Example:
@@ -106,7 +105,7 @@ class TiledReader:
         self.close()
 
     def close(self) -> None:
-        """Close the file and drop what was kept."""
+        """Close the file and free the decoded segments."""
         self.file.close()
         self.cache.clear()
 
@@ -116,12 +115,12 @@ class TiledReader:
         Args:
             top: first row.
             left: first column.
-            height: rows; the part must lie inside the image.
-            width: columns.
-            level: of the pyramid; 0 is the whole size.
+            height: number of rows; the part must lie inside the image.
+            width: number of columns.
+            level: level of the pyramid; 0 is the full size.
 
         Raises:
-            FileError: this part is damaged.
+            FileError: the part is damaged.
         """
         plane = self.planes[level]
         if not (0 <= top < top + height <= plane.height and 0 <= left < left + width <= plane.width):
@@ -131,23 +130,23 @@ class TiledReader:
                 return plane.seen(self.assemble(level, (top, left, height, width)))
         except FileError:
             raise
-        except Exception as error:  # decoders raise anything
+        except Exception as error:  # decoders raise errors of any kind
             raise unreadable(self.path, error) from None
 
     def assemble(self, level: int, part: tuple[int, int, int, int]) -> np.ndarray:
-        """Copy a part together from the segments that hold it, as they are stored."""
+        """Return a part in stored values, copied from the segments that hold it."""
         plane = self.planes[level]
         top, left, height, width = part
         if plane.flat:
             found = plane.mapped()[top : top + height, left : left + width]
-            return np.array(found, plane.stored)  # not a map, which would keep the file open
+            return np.array(found, plane.stored)  # a memory map would keep the file open
         out = np.zeros((height, width, plane.samples), plane.stored)
         for row in range(top // plane.tall, -(-(top + height) // plane.tall)):
             for column in range(left // plane.wide, -(-(left + width) // plane.wide)):
                 y, x = row * plane.tall, column * plane.wide
                 for number, channels in plane.layers(row, column):
                     segment = self.segment(level, *number)
-                    if segment is None:  # left out of the file: nothing but zeros
+                    if segment is None:  # missing in the file: all zeros
                         continue
                     bottom = min(y + segment.shape[0], top + height, plane.height)
                     right = min(x + segment.shape[1], left + width, plane.width)
@@ -157,7 +156,7 @@ class TiledReader:
         return out
 
     def segment(self, level: int, page: int, index: int) -> np.ndarray | None:
-        """Decode a tile or strip, `(h, w, samples)`, or give it again."""
+        """Return a decoded tile or strip `(h, w, samples)`, from the cache if it is there."""
         key = (level, page, index)
         if key in self.cache:
             self.cache.move_to_end(key)
@@ -173,10 +172,10 @@ class TiledReader:
         return segment
 
     def thumbnail(self, short_side: int) -> np.ndarray:
-        """Give the whole image reduced, `(h, w, C)`, its short side at least `short_side`.
+        """Return the reduced image `(h, w, C)`, with a short side of at least `short_side`.
 
-        It is the smallest level of the pyramid that suffices, reduced by a whole number of pixels;
-        no more than a band of it is in memory.
+        It is the smallest sufficient level of the pyramid, reduced by a whole factor. Only one band of it is
+        in memory at a time.
         """
         fitting = [index for index, size in enumerate(self.levels) if min(size) >= short_side]
         level = fitting[-1] if fitting else 0
@@ -197,7 +196,7 @@ class TiledReader:
 
 
 class Plane:
-    """One size of an image: how its segments lie in the file, and how they become pixels."""
+    """One level of an image: the layout of its segments in the file, and their conversion to pixels."""
 
     def __init__(self, pages: list[Any], path: Path):
         self.pages, self.path = pages, path
@@ -225,7 +224,7 @@ class Plane:
         ):
             raise FileError(f"{path} has {page.photometric!r} pixels; save it as grey or RGB.")
         self.inverted = kind == WHITE_IS_ZERO and self.stored.kind == "u"
-        # Palettes hold 16 bits of colour for 8 of index; the upper half is what is shown.
+        # Palettes hold 16-bit colours for 8-bit indices; only the upper 8 bits are shown.
         self.palette = (page.colormap.T >> 8).astype(np.uint8) if kind == PALETTE else None
         self.channels = 3 if self.palette is not None else self.samples
         self.dtype = np.dtype(np.uint8) if self.palette is not None else self.stored
@@ -235,14 +234,14 @@ class Plane:
 
     @staticmethod
     def tile(page: Any) -> tuple[int, int, int]:
-        """Give rows, columns and samples of a segment."""
+        """Return rows, columns and samples of a segment."""
         samples = page.shaped[4]
         if page.is_tiled:
             return page.tilelength, page.tilewidth, samples
         return min(page.rowsperstrip, page.imagelength), page.imagewidth, samples
 
     def check_whole(self) -> None:
-        """Refuse a file that ends before its pixels do."""
+        """Check that the file holds all its pixels."""
         wanted = self.separate * -(-self.height // self.tall) * -(-self.width // self.wide)
         for page in self.pages:
             ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
@@ -251,7 +250,7 @@ class Plane:
                 raise FileError(f"{self.path} is truncated: pixels are missing. Copy or save it again.")
 
     def layers(self, row: int, column: int) -> Iterator[tuple[tuple[int, int], slice]]:
-        """Yield the page and index of the segments at a place, and the channels each holds."""
+        """Yield page and index of the segments at a position, and the channels that each holds."""
         rows, columns = -(-self.height // self.tall), -(-self.width // self.wide)
         width = self.samples // (len(self.pages) * self.separate)
         for page in range(len(self.pages)):
@@ -274,7 +273,7 @@ class Plane:
         return None if found is None else found[0].astype(self.stored, copy=False)
 
     def mapped(self) -> np.ndarray:
-        """View pixels that lie in the file as they are; the map ends with the view."""
+        """Return a memory map of uncompressed pixels; it closes with the last view of it."""
         page = self.pages[0]
         stored, shape = (
             self.stored.newbyteorder(page.parent.byteorder),
@@ -283,7 +282,7 @@ class Plane:
         return np.memmap(self.path, stored, mode="r", offset=page.dataoffsets[0], shape=shape)
 
     def seen(self, values: np.ndarray) -> np.ndarray:
-        """Turn stored values into light."""
+        """Convert stored values to brightness or colour."""
         if self.palette is not None:
             return self.palette[values[..., 0]]
         if self.inverted:
@@ -292,7 +291,7 @@ class Plane:
 
 
 def planes_of(file: Any, path: Path) -> list[Plane]:
-    """Find the first image of a file and its reduced copies, the largest first.
+    """Return the first image of a file and its reduced copies, the largest first.
 
     Raises:
         FileError: the first series is a stack.
@@ -305,16 +304,16 @@ def planes_of(file: Any, path: Path) -> list[Plane]:
         )
     planes = [Plane([page.aspage() for page in level.pages], path) for level in series.levels]
     if len(planes) == 1:
-        # As libvips writes them: pages of their own that are marked as reduced.
+        # libvips writes reduced copies as separate pages that are marked as reduced.
         reduced = [page.aspage() for page in file.pages[1:] if page.aspage().is_reduced]
         planes += [Plane([page], path) for page in reduced if is_copy(page, planes[0])]
     return sorted(planes, key=lambda plane: -plane.height)
 
 
 def check_end(file: Any, path: Path) -> None:
-    """Refuse a file whose list of pages goes on after its end: tifffile reads those that are there.
+    """Refuse a truncated list of pages, and thousands of pages that differ in form.
 
-    So are thousands of pages that are unlike, as no image has: to parse them takes a millisecond each.
+    tifffile silently reads the pages that are there. Each page of another form takes a millisecond to parse.
     """
     form, handle = file.tiff, file.filehandle
     if len(file.pages) > trusted(MOST_UNLIKE) and not file.is_uniform:
@@ -329,7 +328,7 @@ def check_end(file: Any, path: Path) -> None:
 
 
 def is_copy(page: Any, whole: Plane) -> bool:
-    """Tell whether a page shows the same as the whole image: its form and channels agree."""
+    """Return True if a page is a reduced copy of the image: same form and channels."""
     fits = abs(page.imagelength * whole.width / (page.imagewidth * whole.height) - 1) < 0.05
     return fits and page.samplesperpixel == whole.samples and page.dtype == whole.stored
 
@@ -347,18 +346,18 @@ def write_tiled(
     """Write an image tile by tile, atomically; it is never whole in memory.
 
     Args:
-        path: the TIFF to write; BigTIFF if it may pass 4 GB.
+        path: the TIFF to write; BigTIFF if it may exceed 4 GB.
         shape: `(H, W, C)`.
-        dtype: of the pixels.
-        tiles: `(h, w, C)`, row by row; those at the right and lower border may be cut short.
-        tile: side in pixels, a multiple of 16.
-        like: an open reader, whose resolution, colour profile and compression are kept. JPEG stays
-            JPEG at quality 95; otherwise there is no loss.
-        levels: of a pyramid, `(H, W)` and the tiles of each reduced copy, which are asked for when the image
-            itself is written. They become pages of their own, which OpenSlide and libvips read.
+        dtype: dtype of the pixels.
+        tiles: tiles `(h, w, C)`, row by row; tiles at the right and lower border may be smaller.
+        tile: side of a tile in pixels, a multiple of 16.
+        like: an open reader; its resolution, colour profile and compression are kept. JPEG stays JPEG
+            at quality 95; other compressions are lossless.
+        levels: `(H, W)` and tiles of each reduced copy of a pyramid. They are read after the image is
+            written, and become separate pages, which OpenSlide and libvips read.
 
     Raises:
-        FileError: it cannot be written.
+        FileError: the file cannot be written.
         ConfigError: tifffile is missing.
     """
     path = Path(path)
@@ -386,20 +385,20 @@ def write_tiled(
                         extratags=[(ORIENTATION, 3, 1, turned, True)] if turned > 1 else (),
                         **kept_of(like and like.page, np.dtype(dtype), channels),
                     )
-        except OSError:  # ours, or of the disk, which `atomic` tells of
+        except OSError:  # our errors, or errors of the disk, which `atomic` reports
             raise
         except (ValueError, RuntimeError, TypeError) as error:
             raise FileError(f"cannot write {path}: {error}.") from None
 
 
 def orientation_of(reader: TiledReader) -> int:
-    """Tell how the image is to be turned when it is shown; 1 if it is not."""
+    """Return the orientation of the image as in EXIF; 1 is upright."""
     value = reader.page.tags.valueof(ORIENTATION, 1)
     return value if value in range(1, 9) else 1
 
 
 def kept_of(page: Any, dtype: np.dtype, channels: int) -> dict[str, Any]:
-    """Give the tags and the compression of a page for another one of its kind; None is compressed."""
+    """Return tags and compression of a page, as options for writing a similar one."""
     if page is None:
         return {"compression": "zlib", "predictor": True}
     kept: dict[str, Any] = {}

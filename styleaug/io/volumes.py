@@ -1,4 +1,4 @@
-"""NIfTI: slices of one volume, with its place in space."""
+"""Read and write NIfTI: slices of one volume, with its position in space."""
 
 import math
 from pathlib import Path
@@ -14,31 +14,31 @@ from styleaug.io.scan import Scan, Window, make_scan, missing, quiet, rescaled
 __all__ = ["open_nifti", "value_limits"]
 
 _HEADER_BYTES = 2**26
-"""Header and extensions of a NIfTI file."""
+"""Most bytes of header and extensions of a NIfTI file."""
 
 NIFTI_1, NIFTI_2 = 348, 540
-"""Bytes of a header."""
+"""Size of the header in bytes, for versions 1 and 2."""
 
 LABELS = 1002
-"""NIfTI's intent of label maps."""
+"""NIfTI's intent code of label maps."""
 
 CIFTI = range(3000, 3100)
-"""Intents of matrices that CIFTI-2 keeps in NIfTI files."""
+"""Intent codes of CIFTI-2 matrices in NIfTI files."""
 
 
 def open_nifti(path: Path, short_side: int | None = None, window: Window | None = None) -> Scan:
     """Read a NIfTI file as slices `(T, Y, X)` along its last axis.
 
-    With a time axis all slices of all times are frames: they share one style. All but the voxels is
-    written back byte by byte: header, affine, extensions, scaling and dtype.
+    With a time axis, the slices of all times are frames; they share one style. On saving, everything but the
+    voxels is copied byte by byte: header, affine, extensions, scaling and dtype.
 
     Args:
         path: `.nii` or `.nii.gz`.
         short_side: not used.
-        window: None takes the header's `cal_min` and `cal_max` if they are set, else the percentiles.
+        window: None uses the header's `cal_min` and `cal_max` if they are set, else the percentiles.
 
     Raises:
-        FileError: damaged, too large, a label map, or voxels that are no grey or RGB.
+        FileError: the file is damaged, too large or a label map, or its voxels are not grey or RGB.
         ConfigError: nibabel is missing.
     """
     packing: Packing = "gzip" if path.name.lower().endswith(".gz") else "raw"
@@ -71,10 +71,10 @@ def open_nifti(path: Path, short_side: int | None = None, window: Window | None 
 
 
 def _read_header(stream: Readable, path: Path) -> tuple[Any, bytes]:
-    """Read the header, and all bytes that come before the voxels.
+    """Read the header, and all bytes before the voxels.
 
     Raises:
-        FileError: damaged, another format, or more than `_HEADER_BYTES`.
+        FileError: they are damaged, of another format, or more than `_HEADER_BYTES`.
         ConfigError: nibabel is missing.
     """
     try:
@@ -89,7 +89,7 @@ def _read_header(stream: Readable, path: Path) -> tuple[Any, bytes]:
         try:
             header: Any = kind(head)
             offset = int(header.get_data_offset())
-        except Exception as error:  # damaged headers make nibabel raise anything
+        except Exception as error:  # damaged headers make nibabel raise errors of any kind
             raise FileError(f"{path} is not a NIfTI image, or is damaged ({error}); remove it.") from None
     if not len(head) <= offset <= _HEADER_BYTES:
         raise FileError(f"{path} has voxels from byte {offset}, which cannot be; remove it.")
@@ -99,7 +99,7 @@ def _read_header(stream: Readable, path: Path) -> tuple[Any, bytes]:
 
 
 def read_part(stream: Readable, size: int, path: Path) -> bytes:
-    """Read so many bytes, or those that there are."""
+    """Read `size` bytes, or fewer if the stream ends."""
     found = b""
     while len(found) < size and (part := read(stream, size - len(found), path)):
         found += part
@@ -107,7 +107,7 @@ def read_part(stream: Readable, size: int, path: Path) -> bytes:
 
 
 def check_voxels(path: Path, header: Any) -> tuple[tuple[int, ...], np.dtype, float, float]:
-    """Refuse what is no image or does not fit, before any voxel is read.
+    """Check that a file is an image of allowed size, before voxels are read.
 
     Returns:
         The shape `(X, Y, ...)`, the dtype with its byte order, the slope and the intercept.
@@ -131,20 +131,20 @@ def check_voxels(path: Path, header: Any) -> tuple[tuple[int, ...], np.dtype, fl
 
 
 def value_limits(dtype: np.dtype) -> tuple[float, float]:
-    """Give the least and largest value of a dtype; floats have none that matter."""
+    """Return the least and largest value of an integer dtype; 0 and 1 for floats."""
     if dtype.kind == "f":
         return 0.0, 1.0
     return float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
 
 
 def colours(voxels: np.ndarray) -> np.ndarray:
-    """View voxels of named bytes as `(T, H, W, 3)`, without transparency."""
+    """Return voxels of RGB structs as `(T, H, W, 3)`, without transparency."""
     names = voxels.dtype.names or ()
     return np.stack([voxels[name] for name in names[:3]], axis=-1)
 
 
 def packed_as(styled: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-    """Put colours back into voxels of named bytes."""
+    """Return voxels of RGB structs with styled colours."""
     result = voxels.copy()
     for index, name in enumerate((voxels.dtype.names or ())[:3]):
         result[name] = styled[..., index]

@@ -1,4 +1,4 @@
-"""`styleaug apply` and `stylize`: folders, shards, Ray and slides."""
+"""Style images on disk: `styleaug apply` and `styleaug stylize`, with folders, shards, Ray and slides."""
 
 from styleaug import importer
 

@@ -1,4 +1,4 @@
-"""Make the stylised copies of one unit of a run: of some images of a folder, or of one shard."""
+"""Make the stylised copies of one unit of work: some images of a folder, or one shard."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -25,11 +25,12 @@ __all__ = ["Copier", "Format", "Line", "Unit"]
 Format = Literal["images", "parquet", "webdataset"]
 
 Line = dict[str, Any]
-"""What the manifest says of one output; or, with `"error"`, why there is none of a source."""
+"""A line of the manifest about one output; with `"error"`, the reason why a source has no output."""
 
 _WINDOW = 32
+"""Most samples that are in memory and may share a batch."""
 WINDOW_BYTES = 2**26
-"""How many samples, and how much of them, are in memory and may share a batch."""
+"""Most bytes of these samples."""
 
 Ready = tuple[Tensor, Restore]
 T = TypeVar("T")
@@ -37,34 +38,34 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Unit:
-    """Images or one shard that are done together, by one worker.
+    """Images, or one shard, that one worker processes together.
 
-    Batches are formed within a unit, so how units are spread over workers does not change a pixel.
+    Batches are formed within a unit, so the number of workers does not change a pixel.
     """
 
     names: tuple[str, ...]
     """Paths below the source, with forward slashes."""
 
     wanted: frozenset[str]
-    """Which outputs are missing."""
+    """Names of the missing outputs."""
 
     series: str = ""
-    """What the images have in common, if they are the slices of one volume."""
+    """Digest shared by the images, if they are slices of one volume; else ""."""
 
 
 @dataclass(frozen=True)
 class Copier:
-    """Make the copies of a unit; a value that can be sent to other processes and machines.
+    """Makes the copies of a unit; it can be sent to other processes and machines.
 
     Args:
-        stylizer: with p = 1; it holds its bank, and its generator if other machines shall have it.
-        source: the folder that names are below.
-        out: the folder to write to, which all machines share.
-        format: of the units.
-        copies: of each image.
-        seed: of all draws.
+        stylizer: transform with p = 1. It holds its bank, and its generator if other machines need it.
+        source: folder that names are relative to.
+        out: folder to write to, shared by all machines.
+        format: format of the units.
+        copies: number of copies of each image.
+        seed: seed of all draws.
         column: see `open_shard`.
-        device: where images are stylised.
+        device: device on which images are stylised.
         window: see `open_image`.
     """
 
@@ -79,7 +80,7 @@ class Copier:
     window: str | None = None
 
     def outputs(self, name: str) -> list[str]:
-        """Name the files that are made of one: a shard keeps its name, as its samples are renamed."""
+        """Return the names of the outputs of a source; a shard keeps its name, its samples are renamed."""
         if self.copies == 1 or self.format != "images":
             return [name]
         path = PurePosixPath(name)
@@ -88,17 +89,17 @@ class Copier:
         return [str(path.with_name(f"{stem}{self.suffix(copy)}{ending}")) for copy in self.each_copy()]
 
     def each_copy(self) -> range:
-        """Count the copies from 1."""
+        """Return the numbers of the copies, from 1."""
         return range(1, self.copies + 1)
 
     def suffix(self, copy: int) -> str:
-        """Tell copies apart."""
+        """Return the suffix in the name of a copy, such as "-2"; "" if there is only one."""
         return "" if self.copies == 1 else f"-{copy}"
 
     def __call__(self, unit: Unit) -> Iterator[Line]:
-        """Write the outputs of a unit that are wanted, and yield a line for each when it is there.
+        """Write the missing outputs of a unit, and yield a line for each when it is written.
 
-        Whatever is wrong because of a source, when it is read, stylised or written, is a line with an error.
+        A source that cannot be read, stylised or written gives a line with an error.
 
         Raises:
             OutputError: nothing can be written to the output.
@@ -110,7 +111,7 @@ class Copier:
         return self.copy_shard(unit.names[0])
 
     def attempt(self, unit: Unit) -> tuple[list[Line], StyleAugError | None]:
-        """Do a unit in another process, where an error cannot be raised as it is; give it as well."""
+        """Return the lines of a unit and the error that stopped it, to pass them between processes."""
         lines: list[Line] = []
         try:
             for line in self(unit):
@@ -120,7 +121,7 @@ class Copier:
         return lines, None
 
     def copy_images(self, unit: Unit) -> Iterator[Line]:
-        """Do some images of a folder; those that do not fit into memory after the others."""
+        """Make the copies of images; slides, which do not fit into memory, come last."""
         slides = [name for name in unit.names if is_slide(self.source / name, self.stylizer.home)]
         names = [name for name in unit.names if name not in slides]
         for window in windows(map(self.read, names), lambda read: self.weight(read[1])):
@@ -135,7 +136,7 @@ class Copier:
                 continue
             stamps = {name: stamp for name, _, stamp in window}
             draws = [self.draw(name, copy) for name, _, copy, _ in rows]
-            # Those that are there already are stylised too: a copy's batch shall not depend on them.
+            # Existing copies are also stylised, so that a copy's batch does not depend on what exists.
             for index, picture in self.stylise([ready for _, ready, _, _ in rows], draws):
                 name, _, copy, output = rows[index]
                 if output in unit.wanted:
@@ -144,7 +145,7 @@ class Copier:
             yield from self.copy_slide(name, unit.wanted)
 
     def copy_series(self, unit: Unit) -> Iterator[Line]:
-        """Do the slices of a volume that are files of their own, with one style and shared statistics."""
+        """Make the copies of a volume's slices, each a file, with one style and shared statistics."""
         scans: dict[str, Scan] = {}
         stamps: dict[str, str] = {}
         for name in unit.names:
@@ -174,7 +175,7 @@ class Copier:
                     yield self.saved(name, made, output, stamps[name], copy, draws[index])
 
     def copy_slide(self, name: str, wanted: frozenset[str]) -> Iterator[Line]:
-        """Do one image tile by tile."""
+        """Make the copies of one slide, tile by tile."""
         for copy, output in zip(self.each_copy(), self.outputs(name), strict=True):
             if output not in wanted:
                 continue
@@ -199,12 +200,12 @@ class Copier:
         """Write a styled image, and return the line about it.
 
         Args:
-            name: of the source.
-            picture: what became of it, or the error that stylising it ended in.
-            output: name of the file.
-            stamp: of the source, from before it was read.
-            copy: its number.
-            draw: its style.
+            name: name of the source.
+            picture: the styled image, or the error from stylising it.
+            output: name of the file to write.
+            stamp: stamp of the source, from before it was read.
+            copy: number of the copy.
+            draw: parameters of the style.
         """
         try:
             if isinstance(picture, Exception):
@@ -216,7 +217,7 @@ class Copier:
             return {"source": name, "output": output, "error": self.reason(name, error)}
 
     def line(self, name: str, output: str, stamp: str, **facts: Any) -> Line:
-        """Return the line about an output that is there."""
+        """Return the manifest line about a written output."""
         return {
             "source": name,
             "output": output,
@@ -226,17 +227,21 @@ class Copier:
         }
 
     def read(self, name: str) -> tuple[str, Ready | str, str]:
-        """Read one image, or tell why that is not possible; and return the stamp of its file."""
+        """Return the stamp of an image's file, and the image or the reason why it cannot be read."""
         try:
             path = self.source / name
             before = path.stat()
             ready = self.ready(open_image(path, window=self.window, to_style=True))
-            return name, ready, stamp_of(path, before=before)  # last: what is refused is not read for it
+            return (
+                name,
+                ready,
+                stamp_of(path, before=before),
+            )  # last, so that refused files are not read for their stamp
         except Exception as error:
             return name, self.reason(name, error), ""
 
     def ready(self, picture: Picture) -> Ready:
-        """Give an image's pixels, and the way back.
+        """Return an image's pixels, and the function that converts them back.
 
         Raises:
             ImageError: it cannot be stylised.
@@ -250,12 +255,12 @@ class Copier:
         return pixels, restore
 
     def reason(self, name: str, error: Exception) -> str:
-        """Tell what is wrong with which file; raise what is wrong with none."""
+        """Return the reason why a file cannot be used; raise errors that are not due to the file."""
         self.check(error)
         return reason_of(self.source / name, error)
 
     def copy_shard(self, name: str) -> Iterator[Line]:
-        """Do one shard; its samples that cannot be stylised are left out and named."""
+        """Make the copy of one shard; samples that cannot be stylised are left out and reported."""
         path, target = self.source / name, self.out / name
         line: Line = {"images": [], "failed": []}
         try:
@@ -276,7 +281,7 @@ class Copier:
     def copy_samples(
         self, shard: str, window: list[tuple[Sample, Ready | str, str]], writer: AbstractWriter, line: Line
     ) -> None:
-        """Stylise some samples and write them in their order."""
+        """Stylise samples and write them in order."""
         rows = [
             (place, ready, kind, copy)
             for place, (_, ready, kind) in enumerate(window)
@@ -307,15 +312,15 @@ class Copier:
                     line["images"].append({"key": sample.key, "copy": copy, **_facts(of[place, copy])})
 
     def weight(self, found: Ready | str) -> int:
-        """Tell how much memory the copies of an image take."""
+        """Return the memory that the copies of an image need, in bytes."""
         return 0 if isinstance(found, str) else found[0].nbytes * self.copies
 
     def draw(self, name: str, copy: int) -> StyleParams:
-        """Draw the style of a copy: it depends on the seed, the copy's number and the name only."""
+        """Draw the style of a copy; it depends only on the seed, the copy's number and the name."""
         return self.stylizer.draw(1, rng_from(seed_from(self.seed, copy, name)))
 
     def stylise(self, images: list[Ready], draws: list[StyleParams]) -> Iterator[tuple[int, Any]]:
-        """Stylise images of any shapes; yield each, or the error that it ends in, with its index."""
+        """Stylise images of any shapes; yield the index and the styled image or the error of each."""
         for rows in batches(images):
             done = set()
             try:
@@ -327,12 +332,12 @@ class Copier:
                 if len(rows) == 1:
                     done.add(rows[0])
                     yield rows[0], error
-            for row in rows:  # by itself, so that one that cannot be stylised costs no other
+            for row in rows:  # one by one, so that one bad image does not stop the others
                 if row not in done:
                     yield row, self.stylise_alone(images, draws, row)
 
     def stylise_alone(self, images: list[Ready], draws: list[StyleParams], row: int) -> Any:
-        """Stylise one of some images, or return the error that it ends in."""
+        """Return the styled image at `row`, or the error from stylising it."""
         try:
             ((_, picture),) = stylise_batch(self.stylizer, images, draws, [row], device=self.device)
         except Exception as error:
@@ -341,8 +346,8 @@ class Copier:
         return picture
 
     def check(self, error: Exception) -> None:
-        """Raise an error that is not due to the file in hand: other files would end in it, too."""
-        if isinstance(error, OutputError | DeviceError | Warning):  # a warning: its user wants errors of them
+        """Raise an error that is not due to the current file, because other files would also fail."""
+        if isinstance(error, OutputError | DeviceError | Warning):  # the user turned warnings into errors
             raise error
         if isinstance(error, OSError) and error.errno in FULL:
             raise OutputError(f"cannot write to {self.out}: {error.strerror}.") from None
@@ -354,20 +359,20 @@ class Copier:
 
 
 def check_output(path: Path) -> None:
-    """Refuse an output that is a link: what it leads to is no part of this run."""
+    """Refuse an output that is a link, because its target is not part of this run."""
     if path.is_symlink():
         raise FileError(f"{path} is a link, and what it leads to would be replaced; remove it.")
 
 
 def _joined(scans: list[Scan]) -> Scan:
-    """Join slices to a volume, shown from the least to the largest value that any of them shows."""
+    """Join slices into a volume; its span covers the spans of all slices."""
     lows, highs = zip(*(scan.span for scan in scans), strict=True)
     frames = np.concatenate([scan.frames for scan in scans])
     return replace(scans[0], frames=frames, span=(min(lows), max(highs)), volume=True)
 
 
 def windows(items: Iterable[T], weight: Callable[[T], int]) -> Iterator[list[T]]:
-    """Cut a stream into short lists that fit into memory; where depends on the items only."""
+    """Cut a stream into short lists that fit into memory; the cuts depend only on the items."""
     window: list[T] = []
     total = 0
     for item in items:
@@ -381,7 +386,7 @@ def windows(items: Iterable[T], weight: Callable[[T], int]) -> Iterator[list[T]]
 
 
 def decoded(sample: Sample) -> tuple[Sample, Ready | str, str]:
-    """Decode a sample's image, or tell why that is not possible; and name its format."""
+    """Return a sample, its decoded image or the reason why it cannot be read, and its format."""
     if sample.problem or sample.bystander:
         return sample, sample.problem, ""
     try:
@@ -392,7 +397,7 @@ def decoded(sample: Sample) -> tuple[Sample, Ready | str, str]:
 
 
 def scan_pixels(scan: Scan) -> Ready:
-    """Give a scan within its span: a volume `(1, T, C, H, W)`, other frames `(T, C, H, W)`."""
+    """Return a scan mapped from its span to [0, 1]: a volume `(1, T, C, H, W)`, else `(T, C, H, W)`."""
     values = torch.from_numpy(np.require(scan.frames, requirements=["C", "W"]))
     unit, back = to_unit(values if values.ndim == 4 else values[..., None], *scan.span)
     frames = unit.movedim(-1, 1)
@@ -405,7 +410,7 @@ def scan_pixels(scan: Scan) -> Ready:
 
 
 def _facts(params: StyleParams) -> Line:
-    """Tell what was drawn for one copy."""
+    """Return the draw of one copy as fields of a manifest line."""
     return {
         "strength": round(float(params["strength"][0]), 6),
         "styles": params["sources"][0].tolist(),

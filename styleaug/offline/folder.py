@@ -1,4 +1,4 @@
-"""Stylise a folder of images or shards into another one: same tree, same file types, with a manifest."""
+"""Stylise a folder of images or shards into another folder: same tree and file types, with a manifest."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ __all__ = ["Applied", "Engine", "apply_folder"]
 Engine = Literal["local", "ray"]
 
 UNIT_COPIES = 16
-"""How many copies of a folder's images one worker makes at a time."""
+"""Number of copies of a folder's images that a worker makes at a time."""
 
 KINDS: dict[str, Format] = {
     **dict.fromkeys(SUFFIXES, "images"),
@@ -66,63 +66,62 @@ def apply_folder(
     column: str = "image",
     window: str | None = None,
 ) -> Applied:
-    """Write stylised copies of all images below `source` to `out`, and go on where a run stopped.
+    """Write stylised copies of all images in and below `source` to `out`; continue a stopped run.
 
-    A copy's style depends on the seed, its name and its number only: not on the engine, the workers, the
-    order or what else is in the folder. `out/manifest.jsonl` holds the settings in its first line, then
-    one line for each file: source, output, strength, and the rows of the bank with their shares; for
-    a shard these stand in `images`, one for each image in their order. Lines are added as files are
-    finished; on a new call with the same settings, what the manifest names is skipped. A line also has
-    stamps of the source and of the output: one that was replaced, cut short or removed is done again.
+    The style of a copy depends only on the seed, its name and its number, not on the engine, the workers or
+    other files. The first line of `out/manifest.jsonl` holds the settings. Then there is one line per file:
+    source, output, strength, and the rows of the bank with their shares. For a shard, these are in `images`,
+    one entry per image in order. On a new call with the same settings, finished files are skipped. A line
+    also has stamps of source and output: a file that was replaced, truncated or removed is made again.
 
-    Links are followed. An output has the type of its source's content, whatever the suffix says. Images that
-    cannot be read, and links that lead nowhere, are in the result; so is a line on other files.
+    Links are followed. An output has the type of its source's content, even if the suffix differs. The result
+    lists images that cannot be read, broken links, and other files.
 
     TIFF files of more than 16 million pixels are styled tile by tile, in less than 2 GB, if the generator
     allows it; see `stylise_slide`.
 
-    Shards keep their names, and all but the images in them: labels, members, columns, order. An image
-    keeps its format. Images are stylised on the GPU if this process has one, else, and in worker
-    processes, on the CPU.
+    In shards only the images change; names, labels, members, columns and order stay. An image keeps its
+    format. The main process uses the GPU if there is one; worker processes use the CPU.
 
-    Under `torchrun` each process does its share, and has a manifest of its own: read all that match
-    `manifest*.jsonl`. On a Ray cluster the machines share a file system in which `source` and
-    `out` have the same paths, and have styleaug installed; bank and generator are sent to them.
+    Under `torchrun`, each process does its share and writes its own manifest: read all files that match
+    `manifest*.jsonl`. The machines of a Ray cluster need styleaug, and a shared file system with the same
+    paths for `source` and `out`; bank and generator are sent to them.
 
     Args:
-        source: searched with all folders below it for images, Parquet files or WebDataset's tar files,
-            or one such shard; never written to.
-        out: made if it is missing; must lie outside `source`.
+        source: a folder of images, Parquet files or WebDataset tar files (searched with all folders below
+            it), or one such shard. It is never changed.
+        out: folder to write to; it is made if it is missing. It must lie outside `source`.
         bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`.
         generator: see `StyleAugment`.
-        copies: for each image; `photo.jpg` becomes `photo.jpg`, or `photo-1.jpg`, `photo-2.jpg`, ...; in
-            tar files so do the keys, and in Parquet files rows are repeated.
+        copies: number of copies of each image. With 1, `photo.jpg` keeps its name; with more, the copies are
+            `photo-1.jpg`, `photo-2.jpg`, ... Keys in tar files change in the same way; rows of Parquet
+            files are repeated.
         strength: see `StyleAugment`.
         sampler: see `StyleAugment`.
         keep_luminance: see `StyleAugment`.
-        preserve: see `StyleAugment`; not for images that are done by tiles.
-        seed: of all draws.
-        workers: processes; 0 works in this one. With Ray, actors; 0 takes one for each core, or four
-            for each GPU if there are some.
-        report: called with the number of files done and in all; of several processes, by the first.
-        engine: `"ray"` runs on Ray Data and goes on when workers die.
-        address: of a Ray cluster: `"auto"`, `"ray://host:port"`. None takes the one that this process or
-            `RAY_ADDRESS` is connected to, else starts one on this machine and ends it again.
-        format: `"images"`, `"parquet"` or `"webdataset"`, where a folder holds several.
-        column: Parquet's column of encoded images. In tar files, where samples hold several images,
-            the extension of the one to stylise; `"image"` takes the first of jpg, jpeg, png, webp, tif,
-            tiff, bmp.
-        window: which values of images with more than 8 bits are shown as black and white: `"40/400"`
-            (centre/width), `"auto"` or `"dicom"`; see `open_image`. What lies beyond keeps its distance to
-            the window. DICOM series, volumes and stacks keep their type, header and true values; the
-            frames of a volume share one style. Shards are read as 8 bits.
+        preserve: see `StyleAugment`; not for images that are styled in tiles.
+        seed: seed of all draws.
+        workers: number of worker processes; 0 works in this process. With Ray, number of actors; 0 means one
+            per core, or four per GPU if there are GPUs.
+        report: called with the number of files done and the total; with several processes, only by the first.
+        engine: `"local"`, or `"ray"` for Ray Data, which continues if workers die.
+        address: address of a Ray cluster: `"auto"` or `"ray://host:port"`. None uses the cluster that this
+            process is connected to or that `RAY_ADDRESS` names, else starts one here and ends it afterwards.
+        format: `"images"`, `"parquet"` or `"webdataset"`, if a folder holds several.
+        column: Parquet's column of encoded images. For tar files with several images per sample, the
+            extension of the image to stylise; `"image"` means the first of jpg, jpeg, png, webp, tif, tiff,
+            bmp.
+        window: values of black and white for images with more than 8 bits: `"40/400"` (centre/width),
+            `"auto"` or `"dicom"`; see `open_image`. Values outside keep their distance to the window. DICOM
+            series, volumes and stacks keep type, header and true values; the frames of a volume share one
+            style. Images in shards are read with 8 bits.
 
     Raises:
-        FileError: no images, `out` in `source` or leading there by a link, another run is at work in `out`,
-            or it cannot be written to. Images and shards that cannot be read, stylised or written do not stop
-            the run; they are listed in the result.
-        ConfigError: `out` holds a run with other settings, `source` holds several formats, there is no
-            such column, Ray or pyarrow is missing, or there is no cluster at `address`.
+        FileError: there are no images, `out` lies in `source` or a link leads there, another run writes to
+            `out`, or it cannot be written to. Images and shards that cannot be read, stylised or written do
+            not stop the run; they are listed in the result.
+        ConfigError: `out` holds a run with other settings, `source` holds several formats, the column is
+            missing, Ray or pyarrow is missing, or there is no cluster at `address`.
 
     Example:
         >>> apply_folder("train-shards", "train-styled", bank="art", engine="ray")  # doctest: +SKIP
@@ -141,7 +140,7 @@ def apply_folder(
     known, maker = find_styles(bank, generator)
     stylizer = StyleAugment(
         known,
-        # Loaded, so that it can be sent to machines that do not have its file.
+        # Load it, so that it can be sent to machines without its file.
         generator=maker if isinstance(maker, AbstractGenerator) else load_generator(maker),
         p=1.0,
         strength=strength,
@@ -188,7 +187,7 @@ def apply_folder(
 
 
 def find_inputs(source: Path, format: Format | None) -> tuple[Format, Path, list[str], Listing]:
-    """Tell what a folder or shard holds, the folder that names are below, the names, and what is left out."""
+    """Return the format of a source, the folder that names are relative to, the names, and the listing."""
     if source.suffix.lower() in SHARDS and source.is_file():
         kind = KINDS[source.suffix.lower()]
         if format not in (None, kind):
@@ -210,7 +209,7 @@ def find_inputs(source: Path, format: Format | None) -> tuple[Format, Path, list
 
 
 def check_column(root: Path, names: list[str], column: str) -> None:
-    """Look for one shard that has the column: a wrong name is better known before the run."""
+    """Check before the run that one readable shard has the column."""
     wrong = None
     for name in names:
         try:
@@ -225,7 +224,7 @@ def check_column(root: Path, names: list[str], column: str) -> None:
 
 
 def plan(copier: Copier, names: list[str]) -> list[Unit]:
-    """Divide the work, by the inputs only."""
+    """Divide the work into units; the division depends only on the inputs."""
     return [
         Unit(tuple(part), frozenset(output for name in part for output in copier.outputs(name)), series)
         for part, series in divide(copier, names)
@@ -233,10 +232,10 @@ def plan(copier: Copier, names: list[str]) -> list[Unit]:
 
 
 def _check_places(copier: Copier, names: list[str], listing: Listing) -> None:
-    """Make sure that no output lands on an input or among inputs, whatever links there are on either side.
+    """Check that no output replaces an input or lies among inputs, also through links.
 
     Raises:
-        FileError: naming the first output that does.
+        FileError: the message names the first such output.
     """
     inputs = {os.path.realpath(copier.source / name) for name in names}
     places: dict[Path, Path] = {}
@@ -253,10 +252,10 @@ def _check_places(copier: Copier, names: list[str], listing: Listing) -> None:
 
 
 def without_clashes(units: list[Unit], copier: Copier) -> tuple[list[Unit], list[tuple[Path, str]]]:
-    """Leave out outputs that cannot stand beside others, and name their sources.
+    """Leave out outputs that conflict with others; return the units, and sources with reasons.
 
-    That is a file where another output needs a folder; and, where the file system of `out` takes capital
-    letters for small ones, a name that differs from another in those only.
+    A file conflicts if another output needs a folder of its name. On a file system that ignores case, two
+    names conflict if they differ only in case.
     """
     of = {output: name for unit in units for name in unit.names for output in copier.outputs(name)}
     folders = {str(folder) for output in of for folder in PurePosixPath(output).parents}
@@ -281,14 +280,14 @@ def without_clashes(units: list[Unit], copier: Copier) -> tuple[list[Unit], list
 
 
 def is_caseless(folder: Path) -> bool:
-    """Tell whether a folder takes capital letters for small ones in the names of its files."""
+    """Return True if the file system of a folder ignores case."""
     with NamedTemporaryFile(dir=folder, prefix=".case-", suffix=PART) as file:
         path = Path(file.name)
         return path.with_name(path.name.upper()).exists()
 
 
 def divide(copier: Copier, names: list[str]) -> list[tuple[list[str], str]]:
-    """Put the slices of a volume together, other images so many at a time, and each shard by itself."""
+    """Return groups of names: the slices of a volume, a few other images, or one shard."""
     if copier.format != "images":
         return [([name], "") for name in names]
     keys = {name: series_of(copier.source / name) for name in names}
@@ -303,11 +302,11 @@ def divide(copier: Copier, names: list[str]) -> list[tuple[list[str], str]]:
 
 
 def settings_of(copier: Copier) -> dict[str, Any]:
-    """Give what all copies of a run have in common."""
+    """Return the settings that all copies of a run share."""
     stylizer = copier.stylizer
     known, home = stylizer.bank, stylizer.home
     settings = {
-        # A bank carries its generator's fingerprint.
+        # A bank contains its generator's fingerprint.
         "bank": hashlib.sha256(known.to_bytes()).hexdigest()[:16] if known else home.fingerprint,
         "generator": home.name,
         "copies": copier.copies,
@@ -316,7 +315,7 @@ def settings_of(copier: Copier) -> dict[str, Any]:
         "keep_luminance": stylizer.keep_luminance,
         "seed": copier.seed,
     }
-    # Of runs without them, as of those of earlier versions, these are not said.
+    # Optional settings are absent if they are not used, as in manifests of earlier versions.
     if stylizer.guard.floor is not None:
         settings["preserve"] = stylizer.guard.floor
     if copier.window:
@@ -325,7 +324,7 @@ def settings_of(copier: Copier) -> dict[str, Any]:
 
 
 def place_among(engine: Engine) -> tuple[int, int]:
-    """Tell which of how many processes this is, as torchrun sets it."""
+    """Return this process's rank and the number of processes, as set by torchrun."""
     rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
     if rank is None or world is None:
         return 0, 1
@@ -346,7 +345,7 @@ def _device_of(workers: int) -> str:
 def _run(
     units: list[Unit], copier: Copier, engine: Engine, workers: int, address: str | None
 ) -> Generator[Line]:
-    """Do the units, and yield the lines about their outputs."""
+    """Process the units, and yield the lines about their outputs."""
     if engine == "local" and not workers:
         for unit in units:
             yield from copier(unit)
@@ -355,7 +354,7 @@ def _run(
         results = cluster.run_on_ray(units, copier, workers=workers, address=address)
     else:
         results = in_processes(units, copier, workers)
-    with closing(results):  # ends workers and the cluster, also when the loop is left
+    with closing(results):  # ends workers and cluster, also if the loop is left early
         for lines, error in results:
             yield from lines
             if error:
@@ -365,7 +364,7 @@ def _run(
 def in_processes(
     units: list[Unit], copier: Copier, workers: int
 ) -> Generator[tuple[list[Line], StyleAugError | None]]:
-    """Do the units in DataLoader's workers, in their order."""
+    """Process the units in DataLoader's workers; yield results in order."""
     loader = iter(DataLoader(UnitDataset(units, copier), batch_size=None, num_workers=workers))
     while True:
         try:
@@ -373,8 +372,8 @@ def in_processes(
         except RuntimeError as error:
             if "DataLoader worker" in str(error) and "exited" in str(error):
                 raise StyleAugError(
-                    f"a worker process died: {error}. Run the same command again to go on; if memory was "
-                    "short, with fewer workers."
+                    f"a worker process died: {error}. Run the same command again to go on; use fewer workers "
+                    "if memory was short."
                 ) from None
             raise
         if result is None:
@@ -383,7 +382,7 @@ def in_processes(
 
 
 class UnitDataset(Dataset[tuple[list[Line], StyleAugError | None]]):
-    """Does a unit when indexed, so that DataLoader's workers do the work."""
+    """A dataset that processes a unit when it is indexed, so that DataLoader's workers do the work."""
 
     def __init__(self, units: list[Unit], copier: Copier):
         self.units, self.copier = units, copier

@@ -1,4 +1,4 @@
-"""The manifest of a run: its settings, then a line for each file that is finished."""
+"""The manifest of a run: its settings, then one line for each finished file."""
 
 import json
 import os
@@ -22,36 +22,36 @@ _NAME = re.compile(r"manifest(-\d+-of-(\d+))?\.jsonl")
 
 
 class Known(NamedTuple):
-    """What is kept of a line."""
+    """The part of a manifest line that is kept in memory."""
 
     source: Any
-    """Its stamp; None in a line of an earlier version, which had none."""
+    """Stamp of the output; None in lines of early versions, which had no stamps."""
     output: Any
     """Its stamp."""
     time: int
-    """When the manifest was last written to."""
+    """Time when the manifest was last written, in nanoseconds."""
     line: Line | None
-    """All of it, of a shard; there may be millions of images."""
+    """The whole line for a shard; None for images, because there may be millions."""
 
 
 @dataclass
 class Applied:
-    """What a run over a folder did."""
+    """Result of a run over a folder."""
 
     written: int = 0
     """Images."""
 
     skipped: int = 0
-    """Images done by an earlier run."""
+    """Number of images done by an earlier run."""
 
     failed: list[tuple[Path, str]] = field(default_factory=list)
-    """Files that could not be read or written, or that hold images which could not, and why."""
+    """Files that could not be read or written, or that hold such images, each with the reason."""
 
     left_out: str = ""
-    """A line on the files in the folder that are no images, or ""."""
+    """A line about the files in the folder that are not images, or ""."""
 
     def count(self, line: Line, root: Path) -> int:
-        """Note which images of a line's shard failed; give the number of those that did not."""
+        """Record the failed images of a shard's line; return the number of good ones."""
         source = root / line["source"]
         self.failed += [
             (source, f"{source}: {lost['key']}: {lost['reason']}") for lost in line.get("failed", ())
@@ -60,19 +60,19 @@ class Applied:
 
 
 class Manifest:
-    """Names each output once, whatever was killed in between.
+    """The manifest of an output folder; it names each output once, even after a kill.
 
-    Several processes have a file each, lest they write into each other's lines; what is finished
-    stands in any of them. Each process holds a lock on its own file while it runs.
+    With several processes, each writes its own file and holds a lock on it; finished outputs may be in any of
+    the files.
 
     Args:
-        out: the folder; made if it is missing, and removed again by a run that ends before its first output.
-        settings: of the run.
-        rank: which of `world` processes this is.
-        world: how many there are.
+        out: the output folder. It is made if it is missing, and removed if the run ends before any output.
+        settings: settings of the run.
+        rank: number of this process, from 0 to `world` - 1.
+        world: number of processes.
 
     Raises:
-        FileError: the folder cannot be written to, or another run writes to it now.
+        FileError: the folder cannot be written to, or another run is writing to it.
         ConfigError: it holds a run with other settings.
     """
 
@@ -82,7 +82,7 @@ class Manifest:
         self.done: dict[str, Known] = {}
         self.twice: dict[str, list[Known]] = {}
         if out.exists() and not out.is_dir():
-            raise FileError(f"{out} is no folder; name a folder for the copies.")
+            raise FileError(f"{out} is not a folder; name a folder for the copies.")
         self.made = [folder for folder in (out, *out.parents) if not folder.exists()]
         self.fresh, self.file = not self.path.exists(), None
         try:
@@ -109,7 +109,7 @@ class Manifest:
         self.end(failed=kind is not None)
 
     def end(self, *, failed: bool) -> None:
-        """Let go of the lock; of a run that failed before its first output leave nothing."""
+        """Release the lock; if the run failed before its first output, remove its files."""
         if failed and self.fresh and self.file:
             self.path.unlink(missing_ok=True)
         if self.file:
@@ -118,25 +118,25 @@ class Manifest:
             self.file.close()
         if failed and self.fresh:
             for folder in self.made:
-                with suppress(OSError):  # there is something in it
+                with suppress(OSError):  # the folder is not empty
                     folder.rmdir()
 
     def files(self) -> list[Path]:
-        """List the manifests of all processes that ever wrote to the folder."""
+        """List the manifests of all processes that have written to the folder."""
         return sorted(path for path in self.out.iterdir() if _NAME.fullmatch(path.name) and path.is_file())
 
     def path_of(self, rank: int) -> Path:
-        """Name a process's manifest."""
+        """Return the path of a process's manifest."""
         return self.out / ("manifest.jsonl" if self.world == 1 else f"manifest-{rank}-of-{self.world}.jsonl")
 
     def check_alone(self, path: Path) -> None:
-        """Refuse to run beside another run; the processes of one run are told by their number."""
+        """Refuse to run beside another run; processes of one run have the same number of processes."""
         found = _NAME.fullmatch(path.name)
         if found and int(found[2] or 1) != self.world and (other := holder_of(path)):
             raise FileError(f"{other} is writing to {self.out}; wait for it, or use another output folder.")
 
     def start(self) -> None:
-        """Write the settings, or end the line that a kill tore."""
+        """Write the settings, or end an incomplete last line after a kill."""
         assert self.file
         text = self.path.read_bytes()
         if b"\n" not in text:
@@ -146,11 +146,11 @@ class Manifest:
             self.file.write("")
 
     def read(self, path: Path) -> Iterator[Line]:
-        """Yield what a manifest names, if it is of a run with these settings."""
+        """Yield the lines of a manifest; its settings must be those of this run."""
         with path.open(encoding="utf-8", errors="replace") as file:
             first = file.readline()
             if not first.endswith("\n"):
-                return  # it is being written, or was when the machine failed
+                return  # still being written, or incomplete after a crash
             found = next(parsed([first]), {}).get("settings")
             if not isinstance(found, dict):
                 raise ConfigError(
@@ -165,7 +165,7 @@ class Manifest:
             yield from filter(is_sound, parsed(file))
 
     def note(self, line: Line, time: int) -> None:
-        """Keep what is needed of a line."""
+        """Keep the needed part of a line."""
         stamps = line.get("source_stamp"), line.get("output_stamp")
         known = Known(*stamps, time, line if "images" in line else None)
         if line["output"] in self.done:
@@ -174,7 +174,7 @@ class Manifest:
             self.done[line["output"]] = known
 
     def of_others(self, units: list[Unit]) -> Iterator[Path]:
-        """Yield what the other processes write."""
+        """Yield the outputs that other processes write."""
         for rank in range(self.world):
             if rank != self.rank:
                 yield self.path_of(rank)
@@ -183,12 +183,12 @@ class Manifest:
     def compare(
         self, units: list[Unit], root: Path, outputs: Callable[[str], list[str]]
     ) -> tuple[list[Unit], Applied]:
-        """Tell what is left to do of some units, and what an earlier run has done of them.
+        """Return the remaining work of some units, and the result of earlier runs for them.
 
         Args:
-            units: of this process.
-            root: the folder that names of sources are below.
-            outputs: names what is made of a source.
+            units: units of this process.
+            root: folder that names of sources are relative to.
+            outputs: returns the names of a source's outputs.
         """
         todo, result = [], Applied()
         again: set[str] = set()
@@ -210,7 +210,7 @@ class Manifest:
         return todo, result
 
     def finished(self, source: Path, name: str) -> Known | object:
-        """Return what is known of an output that is there and as it was made of its source, or `MISSING`."""
+        """Return what is known of an output that is up to date, else `MISSING`."""
         if not os.path.isfile(self.out / name):  # Path.is_file raises where the name is too long
             return MISSING
         for known in self.known_of(name):
@@ -222,16 +222,16 @@ class Manifest:
         return MISSING
 
     def known_of(self, name: str) -> list[Known]:
-        """List what is known of an output; there is more than one line where two processes made it."""
+        """List what is known of an output; there are two lines if two processes made it."""
         return [self.done[name], *self.twice.get(name, ())] if name in self.done else []
 
     def is_of_another(self, source: Path, names: list[str]) -> bool:
-        """Tell whether outputs were made of a file that has another content by now."""
+        """Return True if the source has changed since its outputs were made."""
         stamps = [known.source for name in names for known in self.known_of(name)]
         return any(each is not None and not is_unchanged(source, each) for each in stamps)
 
     def forget(self, names: set[str]) -> None:
-        """Take the lines on outputs that are made again out of all manifests that no other process holds."""
+        """Remove the lines of outputs that are made again, from all manifests that are not locked."""
         for path in self.files():
             with path.open(encoding="utf-8", errors="replace") as file:
                 head, *rows = [row for row in map(str.strip, file) if row] or [""]
@@ -253,7 +253,7 @@ class Manifest:
                     new.close()
 
     def add(self, line: Line, root: Path, result: Applied) -> None:
-        """Note a line in the manifest and in the result."""
+        """Add a line to the manifest and to the result."""
         if "error" in line:
             result.failed.append((root / line["source"], line["error"]))
             return
@@ -268,7 +268,7 @@ RUNNING: weakref.WeakSet[Manifest] = weakref.WeakSet()
 
 
 def let_go() -> None:
-    """Close the manifests in a process that was forked: a lock ends with the process that made it."""
+    """Close the manifests in a forked process, so that locks end with the process that made them."""
     for manifest in RUNNING:
         if manifest.file:
             manifest.file.close()
@@ -279,23 +279,23 @@ if hasattr(os, "register_at_fork"):
 
 
 def parsed(rows: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Read lines of JSON objects, without those that a kill tore."""
+    """Yield the JSON object of each line; skip incomplete lines."""
     for row in rows:
         try:
             value = json.loads(row)
         except (ValueError, RecursionError):
-            continue  # its copy is made again
+            continue  # its output is made again
         if isinstance(value, dict):
             yield value
 
 
 def sound(rows: Iterable[str]) -> Iterator[Line]:
-    """Read the lines on outputs, without those that are damaged."""
+    """Yield the lines about outputs; skip damaged ones."""
     return filter(is_sound, parsed(rows))
 
 
 def is_sound(line: Line) -> bool:
-    """Check that a line has what will be read of it, in its types."""
+    """Return True if a line has the expected fields with the expected types."""
     if not isinstance(line.get("source"), str) or not isinstance(line.get("output"), str):
         return False
     lost = line.get("failed", [])

@@ -1,4 +1,4 @@
-"""Run units of work on a Ray cluster, through Ray Data: what a worker that dies had in hand, others do."""
+"""Run units of work on a Ray cluster with Ray Data; if a worker dies, others repeat its units."""
 
 import logging
 import math
@@ -14,45 +14,45 @@ from typing import TYPE_CHECKING, Any
 
 from styleaug.errors import ConfigError, StyleAugError, missing_extra
 
-if TYPE_CHECKING:  # what needs no torch starts faster
+if TYPE_CHECKING:  # without torch, workers start faster
     from styleaug.offline.copies import Copier, Line, Unit
 
 __all__ = ["run_on_ray"]
 
 ACTORS_PER_GPU = 4
-"""One actor decodes and encodes on one core, which leaves a GPU idle most of the time."""
+"""Actors that share a GPU: one actor decodes and encodes on one core, and leaves the GPU mostly idle."""
 
 MAX_BLOCKS = 10_000
 TRIES = 4
-"""Of one unit: enough where machines come and go, and an end for an image that kills its worker."""
+"""Most attempts for a unit: enough for machines that come and go, and a limit if an image kills its worker."""
 
 LOCAL_CLUSTER = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Else, under `uv run`, every worker is started by `uv run` in a packed copy of the working folder.
+    # Without this, under `uv run`, each worker starts with `uv run` in a packed copy of the working folder.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 LOCAL_OPTIONS = {"include_dashboard": False, "object_store_memory": 2**28}
-"""Images do not go through the object store, only names and lines of the manifest."""
+"""Options of a local cluster. Its object store is small: it holds only names and manifest lines, no images."""
 
 
 def run_on_ray(
     units: Sequence["Unit"], copier: "Copier", *, workers: int = 0, address: str | None = None
 ) -> Generator[tuple[list["Line"], StyleAugError | None]]:
-    """Do units on a cluster; yield what `Copier.attempt` gives for each, as it arrives.
+    """Process units on a cluster; yield the result of `Copier.attempt` for each, as it arrives.
 
     Args:
-        units: each is done by one actor at a time, and again if that dies.
+        units: units of work; a unit is repeated if its actor dies.
         copier: sent to the actors with its bank and generator.
-        workers: actors; 0 takes one for each core, or `ACTORS_PER_GPU` where there are GPUs.
-        address: of a cluster; None takes the one that this process is connected to, that of
-            `RAY_ADDRESS`, or starts one here and ends it with the run. If this process is killed with
-            SIGKILL, two agents of Ray outlive that cluster for a minute: they wait 60 s, a time that Ray
-            lets nobody set, for a server that is gone. They hold no images, and hinder no other run.
+        workers: number of actors; 0 means one per core, or `ACTORS_PER_GPU` per GPU if there are GPUs.
+        address: address of a cluster. None uses the cluster that this process is connected to or that
+            `RAY_ADDRESS` names, else starts one here and ends it with the run. If this process is killed
+            with SIGKILL, two agents of Ray remain for 60 s (Ray has no option for it). They hold no images
+            and do not disturb other runs.
 
     Raises:
         ConfigError: Ray is missing, or there is no cluster at `address`.
-        StyleAugError: the actors cannot start, or a unit killed several.
+        StyleAugError: the actors cannot start, or a unit killed several of them.
     """
     if not units:
         return
@@ -80,43 +80,43 @@ def run_on_ray(
 
 
 class Tries:
-    """Counts how often each unit was begun: Ray gives one that killed its worker to the next, for ever."""
+    """Counts the attempts for each unit; Ray would repeat a unit that kills its workers without end."""
 
     def __init__(self, most: int):
         self.most, self.counts = most, Counter[bytes]()
 
     def begin(self, unit: bytes) -> bool:
-        """Tell whether a unit may be tried once more."""
+        """Count an attempt; return True if it is allowed."""
         self.counts[unit] += 1
         return self.counts[unit] <= self.most
 
 
 class Actor:
-    """Does units, with the model loaded once."""
+    """A worker that loads the generator once and processes units."""
 
     def __init__(self, copier: "Copier", tries: Any):
         self.copier, self.tries = copier, tries
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Do the units in a batch."""
+        """Process the units of a batch."""
         return {"result": [pickle.dumps(self.attempt(unit)) for unit in batch["unit"]]}
 
     def attempt(self, pickled: bytes) -> tuple[list["Line"], StyleAugError | None]:
-        """Do a unit, unless it has killed several workers."""
+        """Process a unit; refuse it if it has killed several workers."""
         import ray
 
         unit: Unit = pickle.loads(pickled)
         may_begin: Any = ray.get(self.tries.begin.remote(pickled))
         if may_begin:
             return self.copier.attempt(unit)
-        reason = "several workers died of it or of its neighbours; remove it, or give them more memory."
+        reason = "several workers died on it or on its neighbours; remove it, or give workers more memory."
         return [
             {"source": name, "error": f"{self.copier.source / name}: {reason}"} for name in unit.names
         ], None
 
 
 def share(resources: Mapping[str, float], workers: int, units: int) -> tuple[int, float]:
-    """Tell how many actors there shall be, and which part of a GPU each gets."""
+    """Return the number of actors, and the share of a GPU for each."""
     cores, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
     most = min(cores, ACTORS_PER_GPU * gpus) if gpus else cores
     actors = min(workers or most, units)
@@ -125,11 +125,11 @@ def share(resources: Mapping[str, float], workers: int, units: int) -> tuple[int
 
 @contextmanager
 def connected(address: str | None) -> Iterator[ModuleType]:
-    """Give Ray, connected to a cluster; leave a connection that was there before as it was."""
+    """Yield Ray, connected to a cluster; an existing connection is reused and kept."""
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     own = {name: os.environ.get(name) for name in LOCAL_CLUSTER} if address == "local" else {}
     try:
-        # Ray reads them when it is imported, when it connects, and when it starts workers.
+        # Ray reads these variables on import, on connecting, and when it starts workers.
         os.environ.update({name: LOCAL_CLUSTER[name] for name, value in own.items() if value is None})
         ray = import_ray()
         if ray.is_initialized():
@@ -153,7 +153,7 @@ def connected(address: str | None) -> Iterator[ModuleType]:
 
 
 def check_listening(address: str) -> None:
-    """Refuse a host and port where nobody listens; Ray itself would wait there for minutes."""
+    """Check that a host and port accept connections; Ray itself would wait for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdecimal():
         return
@@ -165,7 +165,7 @@ def check_listening(address: str) -> None:
 
 @contextmanager
 def without_stderr() -> Iterator[None]:
-    """Drop what libraries in C write to stderr, such as that they shall write less."""
+    """Discard the messages that C libraries write to stderr."""
     kept = os.dup(2)
     try:
         with open(os.devnull, "w") as nowhere:
@@ -180,7 +180,7 @@ def import_ray() -> ModuleType:
     """Import Ray and Ray Data.
 
     Raises:
-        ConfigError: one is not installed.
+        ConfigError: one of them is not installed.
     """
     try:
         import ray
@@ -193,7 +193,7 @@ def import_ray() -> ModuleType:
 
 @contextmanager
 def quiet_ray() -> Iterator[None]:
-    """Keep Ray's own news from the terminal, where the progress bar is."""
+    """Hide Ray's own messages, which would disturb the progress bar."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.data")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -206,7 +206,7 @@ def quiet_ray() -> Iterator[None]:
 
 
 def own_error(error: BaseException) -> StyleAugError:
-    """Find our error in what Ray makes of it, or say in a line what went wrong."""
+    """Return our error from inside Ray's error, or a one-line error about what went wrong."""
     cause: BaseException | None = error
     said = type(error).__name__
     while cause is not None:

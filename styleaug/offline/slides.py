@@ -1,4 +1,4 @@
-"""TIFF files beyond memory: which they are, and how a styled one is written, tile by tile."""
+"""Stylise TIFF files that do not fit in memory, tile by tile."""
 
 import math
 import warnings
@@ -22,30 +22,30 @@ from styleaug.transforms.params import StyleParams
 __all__ = ["LARGE_PIXELS", "SlideError", "is_slide", "stylise_slide"]
 
 LARGE_PIXELS = 2**24
-"""TIFF files with more are never whole in memory, if they can be styled tile by tile."""
+"""TIFF files with more pixels are styled tile by tile, if possible."""
 
 WINDOW_SIDE = 512
-"""Short side of the copy that percentiles are read from."""
+"""Short side in pixels of the reduced image from which percentiles are read."""
 
 _TAILS = (0.5, 99.5)
 """Percentiles that the window "auto" shows as black and white."""
 
 BAND_BYTES = 2**28
-"""How much a row of tiles may take."""
+"""Most bytes of a row of tiles."""
 
 STORED_TILE = 512
-"""Side of the tiles in files that are made of files without any."""
+"""Side in pixels of the tiles in outputs whose source has no tiles."""
 
 
 class SlideError(FileError):
-    """A slide that cannot be read or stylised; of one that cannot be written it is a plain `FileError`."""
+    """A slide that cannot be read or stylised. If it cannot be written, the error is a plain `FileError`."""
 
 
 def is_slide(path: Path, generator: AbstractGenerator) -> bool:
-    """Tell from its header whether a file is a TIFF that is to be styled tile by tile.
+    """Return True if a file is a TIFF to be styled tile by tile, from its header.
 
-    All TIFF files are that are larger than other files may be; of those with more than `LARGE_PIXELS`
-    all that can.
+    This holds for all TIFF files above the limit of other files, and for those with more than
+    `LARGE_PIXELS` that can be styled in tiles.
     """
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False
@@ -56,20 +56,20 @@ def is_slide(path: Path, generator: AbstractGenerator) -> bool:
         with TiledReader(path) as slide:
             check_reader(slide)
             return generator.margin is not None and orientation_of(slide) == 1
-    except Exception:  # tifffile is missing, or reads no parts of it
+    except Exception:  # tifffile is missing, or cannot read parts of the file
         return False
 
 
 def claimed_pixels(path: Path) -> float:
-    """Read from a header how many pixels there are; 0 if PIL cannot read it."""
+    """Return the number of pixels in a header; 0 if PIL cannot read it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd tags, and its size
+            warnings.simplefilter("ignore")  # PIL warns about unusual tags and the size
             with Image.open(path) as header:
                 return header.width * header.height
     except Image.DecompressionBombError:
         return math.inf
-    except Exception:  # what is wrong with it is told where it is read
+    except Exception:  # the error is reported when the file is read
         return 0
 
 
@@ -84,17 +84,18 @@ def stylise_slide(
 ) -> None:
     """Write a styled copy of a TIFF of any size, in a few hundred MB of memory.
 
-    Where the generator is one of colours, white stays as it is: glass is no tissue. The copy is tiled;
-    resolution, colour profile and compression are kept. A pyramid gets its reduced levels again, each a half,
-    a quarter, an eighth ... as the source's are about.
+    A colour generator does not change white areas, because they are glass and not tissue. The copy is tiled;
+    resolution, colour profile and compression are kept. A pyramid gets reduced levels again, with sides of a
+    half, a quarter, an eighth ..., near those of the source.
 
     Args:
         stylizer: see `stylise_tiles`.
-        source: the TIFF.
-        target: appears when it is whole. Beside it there is room for the levels, a third of its pixels.
-        params: drawn for one image.
-        window: of 16-bit images, as `open_image` takes it.
-        device: where to stylise.
+        source: the TIFF to read.
+        target: the TIFF to write; it appears when it is complete. Temporary files for the levels, a third of
+            its pixels, lie beside it.
+        params: parameters drawn for one image.
+        window: window for 16-bit images, see `open_image`.
+        device: device on which to stylise.
 
     Raises:
         SlideError: `source` cannot be read or stylised.
@@ -125,7 +126,7 @@ def stylise_slide(
 
 
 def _range_of(slide: TiledReader, window: Window | None) -> tuple[float, float] | None:
-    """Find the values that a window shows as black and white."""
+    """Return the values that a window shows as black and white; None for the whole range."""
     if window is None or slide.dtype.itemsize == 1:
         return None
     if isinstance(window, tuple):
@@ -138,12 +139,12 @@ def _range_of(slide: TiledReader, window: Window | None) -> tuple[float, float] 
 
 
 def naming(path: Path, error: StyleAugError) -> str:
-    """Say what is wrong, and with which file."""
+    """Return an error message that names the file."""
     return str(error) if printable(path) in str(error) else f"{path}: {error}"
 
 
 def blamed(tiles: Iterator[np.ndarray], source: Path) -> Iterator[np.ndarray]:
-    """Pass tiles on; what goes wrong in making them is the source's fault, and not the target's."""
+    """Yield the tiles; convert errors in making them to `SlideError`, because the source is the cause."""
     try:
         yield from tiles
     except StyleAugError as error:
@@ -151,28 +152,28 @@ def blamed(tiles: Iterator[np.ndarray], source: Path) -> Iterator[np.ndarray]:
 
 
 def painted_side(slide: TiledReader) -> int:
-    """Choose the side of the tiles that are painted: a row of them fits in memory."""
+    """Return the side of the tiles to paint, such that a row of them fits in memory."""
     row = slide.shape[1] * slide.shape[2] * slide.dtype.itemsize
     return next((side for side in (TILE, TILE // 2) if side * row <= BAND_BYTES), TILE // 4)
 
 
 def stored_side(slide: TiledReader, painted: int) -> int:
-    """Choose the side of the tiles in the file: the source's, if painted ones can be cut into such."""
+    """Return the side of the tiles in the file: the source's, if painted tiles can be cut into them."""
     page = slide.page
     side = page.tilewidth if page.is_tiled and page.tilewidth == page.tilelength else STORED_TILE
     return side if side % 16 == 0 and painted % side == 0 else min(STORED_TILE, painted)
 
 
 def halved(slide: TiledReader) -> list[int]:
-    """Tell how often each reduced level of a pyramid has been halved, about."""
+    """Return the approximate number of halvings of each reduced level of a pyramid."""
     times = (round(math.log2(slide.shape[0] / height)) for height, _ in slide.levels[1:])
     return sorted({number for number in times if number >= 1 and 2**number <= min(TILE, *slide.shape[:2])})
 
 
 def _joined(tiles: Iterator[np.ndarray], slide: TiledReader, side: int) -> Iterator[np.ndarray]:
-    """Join the tiles of each row, in memory that the next row takes again.
+    """Yield bands: the joined tiles of each row, in one buffer that is reused.
 
-    New memory for each row would lie between what the reader keeps, and the process would grow and grow.
+    With new memory for each row, the heap would fragment and the process would keep growing.
     """
     height, width, channels = slide.shape
     memory = np.empty((min(side, height), width, channels), slide.dtype)
@@ -187,7 +188,7 @@ def _joined(tiles: Iterator[np.ndarray], slide: TiledReader, side: int) -> Itera
 
 
 def _cut(bands: Iterator[np.ndarray], side: int) -> Iterator[np.ndarray]:
-    """Cut bands, whose heights are multiples of `side` but for the last, into tiles row by row."""
+    """Cut bands into tiles, row by row; all heights but the last are multiples of `side`."""
     for band in bands:
         for top in range(0, band.shape[0], side):
             for left in range(0, band.shape[1], side):
@@ -195,12 +196,12 @@ def _cut(bands: Iterator[np.ndarray], side: int) -> Iterator[np.ndarray]:
 
 
 class Level:
-    """A reduced copy, on disk until the whole image is written.
+    """A reduced copy of a slide, in a temporary file until the whole image is written.
 
     Args:
-        slide: of which it is a copy.
-        halvings: 1 for half of its size, 2 for a quarter.
-        folder: for a temporary file.
+        slide: the slide to copy.
+        halvings: 1 for half the side, 2 for a quarter.
+        folder: folder of the temporary file.
     """
 
     def __init__(self, slide: TiledReader, halvings: int, folder: Path):
@@ -220,7 +221,7 @@ class Level:
         self.file.close()
 
     def bands(self, height: int) -> Iterator[np.ndarray]:
-        """Give what was kept, so many rows at a time."""
+        """Yield the stored pixels in bands of `height` rows."""
         self.file.seek(0)
         for top in range(0, self.size[0], height):
             rows = min(height, self.size[0] - top)
@@ -230,18 +231,18 @@ class Level:
 
 
 def reduced(bands: Iterator[np.ndarray], levels: list[Level]) -> Iterator[np.ndarray]:
-    """Pass bands on, and keep them halved as often as each level says."""
+    """Yield the bands, and store a reduced copy of each in every level."""
     for band in bands:
         small, done = band, 0
         for level in levels:
             while done < level.halvings:
                 small, done = halve(small), done + 1
             level.file.write(small.tobytes())
-        yield band  # last, as nobody asks for more behind the last one
+        yield band  # before the last yield, because the generator may not be resumed after it
 
 
 def halve(band: np.ndarray) -> np.ndarray:
-    """Average 2 x 2 pixels; what is left over at an odd side counts twice."""
+    """Average 2 x 2 pixels; with an odd side, the last row or column is repeated."""
     even = np.pad(band, ((0, band.shape[0] % 2), (0, band.shape[1] % 2), (0, 0)), mode="edge")
     total = even[::2, ::2].astype(np.uint32) + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
     return ((total + 2) // 4).astype(band.dtype)

@@ -1,4 +1,4 @@
-"""One image in the style of another, without a bank: in memory or from file to file."""
+"""Style one image like another, without a bank: in memory or from file to file."""
 
 import math
 import os
@@ -25,10 +25,10 @@ from styleaug.weights import bank_names, load_generator
 __all__ = ["stylize", "stylize_file"]
 
 SIZE = 512
-"""Side of a square with as many pixels as a network sees of an image at most; its strokes have one size."""
+"""Networks see images reduced to at most SIZE x SIZE pixels, because their strokes have a fixed size."""
 
 OPAQUE = (".jpg", ".jpeg", ".bmp")
-"""Files without transparency."""
+"""Suffixes of file types without transparency."""
 
 
 def stylize(
@@ -44,24 +44,23 @@ def stylize(
 
     Args:
         content: the path of an image, a PIL image of any mode, an array `(H, W)`, `(H, W, C)` or
-            `(N, H, W, C)`, or a tensor `(C, H, W)` or `(N, C, H, W)`; integers, or floats in [0, 1]. Of 2 or
-            4 channels the last is transparency and stays as it is. A list gives a list.
-        style: the same kinds of image, of any size. Several, as a list or a batch, are one for each content.
-        strength: in [0, 1]; 1 is the whole style.
+            `(N, H, W, C)`, or a tensor `(C, H, W)` or `(N, C, H, W)`; integers, or floats in [0, 1]. With 2
+            or 4 channels, the last is transparency and is kept. A list returns a list.
+        style: an image of any size, of the same kinds. A list or batch holds one style for each content.
+        strength: in [0, 1]; 1 is the full style.
         generator: a name, a path to weights, a run folder, or a generator. `"adain"` changes texture, strokes
             and colour; `"photo"` light and colour; `"reinhard-lab"` the colours as a whole.
-        keep_luminance: keep each pixel's brightness, take over the colour only.
-        size: a network that paints strokes sees an image of more than `size` x `size` pixels reduced to as
-            many, and what it changes is enlarged: so strokes can be seen in large photos.
+        keep_luminance: keep each pixel's brightness and change only the colour.
+        size: a network that paints strokes sees larger images reduced to about `size` x `size` pixels; its
+            change is then enlarged. This keeps strokes visible in large photos.
 
     Returns:
-        What `content` is, of its size and dtype. For a path a PIL image, upright; or an array, if the file
-        holds one, or values that PIL cannot.
+        The same kind of image as `content`, with its size and dtype. For a path, an upright PIL image; or an
+        array, if the file holds one or values that PIL cannot hold.
 
     Raises:
-        FileError, ImageError: a content or style that cannot be read.
-        ConfigError: a number out of its range, styles that are not one for each content, or a generator
-            without codes.
+        FileError, ImageError: a content or style cannot be read.
+        ConfigError: a number is out of range, the number of styles is wrong, or the generator has no codes.
 
     Example:
         >>> styled = stylize(Image.open("photo.jpg"), "painting.jpg", strength=0.8)  # doctest: +SKIP
@@ -79,21 +78,21 @@ def stylize(
 
 
 def stylize_file(content: str | Path, style: Any, out: str | Path, **options: Any) -> Path:
-    """Write an image file in the style of another one, with its size, bits and metadata; see `stylize`.
+    """Write an image file in the style of another image; size, bit depth and metadata are kept.
 
     Args:
-        content: the file; never written to.
+        content: the file to style; it is never changed.
         style: see `stylize`.
-        out: the file to write; its suffix is its type.
-        options: of `stylize`.
+        out: the file to write; its suffix gives the type.
+        options: see `stylize`.
 
     Raises:
-        FileError: a file that cannot be read or written, or `out` is one of those that are read.
+        FileError: a file cannot be read or written, or `out` is one of the files that are read.
     """
     out = Path(out)
     for read in (content, style):
         if isinstance(read, str | os.PathLike) and same_file(Path(read), out):
-            raise FileError(f"{out} is read; write to another file.")
+            raise FileError(f"{out} is one of the files that are read; write to another file.")
     picture = open_image(Path(content))
     kept = suffix_of(Path(content))
     if isinstance(picture, Scan) and suffix_of(out) != kept:
@@ -105,7 +104,7 @@ def stylize_file(content: str | Path, style: Any, out: str | Path, **options: An
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Tell whether two paths are of one file, whatever links lead there."""
+    """Return True if two paths lead to the same file, also through links."""
     try:
         return one.resolve() == other.resolve() or one.samefile(other)
     except OSError:
@@ -113,7 +112,7 @@ def same_file(one: Path, other: Path) -> bool:
 
 
 class _Painter:
-    """A generator, and how `stylize` runs it."""
+    """A generator with the options of `stylize`."""
 
     def __init__(self, generator: Any, strength: float, keep_luminance: bool, size: int):
         self.network = generator if isinstance(generator, AbstractGenerator) else load_generator(generator)
@@ -127,7 +126,7 @@ class _Painter:
         self.size = check_count("size", size)
 
     def read(self, style: Any) -> Float[Tensor, "N S"]:
-        """Read the codes of the style images."""
+        """Return the codes of the style images."""
         side, codes = self.network.code_size, []
         for image in images_in(style):
             if isinstance(image, Path) and str(image) in bank_names() and not image.exists():
@@ -141,7 +140,7 @@ class _Painter:
         return torch.stack(codes)
 
     def paint(self, content: Any, codes: Float[Tensor, "N S"]) -> Any:
-        """Stylise one image, or a batch; of several styles one for each."""
+        """Stylise one image or a batch, with one style for all or one for each."""
         if isinstance(content, str | os.PathLike):
             painted = self.paint(open_image(Path(content)), codes)
             return painted.frames.squeeze() if isinstance(painted, Scan) else painted
@@ -158,7 +157,7 @@ class _Painter:
         return put_back(painted)
 
     def run(self, generator: AbstractGenerator, images: Any, codes: Float[Tensor, "N S"]) -> Any:
-        """Stylise images in any form with all rows picked."""
+        """Stylise all images of a batch in any form."""
         bank = StyleBank(codes, Provenance(generator.name, generator.fingerprint, len(codes)))
         stylizer = StyleAugment(bank, generator=generator, keep_luminance=self.keep_luminance)
         rows = stylizer.rows_of(images)
@@ -176,7 +175,7 @@ class _Painter:
 
 
 class Reduced(AbstractGenerator):
-    """A network that sees large images reduced; what it changes is enlarged and added to them."""
+    """A network that sees large images reduced; its change is enlarged and added to them."""
 
     def __init__(self, network: AbstractGenerator, size: int):
         super().__init__()
@@ -186,17 +185,17 @@ class Reduced(AbstractGenerator):
 
     @property
     def fingerprint(self) -> str:
-        """Give the network's: its codes are read."""
+        """Return the network's fingerprint, because its codes are used."""
         return self.network.fingerprint
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B S"]:
-        """Read codes as the network does."""
+        """Return the network's codes of style images."""
         return self.network.encode_style(images)
 
     def forward(
         self, images: Float[Tensor, "B 3 H W"], codes: Float[Tensor, "B S"], strength: Float[Tensor, " B"]
     ) -> Float[Tensor, "B 3 H W"]:
-        """Stylise the reduced images, and add the change to the whole ones."""
+        """Stylise the reduced images, and add the enlarged change to the originals."""
         sides = images.shape[-2:]
         scale = max(self.size / math.sqrt(math.prod(sides)), self.least_side / min(sides))
         if scale >= 1:
@@ -208,7 +207,7 @@ class Reduced(AbstractGenerator):
 
 
 def unequal(styles: int, images: int) -> ConfigError:
-    """Say that there is not one style for each image."""
+    """Return the error for a number of styles that does not match the images."""
     return ConfigError(
         f"give one style for all, or one for each image; got {styles} styles for {images} images."
     )
