@@ -101,7 +101,7 @@ def test_what_kills_every_worker_is_named_and_the_rest_goes_on(ray, monkeypatch,
     assert len(list((tmp_path / "deaths").glob("wide*"))) == 2
     assert result.written == 100
     ((path, reason),) = result.failed
-    assert path == source / "train-1b.tar" and "workers died of it" in reason
+    assert path == source / "train-1b.tar" and "workers died on it" in reason
     assert contents(tmp_path / "out") == contents(tmp_path / "local"), "all pixels, and no part of a file"
     check_once(tmp_path / "out", 5)
 

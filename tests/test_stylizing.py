@@ -185,7 +185,7 @@ def test_files_are_written_beside_what_is_read(files, tmp_path):
     (tmp_path / "link.png").symlink_to(files / "photo.png")
     (tmp_path / "hard.png").hardlink_to(files / "photo.png")
     for name in (files / "photo.png", tmp_path / "link.png", tmp_path / "hard.png", files / "painting.jpg"):
-        with pytest.raises(FileError, match="is read; write to another file"):
+        with pytest.raises(FileError, match="is one of the files that are read; write to another file"):
             stylize_file(files / "photo.png", files / "painting.jpg", name)
     assert hashlib.sha256((files / "photo.png").read_bytes()).hexdigest() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hard.png", "link.png", "out.png"]

@@ -1,4 +1,4 @@
-"""`styleaug fit-style`: banks of styles from images, with studies held apart and privacy."""
+"""`styleaug fit-style`: banks of styles from images, with groups and privacy."""
 
 from styleaug import importer
 

@@ -1,4 +1,4 @@
-"""Build a style bank from images: a folder, files, or images in memory."""
+"""Fit a style bank to images: a folder, files, or images in memory."""
 
 import hashlib
 import os
@@ -30,36 +30,36 @@ __all__ = ["Choice", "Group", "fit_style"]
 Choice = Literal["random", "diverse"]
 _CHOICES = get_args(Choice)
 _MAX_STYLES = 100_000
-"""The most codes from which the diverse ones are chosen."""
+"""Most codes from which diverse ones are chosen."""
 MAX_NUMBERS = 2**28
-"""The most numbers in those codes, 1 GiB: PatchSwap has 19 526 in each."""
+"""Most numbers in all codes from which diverse ones are chosen: 1 GiB. A PatchSwap code has 19,526."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """What a group of a bank was made of. Its name is in the bank only if that was asked for."""
+    """The source of a group of a bank. Its name is in the bank only with `labels=True`."""
 
     name: str
     images: int
     origins: int
-    """Patients, or files that are not DICOM."""
+    """Number of patients, or of files that are not DICOM."""
     styles: int
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """A fitted bank, the files that could not be read for it, and what its user should know."""
+    """A fitted bank, the files that could not be read, and warnings."""
 
     bank: StyleBank
     failed: list[tuple[Path, str]]
     warnings: list[str] = field(default_factory=list)
     groups: dict[str, Group] = field(default_factory=dict)
-    """By their label in the bank; empty if the bank has no groups."""
+    """Groups by their label in the bank; empty if the bank has no groups."""
     left_out: str = ""
-    """A line on the other files in the folder, or ""."""
+    """A line about the other files in the folder, or ""."""
 
     def split(self) -> dict[str, StyleBank]:
-        """Give a bank for each group, by label; none says which it is."""
+        """Return a bank for each group, by label; the banks do not contain the label."""
         parts = {label: self.bank.select(group=label).codes for label in self.groups}
         made_by = self.bank.provenance
         return {
@@ -89,41 +89,40 @@ def fit_style(
 ) -> _Fit:
     """Read the styles of images into a bank.
 
-    No labels are needed, and no pixels or names are kept. Each style is the mean of similar ones of several
-    patients or files; `training.privacy` says what that promises.
+    No labels are needed, and no pixels or names are kept. Each style is the mean of similar styles of several
+    patients or files; `fitting.privacy` describes what that guarantees.
 
     Args:
         source: a folder, searched with all folders below it; a CSV or TSV list with the column `path`; an
             image file; a PIL image, array `(H, W[, C])` or tensor `(C, H, W)`, or a batch of these; or a list
-            of any of them. Each image in memory counts as another patient's. Fewer images than
+            of any of them. Each image in memory counts as a different patient. Fewer images than
             `min_images`, such as one painting, need `min_images=1`.
-        generator: whose `encode_style` reads the images.
-        max_styles: the most codes in the bank; groups have equal parts of it.
-        patches: 1 reads each image whole; N reads N random crops of half to whole its sides, each a
-            style of its own.
-        choose: which styles are kept of more than `max_styles`. `"random"` reads only as many images as
-            they need, and the bank follows the folder's own distribution; `"diverse"` reads all and keeps
-            those that cover them best (of more than memory takes, a random part).
-        min_images: different patients (of DICOM files) or files that each style stems from at least; of each
-            a style takes one code. 1 makes every image a style, and the bank as confidential as the images.
+        generator: generator whose `encode_style` reads the images: a name, a path or a generator.
+        max_styles: most codes in the bank; groups get equal parts of it.
+        patches: 1 reads each image whole. N reads N random crops with half to full sides, each a style.
+        choose: which styles to keep if there are more than `max_styles`. `"random"` reads only as many images
+            as needed, and the bank follows the folder's distribution. `"diverse"` reads all and keeps those
+            that cover them best (a random part, if they do not fit in memory).
+        min_images: least number of different patients (DICOM) or files behind each style; each gives one
+            code. With 1, every image is a style, and the bank is as confidential as the images.
         epsilon: draw the styles from a mean and covariance with differential privacy, from all images;
-            above 0, at most 100. Needs hundreds of patients or files, thousands for an epsilon of 1.
-        delta: of differential privacy, in (0, 1); 1e-5 unless given.
+            in (0, 100]. It needs hundreds of patients or files, thousands for an epsilon of 1.
+        delta: delta of differential privacy, in (0, 1); the default is 1e-5.
         group_by: `"folder"` for the folders below the source, a DICOM tag such as `"Modality"`, `"site"`,
             `"scanner"` or `"body-part"`, or a column of the list.
-        class_by: `"folder"`, or a column of the list, to warn where groups differ in classes.
-        labels: write the groups' names into the bank; otherwise they are g1, g2, ...
-        window: of DICOM and volumes: `(centre, width)`, `"auto"` or `"dicom"`.
-        keep: file for the codes of single images while the fit is under way, from which the same fit goes
-            on if it dies. Readable by its owner alone, and deleted in the end.
-        seed: of the choice of images and crops; not of differential privacy's noise, which has none.
-        licence: of the images, written into the bank.
+        class_by: `"folder"` or a column of the list; warns if groups differ in classes.
+        labels: write the names of groups into the bank; otherwise they are g1, g2, ...
+        window: window for DICOM and volumes: `(centre, width)`, `"auto"` or `"dicom"`.
+        keep: file for the codes of single images during the fit, so that an interrupted fit can continue.
+            Only its owner can read it; it is deleted at the end.
+        seed: seed for the choice of images and crops. The noise of differential privacy has no seed.
+        licence: licence of the images, written into the bank.
         report: called with the number of styles read and the number expected.
 
     Raises:
-        FileError: no folder, no images in it, or not one that can be read.
-        ConfigError: a number outside its range, an unknown choice, fewer patients or files than `min_images`,
-            or a generator whose styles have no code, none that can be averaged, or none with bounds.
+        FileError: there is no folder, it has no images, or no image can be read.
+        ConfigError: a number is out of range, a choice is unknown, there are fewer patients or files than
+            `min_images`, or the generator's styles have no code, cannot be averaged or have no bounds.
     """
     if choose not in _CHOICES:
         raise ConfigError(f"choose must be one of {', '.join(_CHOICES)}, got {choose!r}.")
@@ -131,7 +130,7 @@ def fit_style(
     seed = check_seed(seed)
     privacy = Privacy(min_images, epsilon, delta)
     if privacy.epsilon is not None and choose != "random":
-        raise ConfigError("with epsilon, styles are drawn and not chosen; leave out choose.")
+        raise ConfigError("with epsilon, styles are drawn, not chosen; leave out choose.")
     network = generator if isinstance(generator, AbstractGenerator) else load_generator(generator)
     check_generator(network, privacy)
     study, held = study_of(source, group_by, class_by)
@@ -155,7 +154,7 @@ def fit_style(
 
 
 def study_of(source: Any, group_by: str | None, class_by: str | None) -> tuple[Study, dict[Path, Any]]:
-    """List the images of a source: files, and those in memory by names that no file has."""
+    """Return a study of the images of a source, and the images in memory under made-up paths."""
     if isinstance(source, str | os.PathLike):
         path = check_path(source)
         if path.is_dir() or path.suffix.lower() in LISTS or not (path.suffix or path.exists()):
@@ -168,13 +167,13 @@ def study_of(source: Any, group_by: str | None, class_by: str | None) -> tuple[S
             held[paths[-1]] = image
     if held and (group_by is not None or class_by is not None):
         raise ConfigError(
-            "group_by and class_by go by files; images in memory have none. Fit a bank for each."
+            "group_by and class_by need files, not images in memory. Fit a bank for each group."
         )
     return read_study(paths, group_by=group_by, class_by=class_by), held
 
 
 def check_generator(network: AbstractGenerator, privacy: Privacy) -> None:
-    """Refuse generators that have no codes, or none that can be made private as asked."""
+    """Check that a generator has codes, and that they allow the privacy that was asked for."""
     if not network.code_length:
         raise ConfigError(f"{network.name} has one style and no code for it; use it without a bank.")
     if privacy.epsilon is not None:
@@ -199,7 +198,7 @@ class Reading:
     seed: int
     unfinished: Unfinished
     held: dict[Path, Any] = field(default_factory=dict)
-    """Images in memory, by their place in the study."""
+    """Images in memory, by their index in the study."""
     failed: list[tuple[Path, str]] = field(default_factory=list)
     modalities: Counter[str] = field(default_factory=Counter)
     owners: dict[str, str] = field(default_factory=dict)
@@ -212,7 +211,7 @@ class Reading:
     def read(
         self, order: list[int], quota: int, everything: bool, report: Callable[[int, int], None]
     ) -> None:
-        """Read images in this order, until each group has `quota` rows, or all that memory takes."""
+        """Read images in this order, until each group has `quota` rows or, for all, memory is full."""
         most = min(_MAX_STYLES, MAX_NUMBERS // self.network.code_length) // len(self.pools)
         needed = quota * self.privacy.min_images
         limit = max(needed, most) if everything else needed
@@ -230,7 +229,7 @@ class Reading:
             report(min(expected, sum(pool.codes for pool in self.pools.values())), expected)
 
     def read_one(self, index: int, pool: Pool, full: Callable[[], bool]) -> None:
-        """Put the codes of one image into its pool, until that is full."""
+        """Add the codes of one image to its pool, until the pool is full."""
         path, group = self.study.paths[index], self.study.groups[index]
         origin = origin_of(path)
         # One patient in two groups would be in two summaries, and epsilon hold for neither.
@@ -241,7 +240,7 @@ class Reading:
         if codes is None:
             try:
                 codes = self.encode(index)
-            except Exception as error:  # whatever is wrong with one image must not end a fit
+            except Exception as error:  # one bad image must not end a fit
                 self.failed.append((path, reason_of(path, error)))
                 return
             self.unfinished.keep(path, codes)
@@ -252,7 +251,7 @@ class Reading:
                 pool.add(origin, code)
 
     def encode(self, index: int) -> Float[Tensor, "V S"]:
-        """Read the code of an image, or of its crops; of a volume the mean over slices."""
+        """Return the codes of an image or of its crops; for a volume, the mean over slices."""
         path = self.study.paths[index]
         frames = open_style(self.held.get(path, path), self.network.code_size, self.window)
         if not self.network.codes_average:
@@ -267,17 +266,15 @@ class Reading:
         return torch.stack(codes)
 
     def warnings(self) -> list[str]:
-        """Say what is odd about the images."""
+        """Return warnings about mixed modalities and images that were left out."""
         told = balance_warnings(self.study)
         kinds = {name: count for name, count in self.modalities.items() if name}
         if len(kinds) > 1 and len(self.pools) == 1:
             counts = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items()))
-            told.append(
-                f"one bank of several modalities ({counts}); keep them apart with group_by='modality'."
-            )
+            told.append(f"one bank of several modalities ({counts}); separate them with group_by='modality'.")
         if self.left_out:
             told.append(
-                f"{self.left_out} images are left out, as their patients are in another group already."
+                f"{self.left_out} images are left out, because their patients are already in another group."
             )
         return told
 
@@ -285,7 +282,7 @@ class Reading:
 def make_bank(
     reading: Reading, quota: int, rng: torch.Generator, *, grouped: bool, labels: bool, licence: str
 ) -> _Fit:
-    """Make rows of each group that has enough origins, and a bank of all."""
+    """Return a bank with rows of each group that has enough origins."""
     network, privacy, failed, warnings = reading.network, reading.privacy, reading.failed, reading.warnings()
     pools = {name: pool for name, pool in reading.pools.items() if pool.codes}
     if not pools:
@@ -326,7 +323,7 @@ def make_bank(
 
 
 def noise_warning(pool: Pool, network: AbstractGenerator, privacy: Privacy, of: str) -> list[str]:
-    """Say where differential privacy leaves little but noise, and how many images it would take."""
+    """Return a warning if styles are mostly noise of differential privacy, with the number of images needed."""
     if privacy.epsilon is None or privacy.delta is None:
         return []
     needed = origins_needed(network, privacy.epsilon, privacy.delta)
@@ -342,7 +339,7 @@ def noise_warning(pool: Pool, network: AbstractGenerator, privacy: Privacy, of: 
 def make_rows(
     pool: Pool, network: AbstractGenerator, privacy: Privacy, quota: int, rng: torch.Generator
 ) -> Float[Tensor, "N S"]:
-    """Make at most `quota` rows of a pool."""
+    """Return at most `quota` rows made from a pool."""
     if privacy.epsilon is not None and privacy.delta is not None:
         return private_styles(
             pool.by_origin(), network, quota, epsilon=privacy.epsilon, delta=privacy.delta, rng=rng
@@ -352,5 +349,5 @@ def make_rows(
 
 
 def label_of(name: str) -> str:
-    """Make a group's name a label that a bank takes."""
+    """Return a group's name as a valid label of a bank."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)[:100]

@@ -1,22 +1,22 @@
-"""Rows of a bank that stem from several patients each, and banks with differential privacy.
+"""Make bank rows from several patients each, and banks with differential privacy.
 
-What is promised, and what is not:
+What is guaranteed, and what is not (an *origin* is a patient for DICOM files, else a file):
 
-- *Aggregation* (`min_images`). Each row of a bank is the mean of codes of at least so many origins, in
-  which each origin has one code: a patient for DICOM files, else a file. No image weighs more than
-  one in `min_images` in a row. This is no formal guarantee: who knows all other images of a row can
-  compute the last one's code, two banks of nearly the same images tell of the difference, and a code
-  may be told to be near or far from a row. With `min_images=1` each row is one image's.
+- *Aggregation* (`min_images`). Each row of a bank is the mean of codes of at least `min_images` origins, with
+  one code for each. No image has a weight above 1 / `min_images`. This is not a formal guarantee: a person
+  who knows all other images of a row can compute the code of the last one; two banks of nearly the same
+  images reveal the difference; and one can test whether a code is near a row. With `min_images=1` each row
+  is the code of one image.
 - *Differential privacy* (`epsilon`, `delta`). The bank is drawn from a normal distribution whose mean and
-  covariance were measured with Gaussian noise. Whoever sees the bank, and knows all but one origin, learns
-  next to nothing of that one: its code could have been any other, and each outcome would have been at most
-  `exp(epsilon)` times as likely, up to a chance of `delta`. It covers one origin's codes, averaged.
-- *Not covered by either*: how many images and origins there were, which are told; that a group exists; the
-  generator's own weights, if they were trained on the images; what a folder's or site's name tells, where
-  `labels` are written. An origin that has files under several names counts more than once.
+  covariance were measured with Gaussian noise. A person who sees the bank and knows all origins but one
+  learns almost nothing about that one: with any other code in its place, each outcome would be at most
+  `exp(epsilon)` times as likely, except with probability `delta`. It protects the mean code of an origin.
+- *Not protected*: the numbers of images and origins, which are published; the existence of a group; the
+  generator's weights, if they were trained on the images; names of folders or sites, if `labels` are written.
+  An origin with files under several names counts more than once.
 
-The noise is drawn from the operating system's entropy and not from a seed, in double precision. The
-rounding of floats is not random: in principle it leaves traces (Mironov 2012, "On significance of the least
+The noise is drawn in double precision from the operating system's entropy, not from a seed. The rounding
+of floats is not random and could in principle leave traces (Mironov 2012, "On significance of the least
 significant bits for differential privacy"). Banks are stored in float32, after sampling.
 """
 
@@ -47,19 +47,20 @@ __all__ = [
 ]
 
 _BLOCK = 4096
-"""Codes among which neighbours are looked for; the time grows with its square."""
+"""Most codes that are searched together for neighbours; the time grows with the square."""
 
 
 def microaggregate(codes: Float[Tensor, "N S"], least: int) -> list[Int[Tensor, " K"]]:
-    """Part codes into groups of neighbours, `least` to 2 `least` - 1 each.
+    """Divide codes into groups of `least` to 2 `least` - 1 neighbours.
 
     MDAV (Domingo-Ferrer & Mateo-Sanz 2002, in the form of Domingo-Ferrer & Torra 2005), on entries scaled to
-    unit deviation: the code farthest from the mean and the one farthest from that each take their nearest
-    neighbours, until few are left. More than `_BLOCK` codes are first halved along the widest entry.
+    unit deviation. The code farthest from the mean, and the code farthest from that one, each form a group
+    with their nearest neighbours; this repeats until few codes are left. More than `_BLOCK` codes are first
+    halved along the widest entry.
 
     Args:
-        codes: `(N, S)`, at least `least` of them.
-        least: size of a group, from 1.
+        codes: `(N, S)`, N >= `least`.
+        least: least size of a group, from 1.
 
     Returns:
         The rows of each group; each row is in exactly one.
@@ -95,23 +96,23 @@ def _halve(codes: Float[Tensor, "N S"], rows: Int[Tensor, " K"], most: int) -> l
 
 
 def farthest(codes: Float[Tensor, "N S"], rows: Int[Tensor, " K"], point: Float[Tensor, " S"]) -> Tensor:
-    """Give the code of `rows` that is farthest from `point`."""
+    """Return the code among `rows` that is farthest from `point`."""
     return codes[rows[(codes[rows] - point).square().sum(dim=1).argmax()]]
 
 
 def take_neighbours(
     codes: Float[Tensor, "N S"], rows: Int[Tensor, " K"], point: Float[Tensor, " S"], count: int
 ) -> tuple[Int[Tensor, " G"], Int[Tensor, " L"]]:
-    """Part the `count` rows nearest to `point`, nearest first, from the others."""
+    """Return the `count` rows nearest to `point`, nearest first, and the other rows."""
     order = (codes[rows] - point).square().sum(dim=1).argsort(stable=True)
     return rows[order[:count]], rows[order[count:].sort().values]
 
 
 def cover(codes: Float[Tensor, "N S"], count: int, rng: torch.Generator) -> Int[Tensor, " K"]:
-    """Choose `count` rows from which the others are not far: the rows nearest to k-means' centres.
+    """Choose `count` rows that represent all rows: those nearest to the centres of k-means.
 
-    Distances are between codes whose entries are scaled to unit deviation; 20 rounds (Lloyd 1982) from
-    a start of rows far from each other.
+    Distances use entries scaled to unit deviation. k-means runs for 20 rounds (Lloyd 1982) and starts with
+    rows that are far from each other.
 
     Returns:
         `(count,)` different indices in rising order.
@@ -125,7 +126,7 @@ def cover(codes: Float[Tensor, "N S"], count: int, rng: torch.Generator) -> Int[
         sums = torch.zeros_like(centres).index_add_(0, owner, scaled)
         centres = torch.where(size > 0, sums / size.clamp_min(1), centres)
     chosen = torch.cdist(centres, scaled).argmin(dim=1).unique()
-    chosen = _farthest_first(scaled, chosen, count)  # two centres may have had the same neighbour
+    chosen = _farthest_first(scaled, chosen, count)  # two centres may have the same neighbour
     return chosen.sort().values
 
 
@@ -146,15 +147,15 @@ MAX_EPSILON = 100.0
 
 @dataclass(frozen=True)
 class Privacy:
-    """How a bank protects the images it is made of.
+    """How a bank protects its images.
 
     Args:
-        min_images: origins that each row stems from, from 1.
-        epsilon: None for no differential privacy; else above 0, at most 100. 1 is strong, 10 weak.
-        delta: in (0, 1), and less than one over the number of origins; 1e-5 unless given.
+        min_images: least number of origins behind each row, from 1.
+        epsilon: in (0, 100]; 1 is strong, 10 is weak. None for no differential privacy.
+        delta: in (0, 1), and less than 1 / number of origins; the default is 1e-5.
 
     Raises:
-        ConfigError: a number outside its range, or `delta` without `epsilon`.
+        ConfigError: a number is out of range, or `delta` is given without `epsilon`.
     """
 
     min_images: int = 5
@@ -165,7 +166,7 @@ class Privacy:
         object.__setattr__(self, "min_images", check_count("min_images", self.min_images))
         if self.epsilon is None:
             if self.delta is not None:
-                raise ConfigError("delta goes with epsilon; give both, or leave out both.")
+                raise ConfigError("delta needs epsilon; give both, or leave out both.")
             return
         epsilon = check_number("epsilon", self.epsilon, 0, MAX_EPSILON, above=True)
         delta = DELTA if self.delta is None else self.delta
@@ -174,10 +175,10 @@ class Privacy:
         object.__setattr__(self, "delta", delta)
 
     def check(self, origins: int, of: str = "these images") -> None:
-        """Refuse too few origins.
+        """Check that there are enough origins.
 
         Raises:
-            ConfigError: saying how many there are, and what could be done.
+            ConfigError: there are too few; the message says how many, and what to do.
         """
         if origins < self.min_images:
             raise ConfigError(
@@ -197,20 +198,20 @@ class Pool:
     """Codes of a bank or of one of its groups, by origin.
 
     Args:
-        min_images: origins for each row.
+        min_images: least number of origins behind each row.
     """
 
     min_images: int
     rounds: list[dict[str, Tensor]] = field(default_factory=list)
-    """The first code of each origin, the second of each that has as many, ..."""
+    """Codes in layers: the first code of each origin, then the second of each origin that has two, ..."""
     images: int = 0
     codes: int = 0
     rows: int = 0
-    """Rows that `aggregate` gives."""
+    """Number of rows that `aggregate` returns."""
     counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, origin: str, code: Float[Tensor, " S"]) -> None:
-        """Put a code to those of its origin."""
+        """Add a code of an origin."""
         turn = self.counts.get(origin, 0)
         if turn == len(self.rounds):
             self.rounds.append({})
@@ -221,13 +222,13 @@ class Pool:
 
     @property
     def origins(self) -> int:
-        """How many different ones there are."""
+        """Number of different origins."""
         return len(self.counts)
 
     def aggregate(self) -> Float[Tensor, "N S"]:
-        """Give rows, each the mean of codes of at least `min_images` origins, one of each.
+        """Return rows; each is the mean of codes of at least `min_images` origins, one code from each.
 
-        Codes that are left over, as those of the one patient with the most slices, are in no row.
+        Codes that are left over, such as those of the patient with the most slices, are not used.
         """
         rows = []
         for codes in self.rounds:
@@ -238,7 +239,7 @@ class Pool:
         return torch.stack(rows)
 
     def by_origin(self) -> Float[Tensor, "M S"]:
-        """Give the mean of each origin's codes."""
+        """Return the mean code of each origin."""
         return torch.stack(
             [
                 torch.stack([codes[origin] for codes in self.rounds[:count]]).mean(dim=0)
@@ -248,22 +249,23 @@ class Pool:
 
 
 MEAN_SHARE = 0.25
-"""Of the budget (of the squared signal to noise) for the mean; the covariance is noisier."""
+"""Share of the privacy budget (squared signal to noise) for the mean; the covariance is noisier."""
 BOX_ENTRIES = 16
-"""A covariance of longer codes would be all noise."""
+"""Most entries of codes that are measured in a box; the covariance of longer codes would be only noise."""
 PUBLIC_AXES = 8
-"""Axes of a public bank along which longer codes may vary."""
+"""Number of axes of a public bank along which longer codes may vary."""
 BOX_SPREAD = 0.5
-"""How far a code may lie from the mean, in half ranges of each entry."""
+"""Largest distance of a code from the mean, in half ranges of each entry."""
 
 
 def delta_of(epsilon: float, loss: float) -> float:
     """Compute the delta of Gaussian mechanisms at an epsilon (Balle & Wang 2018, theorem 8).
 
     Args:
-        epsilon: from 0.
-        loss: L2 sensitivity over the noise's deviation; for several mechanisms the root of the sum of
-            their squares (Dong, Roth & Su 2022, corollary 3.3), also where one depends on another's outcome.
+        epsilon: at least 0.
+        loss: L2 sensitivity divided by the deviation of the noise. For several mechanisms it is the root of
+            the sum of squares (Dong, Roth & Su 2022, corollary 3.3), also if one depends on another's
+            outcome.
     """
 
     def normal(x: float) -> float:
@@ -273,7 +275,7 @@ def delta_of(epsilon: float, loss: float) -> float:
 
 
 def loss_of(epsilon: float, delta: float) -> float:
-    """Find the largest `loss` for which `delta_of(epsilon, loss)` is not above `delta`."""
+    """Compute the largest `loss` with `delta_of(epsilon, loss)` <= `delta`."""
     low, high = 0.0, 1.0
     while delta_of(epsilon, high) < delta:
         low, high = high, 2 * high
@@ -287,7 +289,7 @@ def loss_of(epsilon: float, delta: float) -> float:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Coordinates in which a generator's codes are measured; nothing in it may depend on the images.
+    """Coordinates in which a generator's codes are measured; they must not depend on the images.
 
     A code is `centre + axes @ z`.
     """
@@ -295,35 +297,35 @@ class _Frame:
     centre: Float[Tensor, " S"]
     axes: Float[Tensor, "S R"]
     radius: float
-    """Norm to which z is clipped for the mean."""
+    """Largest norm of z for the mean; longer vectors are clipped."""
     spread: float
-    """Norm to which z's difference to the mean is clipped for the covariance."""
+    """Largest norm of z minus its mean for the covariance; longer vectors are clipped."""
     low: Float[Tensor, " S"]
-    """Range of the codes that are drawn."""
+    """Range of drawn codes."""
     high: Float[Tensor, " S"]
     usual: float = 1.0
-    """Deviation of z along an axis over the images of one source, about; known from public images."""
+    """Typical deviation of z along an axis over the images of one source, from public images."""
 
     def coordinates(self, codes: Float[Tensor, "N S"]) -> Float[Tensor, "N R"]:
-        """Give z of each code, in double precision, clipped to `radius`."""
+        """Return z of each code, in double precision, clipped to `radius`."""
         inside = torch.minimum(torch.maximum(codes.double(), self.low), self.high)
         z = (inside - self.centre) @ torch.linalg.pinv(self.axes).T
         return clip(z, self.radius)
 
     def codes(self, z: Float[Tensor, "N R"]) -> Float[Tensor, "N S"]:
-        """Give the code at each z, inside the range."""
+        """Return the code at each z, clipped to the range."""
         drawn = self.centre + z @ self.axes.T
         return torch.minimum(torch.maximum(drawn, self.low), self.high).float()
 
 
 def frame_of(generator: AbstractGenerator) -> _Frame:
-    """Find the coordinates of a generator's codes.
+    """Return the coordinates of a generator's codes.
 
-    Its `code_range`, where codes are short; else the widest axes of the shipped bank for it, which are of
-    public images; else those of its prior.
+    They come from its `code_range` if codes are short, else from the widest axes of its shipped bank of
+    public images, else from its prior.
 
     Raises:
-        ConfigError: there is none of these.
+        ConfigError: the generator has none of these.
     """
     if generator.code_range is not None and generator.code_length <= BOX_ENTRIES:
         low, high = (torch.tensor(end, dtype=torch.float64) for end in generator.code_range)
@@ -332,19 +334,19 @@ def frame_of(generator: AbstractGenerator) -> _Frame:
         return _Frame((low + high) / 2, half.diag(), size, BOX_SPREAD * size, low, high, usual)
     if generator.has_prior:
         size = generator.code_length
-        axes, most = torch.eye(size, dtype=torch.float64), math.sqrt(size) + 2  # beyond are 2 % or fewer
+        axes, most = torch.eye(size, dtype=torch.float64), math.sqrt(size) + 2  # at most 2 % lie beyond
         return _Frame(axes.new_zeros(size), axes, most, most, axes.new_full((size,), -4.0), 4 * axes.sum(1))
     for name in bank_names():
         if cards()["banks"][name]["fingerprint"] == generator.fingerprint and generator.codes_average:
             return public_frame(load_bank(name).codes.double())
     raise ConfigError(
-        f"epsilon needs bounds on the codes that no image of yours decides, and {generator.name!r} has none. "
+        f"epsilon needs bounds on the codes that do not depend on your images; {generator.name!r} has none. "
         "Use reinhard-rgb, reinhard-lab, reinhard-ycbcr, reinhard-luminance, or the shipped adain or photo."
     )
 
 
 def public_frame(codes: Float[Tensor, "N S"]) -> _Frame:
-    """Make coordinates of a public bank's widest axes, each of unit deviation in it."""
+    """Return coordinates along a public bank's widest axes, scaled to unit deviation."""
     mean, std = codes.mean(dim=0), codes.std(dim=0).clamp_min(1e-6)
     _, size, axes = torch.linalg.svd((codes - mean) / std, full_matrices=False)
     deviation = size[:PUBLIC_AXES] / math.sqrt(len(codes) - 1)
@@ -354,21 +356,21 @@ def public_frame(codes: Float[Tensor, "N S"]) -> _Frame:
 
 
 def clip(z: Float[Tensor, "N R"], norm: float) -> Float[Tensor, "N R"]:
-    """Shorten rows that are longer than `norm`."""
+    """Return rows shortened to a length of at most `norm`."""
     return z * (norm / z.norm(dim=1, keepdim=True).clamp_min(1e-300)).clamp_max(1)
 
 
 def private_summary(
     z: Float[Tensor, "N R"], frame: _Frame, epsilon: float, delta: float
 ) -> tuple[Float[Tensor, " R"], Float[Tensor, "R R"]]:
-    """Measure mean and covariance with noise such that both together are (epsilon, delta)-private.
+    """Measure mean and covariance with noise, (epsilon, delta)-private for both together.
 
-    Neighbours differ in one row; their number is public. The covariance is taken about the noisy mean. What
-    is done to the noisy figures afterwards, to make them possible, costs nothing.
+    Neighbouring data sets differ in one row; the number of rows is public. The covariance is taken about the
+    noisy mean. Corrections of the noisy results cost no privacy.
 
     Args:
         z: `(N, R)`, from `frame.coordinates`.
-        frame: what bounds them.
+        frame: the bounds of z.
         epsilon: above 0.
         delta: in (0, 1).
     """
@@ -380,7 +382,7 @@ def private_summary(
     offsets = clip(z - mean, frame.spread)
     covariance = offsets.T @ offsets / len(z)
     square = noise(z.shape[1] ** 2).view(z.shape[1], -1)
-    # The lower half is the upper one's mirror image, so that entries off the diagonal count twice.
+    # The lower half mirrors the upper half, so entries off the diagonal count twice.
     triangle = square.triu(1) / math.sqrt(2)
     covariance = covariance + covariance_noise * (triangle + triangle.T + square.diag().diag())
     sizes, axes = torch.linalg.eigh(covariance)
@@ -390,12 +392,12 @@ def private_summary(
 
 
 def mean_sensitivity(frame: _Frame, count: int) -> float:
-    """Bound how far the mean moves if one row is another: from one end of the ball to the other."""
+    """Return the largest move of the mean if one row changes: across the ball, over N."""
     return 2 * frame.radius / count
 
 
 def covariance_sensitivity(frame: _Frame, count: int) -> float:
-    """Bound how far the covariance about a given point moves, in the Frobenius norm, if one row is another.
+    """Return the largest move of the covariance about a point (Frobenius norm) if one row changes.
 
     `|x x' - y y'|^2 = |x|^4 + |y|^4 - 2 (x y)^2`, at most twice the fourth power of the longest.
     """
@@ -403,26 +405,26 @@ def covariance_sensitivity(frame: _Frame, count: int) -> float:
 
 
 def origins_needed(generator: AbstractGenerator, epsilon: float, delta: float) -> int:
-    """Compute for how many origins the noise is as large as what usual images differ by.
+    """Compute the number of origins for which the noise equals the usual deviation of images.
 
-    With fewer, the styles drawn are noise more than the images'. It follows from the mechanism alone, and so
-    tells nothing of any image.
+    With fewer, drawn styles are mostly noise. The number depends only on the mechanism, so it reveals nothing
+    about the images.
 
     Args:
-        generator: whose codes are measured.
+        generator: generator of the codes.
         epsilon: above 0.
         delta: in (0, 1).
     """
     frame, loss = frame_of(generator), loss_of(epsilon, delta)
     mean = mean_sensitivity(frame, 1) / (loss * math.sqrt(MEAN_SHARE)) / frame.usual
-    # The largest eigenvalue of the noise, whose entries off the diagonal deviate by 1 / sqrt(2) of these.
+    # Largest eigenvalue of the noise; entries off the diagonal have 1 / sqrt(2) of the diagonal's deviation.
     largest = math.sqrt(2 * frame.axes.shape[1])
     noisy = covariance_sensitivity(frame, 1) / (loss * math.sqrt(1 - MEAN_SHARE))
     return math.ceil(max(mean, largest * noisy / frame.usual**2))
 
 
 def noise(count: int) -> Float[Tensor, " K"]:
-    """Draw standard normal numbers from the operating system's entropy; no seed gives them again."""
+    """Draw standard normal numbers from the operating system's entropy; they cannot be reproduced."""
     source = random.SystemRandom()
     return torch.tensor([source.gauss(0.0, 1.0) for _ in range(count)], dtype=torch.float64)
 
@@ -439,15 +441,15 @@ def private_styles(
     """Draw `count` styles from the normal distribution of `private_summary`.
 
     Args:
-        codes: `(M, S)`, one of each origin.
-        generator: whose codes they are.
-        count: N.
+        codes: `(M, S)`, one code for each origin.
+        generator: generator of the codes.
+        count: number of styles to draw, N.
         epsilon: above 0.
         delta: in (0, 1).
-        rng: draws from the distribution; the noise in it is drawn from none.
+        rng: generator for drawing the styles; the noise of the distribution does not use it.
 
     Raises:
-        ConfigError: nothing public bounds this generator's codes.
+        ConfigError: this generator's codes have no public bounds.
     """
     frame = frame_of(generator)
     mean, covariance = private_summary(frame.coordinates(codes), frame, epsilon, delta)

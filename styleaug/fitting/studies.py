@@ -1,4 +1,4 @@
-"""Study-like trees: which images belong to one group, to one class, and to one patient."""
+"""Read studies: the group, class and patient of each image."""
 
 import csv
 import hashlib
@@ -28,22 +28,22 @@ ALIASES = {
 }
 """Short names for DICOM tags."""
 UNKNOWN = "unknown"
-"""Group of the files that have no folder or tag of their own."""
+"""Group of files without a folder or tag."""
 _CLASS_GAP = 0.1
-"""Total variation distance up to which the classes of two groups count as equally frequent."""
+"""Total variation distance up to which two groups count as having equal shares of classes."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Paths of images, and the group and class of each; "" where there are none."""
+    """Paths of images, with the group and class of each; "" if there is none."""
 
     paths: tuple[Path, ...]
     groups: tuple[str, ...]
     classes: tuple[str, ...]
     skipped: tuple[tuple[Path, str], ...] = ()
-    """What could not be taken from a folder, and why."""
+    """Files of a folder that cannot be used, each with the reason."""
     left_out: str = ""
-    """A line on the other files in the folder, or ""."""
+    """A line about the other files in the folder, or ""."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -56,14 +56,14 @@ def read_study(
 
     Args:
         source: a folder, a CSV or TSV list with the column `path`, or paths.
-        group_by: `"folder"`, the first level of folders below the source; a column of the list; or
-            a DICOM tag or one of `ALIASES`, in any case. None makes one group.
-        class_by: `"folder"`, the first level of folders that is not the group's; or a column of the list.
-            None is `"folder"` where groups are folders, and a list's column `class`.
+        group_by: `"folder"` for the first level of folders below the source; a column of the list; or a DICOM
+            tag or one of `ALIASES`, in upper or lower case. None makes one group.
+        class_by: `"folder"` for the first level of folders that is not the group's; or a column of the list.
+            None means `"folder"` if groups are folders, or a list's column `class`.
 
     Raises:
-        FileError: nothing there, or a list that cannot be used.
-        ConfigError: no such column or tag.
+        FileError: the source is missing or has no images, or the list is invalid.
+        ConfigError: the column or tag does not exist.
     """
     skipped, left_out = (), ""
     if not isinstance(source, str | Path):
@@ -94,7 +94,7 @@ def read_study(
 
 
 def below(paths: Sequence[Path]) -> list[tuple[str, ...]]:
-    """Give the folders of each path below those that all share."""
+    """Return the folders of each path, without those that all paths share."""
     if not paths:
         return []
     root = Path(os.path.commonpath([Path(path).absolute().parent for path in paths]))
@@ -102,12 +102,12 @@ def below(paths: Sequence[Path]) -> list[tuple[str, ...]]:
 
 
 def parts_below(path: Path, root: Path) -> tuple[str, ...]:
-    """Give the folders from `root` to a file; none if it lies elsewhere."""
+    """Return the folders from `root` to a file; () if it lies elsewhere."""
     return path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()
 
 
 def read_columns(path: Path) -> dict[str, list[str]]:
-    """Read a list's columns; it is known to be a list."""
+    """Read the columns of a CSV or TSV list."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file, delimiter=LISTS[path.suffix.lower()]))
     return {str(name): [row[name] or "" for row in rows] for name in rows[0]}
@@ -128,44 +128,44 @@ def read_groups(paths: Sequence[Path], group_by: str, columns: dict[str, list[st
 
 
 def read_tag(path: Path, tag: str) -> str:
-    """Read one of the tags that tell nothing of the patient; "" where a file has none."""
+    """Read one of the tags that do not identify the patient; "" if a file does not have it."""
     try:
         tags = read_tags(path) if is_dicom(path) else {}
     except ConfigError:  # pydicom is missing
         raise
-    except Exception:  # it is named once its pixels are to be read
+    except Exception:  # the error is reported when the pixels are read
         return ""
     return {name.lower(): value for name, value in tags.items()}.get(tag, "").strip()
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell a DICOM file by how it begins, or by its suffix: old ones begin like any other."""
+    """Return True for a DICOM file, by its first bytes or suffix; old files have no special first bytes."""
     return path.suffix.lower() in (".dcm", ".dicom") or has_prefix(path)
 
 
 def origin_of(path: Path) -> str:
-    """Tell from whom an image is: the patient of a DICOM file, else the file itself.
+    """Return a hash of an image's origin: the patient of a DICOM file, else the file.
 
-    Gives a hash; it is for counting, and is never written anywhere.
+    The hash is for counting and is never written anywhere.
     """
     if is_dicom(path):
         try:
             return dicom_origin(path)
-        except Exception:  # it is named once its pixels are to be read
+        except Exception:  # the error is reported when the pixels are read
             pass
     return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
 
 
 def modality_of(path: Path) -> str:
-    """Tell how a DICOM image was made, such as CT; "" of other files."""
+    """Return the modality of a DICOM image, such as CT; "" for other files."""
     return read_tag(path, "modality")
 
 
 def balance_warnings(study: Study) -> list[str]:
-    """Say which groups have other shares of the classes than all images together.
+    """Return warnings about groups whose shares of classes differ from those of all images.
 
-    Compared by total variation distance: half the sum of the differences, 0 for the same shares and 1 for
-    none in common.
+    The measure is total variation distance: half the sum of absolute differences, 0 for equal shares and 1
+    for no class in common.
     """
     every = shares(study.classes)
     if len(every) < 2:
@@ -187,5 +187,5 @@ def balance_warnings(study: Study) -> list[str]:
 
 
 def shares(names: Sequence[str]) -> dict[str, float]:
-    """Give the share of each name."""
+    """Return the share of each name."""
     return {name: count / len(names) for name, count in Counter(names).items()}

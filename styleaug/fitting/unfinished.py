@@ -1,4 +1,4 @@
-"""Codes of a fit that is under way, kept beside its bank, so that a fit that dies goes on."""
+"""Keep the codes of an unfinished fit beside its bank, so that an interrupted fit can continue."""
 
 import hashlib
 import json
@@ -20,21 +20,21 @@ from styleaug.io.tensors import DIGEST, check_digest, to_bytes
 __all__ = ["Unfinished"]
 
 _KEY = "styleaug_codes"
-"""Of the metadata."""
+"""Key of our metadata in a safetensors file."""
 _SECONDS = 10.0
-"""Least time between two writes."""
+"""Least number of seconds between two writes."""
 WRITING = 20
-"""Writes are at least so many times as far apart as they are long."""
+"""Least ratio of the time between two writes to the time that a write takes."""
 
 
 class Unfinished:
-    """The codes of each file that was read, by a hash of its path, size, time and of the settings.
+    """Codes of files that were read, by a hash of path, size, time and settings.
 
-    They are those of single images and not private: only the owner may read the file.
+    They are codes of single images and not private, so only the owner may read the file.
 
     Args:
-        path: of the file; None keeps nothing.
-        settings: all that decides about a file's codes; those read with others are not found.
+        path: path of the file; None keeps nothing.
+        settings: all settings that affect the codes; codes read with other settings are not found.
     """
 
     def __init__(self, path: Path | None, settings: str):
@@ -46,7 +46,7 @@ class Unfinished:
         self.due = time.monotonic() + _SECONDS
 
     def key(self, file: Path) -> bytes | None:
-        """Tell a file from others, and from its earlier versions; None if it cannot be looked at."""
+        """Return a hash that identifies a file and its version; None if it cannot be examined."""
         try:
             facts = os.stat(file)
         except (OSError, ValueError):
@@ -55,7 +55,7 @@ class Unfinished:
         return hashlib.sha256(repr(told).encode("utf-8", "surrogateescape")).digest()
 
     def find(self, file: Path) -> Float[Tensor, "V S"] | None:
-        """Give the codes of a file if they were read before."""
+        """Return the codes of a file if they were read before, else None."""
         key = self.key(file) if self.known else None
         codes = None if key is None else self.known.get(key)
         if key is not None and codes is not None:
@@ -63,7 +63,7 @@ class Unfinished:
         return codes
 
     def keep(self, file: Path, codes: Float[Tensor, "V S"]) -> None:
-        """Keep the codes of a file; now and then all are written."""
+        """Keep the codes of a file; at intervals all codes are written to disk."""
         key = None if self.path is None else self.key(file)
         if key is None:
             return
@@ -74,13 +74,13 @@ class Unfinished:
             self.due = time.monotonic() + max(_SECONDS, WRITING * (time.monotonic() - began))
 
     def write(self) -> None:
-        """Write all codes, readable by the owner alone."""
+        """Write all codes to a file that only the owner can read."""
         assert self.path is not None
         keys = torch.frombuffer(bytearray(b"".join(self.used)), dtype=torch.uint8).view(-1, 32)
         content = to_bytes(_KEY, {}, {"keys": keys, "codes": torch.stack(list(self.used.values()))})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Not `atomic`, which gives files the usual permissions; these are made with 0600.
+            # Not with `atomic`, which sets the usual permissions; this file has 0600.
             with NamedTemporaryFile(
                 dir=self.path.parent, prefix=f"{self.path.name}.", suffix=".part", delete=False
             ) as part:
@@ -90,7 +90,7 @@ class Unfinished:
             raise FileError(f"cannot write to {self.path.parent}: {error.strerror}.") from None
 
     def remove(self) -> None:
-        """Delete the file and what killed writes left of it."""
+        """Delete the file and the remains of interrupted writes."""
         if self.path is not None:
             for path in (self.path, *self.path.parent.glob(f"{glob_safe(self.path.name)}.*.part")):
                 with suppress(FileNotFoundError, NotADirectoryError):
@@ -98,19 +98,19 @@ class Unfinished:
 
 
 def glob_safe(name: str) -> str:
-    """Take the meaning from a name's wildcards."""
+    """Return a name with its wildcards escaped for glob."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def stored_codes(path: Path) -> dict[bytes, Tensor]:
-    """Read a file that `Unfinished` wrote; one that is missing or damaged has nothing."""
+    """Read a file that `Unfinished` wrote; return {} if it is missing or damaged."""
     if not path.is_file():
         return {}
     try:
         with in_utf8(path) as name, safe_open(name, "pt") as file:
             meta = json.loads((file.metadata() or {})[_KEY])
             keys, codes = file.get_tensor("keys"), file.get_tensor("codes")
-        check_digest(path, {DIGEST: "", **meta}, (), renew="")  # one without a digest has a wrong one
+        check_digest(path, {DIGEST: "", **meta}, (), renew="")  # a missing digest counts as a wrong one
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return {}
     fits = keys.shape == (len(codes), 32) and keys.dtype == torch.uint8 and codes.dtype == torch.float32

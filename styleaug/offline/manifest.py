@@ -196,7 +196,7 @@ class Manifest:
             made = [(source, name) for source in unit.names for name in outputs(source)]
             known = {name: self.finished(root / source, name) for source, name in made}
             there = [name for name in unit.wanted if known.get(name) is not MISSING]
-            # The slices of a volume share their statistics: with one of them, all are others.
+            # The slices of a volume share statistics: if one changed, all must be made again.
             if unit.series and any(self.is_of_another(root / name, outputs(name)) for name in unit.names):
                 there = []
             for name in there:
@@ -211,7 +211,7 @@ class Manifest:
 
     def finished(self, source: Path, name: str) -> Known | object:
         """Return what is known of an output that is up to date, else `MISSING`."""
-        if not os.path.isfile(self.out / name):  # Path.is_file raises where the name is too long
+        if not os.path.isfile(self.out / name):  # Path.is_file raises if the name is too long
             return MISSING
         for known in self.known_of(name):
             if known.source is None or (
@@ -238,7 +238,7 @@ class Manifest:
             kept = [row for row in rows if not any(line["output"] in names for line in sound([row]))]
             if len(kept) == len(rows):
                 continue
-            # Another process of this run may be at work: then there will be two lines.
+            # Another process of this run may hold it; then there will be two lines.
             with suppress(BlockingIOError):
                 held = self.file if path == self.path else open_locked(path, wait=0)
                 assert held

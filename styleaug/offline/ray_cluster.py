@@ -24,7 +24,7 @@ ACTORS_PER_GPU = 4
 
 MAX_BLOCKS = 10_000
 TRIES = 4
-"""Most attempts for a unit: enough for machines that come and go, and a limit if an image kills its worker."""
+"""Most attempts for a unit: enough for machines that come and go, a limit for images that kill workers."""
 
 LOCAL_CLUSTER = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -33,7 +33,7 @@ LOCAL_CLUSTER = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 LOCAL_OPTIONS = {"include_dashboard": False, "object_store_memory": 2**28}
-"""Options of a local cluster. Its object store is small: it holds only names and manifest lines, no images."""
+"""Options of a local cluster. Its object store is small: it holds names and manifest lines, no images."""
 
 
 def run_on_ray(

@@ -152,7 +152,7 @@ class _Painter:
                 f"give an image or a batch, got {tuple(content.shape)}; StyleVideo styles clips."
             )
         colours, put_back = opaque(usable(content))
-        strokes = self.network.margin != 0  # else each pixel goes by itself, and all of them can be seen
+        strokes = self.network.margin != 0  # others work pixel by pixel and can see the whole image
         painted = self.run(Reduced(self.network, self.size) if strokes else self.network, colours, codes)
         return put_back(painted)
 
