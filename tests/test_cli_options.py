@@ -139,7 +139,7 @@ def test_a_folder_called_like_a_number_is_no_strength(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("told", "wanted"),
     [
-        ("keep them apart with group_by='modality'.", "keep them apart with --group-by modality."),
+        ("separate them with group_by='modality'.", "separate them with --group-by modality."),
         ('use group_by="site", please', "use --group-by site, please"),
         ("Or set min_images=4; with 1, ...", "Or set --min-images 4; with 1, ..."),
         ("at least 5 (min_images).", "at least 5 (--min-images)."),

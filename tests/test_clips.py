@@ -227,7 +227,7 @@ def test_transparency_that_does_not_fit_is_said(tmp_path, suffix):
     make_animation(tmp_path / "in.gif")
     film = style(tmp_path / "in.gif", tmp_path / f"out{suffix}")
     (note,) = film.notes
-    assert note == f"{suffix} holds no transparency; what is transparent is shown on white."
+    assert note == f"{suffix} cannot hold transparency; transparent pixels are shown on white."
     with open_clip(tmp_path / f"out{suffix}") as clip:
         assert next(clip.frames()).pixels[:4].min() > 240
     make_animation(tmp_path / "opaque.gif", clear=False)

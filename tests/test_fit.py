@@ -273,7 +273,7 @@ def test_images_in_memory_are_others_and_private_as_files_are(folder):
     with pytest.raises(ConfigError, match=r"from 1 patients or files.*min_images=1"):
         fit_style_of(sorted(folder.rglob("*.png"))[0])
     assert fit_style_of([picture] * 5).bank.provenance.min_images == 5
-    with pytest.raises(ConfigError, match="group_by and class_by go by files"):
+    with pytest.raises(ConfigError, match="group_by and class_by need files"):
         fit_style([picture], group_by="folder")
 
 

@@ -217,7 +217,7 @@ def test_a_manifest_that_is_no_file(make, tmp_path):
     with pytest.raises(FileError, match=r"is a (pipe|folder), not a file"):
         invert(source, tmp_path / "out")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(FileError, match="is no folder; name a folder"):
+    with pytest.raises(FileError, match="is not a folder; name a folder"):
         invert(source, tmp_path / "file")
 
 

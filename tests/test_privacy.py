@@ -361,7 +361,7 @@ def test_a_private_bank_says_so(tmp_path):
         ({"epsilon": -1}, "epsilon must be a number in \\(0, 100\\]"),
         ({"epsilon": math.nan}, "epsilon must be a number in \\(0, 100\\]"),
         ({"epsilon": 101}, "in \\(0, 100\\], got 101"),
-        ({"delta": 1e-5}, "delta goes with epsilon"),
+        ({"delta": 1e-5}, "delta needs epsilon"),
         ({"epsilon": 1, "delta": 0}, "delta must be a number in \\(0, 1\\)"),
         ({"epsilon": 1, "delta": 1}, "in \\(0, 1\\), got 1"),
         ({"epsilon": 1, "delta": 0.5}, "less than one over the 6"),

@@ -93,7 +93,7 @@ def test_only_the_segments_that_are_needed_are_decoded(tmp_path, monkeypatch):
         assert decoded == [(0, 9)]
         reader.read(60, 60, 10, 10)
         assert decoded == [(0, 9), (0, 0), (0, 1), (0, 8)], "9 was kept"
-        monkeypatch.setattr(tiff, "CACHE_BYTES", 64 * 64 * 3 * 4)
+        monkeypatch.setattr(tiff, "_CACHE_BYTES", 64 * 64 * 3 * 4)
         reader.read(0, 0, 512, 512)
         assert len(reader.cache) == 4 and reader.cached == 64 * 64 * 3 * 4
 

@@ -286,7 +286,7 @@ def test_a_mask_that_is_missing_or_does_not_fit_is_refused():
         video(where="inside")({"clip": tv_tensors.Video(pan())})
     augment = video(where="inside")
     params = augment.make_params(pan())
-    with pytest.raises(ImageError, match="goes by a mask"):
+    with pytest.raises(ImageError, match="needs a mask; give mask"):
         augment.apply(pan(), params)
     with pytest.raises(ImageError, match="as high and wide as the images"):
         augment.apply(pan(), params, masks=torch.ones(5, 1, 8, 8))

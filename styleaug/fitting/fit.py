@@ -232,7 +232,7 @@ class Reading:
         """Add the codes of one image to its pool, until the pool is full."""
         path, group = self.study.paths[index], self.study.groups[index]
         origin = origin_of(path)
-        # One patient in two groups would be in two summaries, and epsilon hold for neither.
+        # A patient in two groups would be in two summaries, and epsilon would hold for neither.
         if self.privacy.epsilon is not None and self.owners.setdefault(origin, group) != group:
             self.left_out += 1
             return
@@ -323,7 +323,7 @@ def make_bank(
 
 
 def noise_warning(pool: Pool, network: AbstractGenerator, privacy: Privacy, of: str) -> list[str]:
-    """Return a warning if styles are mostly noise of differential privacy, with the number of images needed."""
+    """Return a warning if styles are mostly privacy noise, with the number of images that are needed."""
     if privacy.epsilon is None or privacy.delta is None:
         return []
     needed = origins_needed(network, privacy.epsilon, privacy.delta)

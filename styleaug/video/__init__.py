@@ -1,4 +1,4 @@
-"""`styleaug video`: films and clips whose style does not flicker."""
+"""Style films and clips without flicker: `styleaug video` and `StyleVideo`."""
 
 from styleaug import importer
 

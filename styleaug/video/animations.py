@@ -1,4 +1,4 @@
-"""Animated pictures, GIF, APNG and WebP: how often they play, and what FFmpeg does not do with WebP."""
+"""Animated GIF, APNG and WebP: number of plays, and the parts of WebP that FFmpeg does not support."""
 
 import struct
 import warnings
@@ -12,15 +12,15 @@ from PIL import Image
 __all__ = ["ANIMATED", "is_webp", "plays_of", "read_webp", "set_last_pause", "webp_frames", "webp_pauses"]
 
 ANIMATED = {".gif": "gif", ".apng": "apng", ".png": "apng", ".webp": "webp"}
-"""What their file types are to FFmpeg."""
+"""FFmpeg's format for each suffix of an animated picture."""
 
 PAUSE = struct.Struct("<I")
 PAUSE_AT = 12
-"""Where the time of a frame stands in its chunk, in three bytes: see the WebP container specification."""
+"""Offset of a frame's duration (3 bytes) in its chunk; see the WebP container specification."""
 
 
 def plays_of(path: Path) -> int:
-    """Read how often an animated picture plays, as its file says it: 0 is for ever, -1 once."""
+    """Read how often an animated picture plays, in FFmpeg's terms: 0 is endless, -1 is once."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -31,14 +31,14 @@ def plays_of(path: Path) -> int:
 
 
 def is_webp(path: Path) -> bool:
-    """Tell a WebP by its first bytes."""
+    """Return True if a file is a WebP, by its first bytes."""
     with path.open("rb") as file:
         start = file.read(12)
     return start[:4] == b"RIFF" and start[8:] == b"WEBP"
 
 
 def webp_frames(path: Path) -> Iterator[int]:
-    """Find where the frames of an animated WebP begin; none of a still one."""
+    """Yield the offset of each frame of an animated WebP; nothing for a still image."""
     size = path.stat().st_size
     with path.open("rb") as file:
         at = 12
@@ -51,7 +51,7 @@ def webp_frames(path: Path) -> Iterator[int]:
 
 
 def webp_pauses(path: Path) -> list[Fraction]:
-    """Read how long each frame of a WebP is shown, in seconds; of a still one, 0."""
+    """Read how long each frame of a WebP is shown, in seconds; 0 for a still image."""
     pauses = []
     with path.open("rb") as file:
         for start in webp_frames(path):
@@ -61,7 +61,7 @@ def webp_pauses(path: Path) -> list[Fraction]:
 
 
 def set_last_pause(path: Path, pause: Fraction) -> None:
-    """Say in a WebP how long its last frame is shown: FFmpeg takes the mean of the others."""
+    """Set the duration of a WebP's last frame; FFmpeg writes the mean of the other frames."""
     starts = list(webp_frames(path))
     if starts:
         with path.open("r+b") as file:
@@ -70,7 +70,7 @@ def set_last_pause(path: Path, pause: Fraction) -> None:
 
 
 def read_webp(path: Path) -> Iterator[np.ndarray]:
-    """Decode the frames of a WebP, as they are shown, `(H, W, 3)` or with alpha `(H, W, 4)`."""
+    """Yield the displayed frames of a WebP, `(H, W, 3)` or with alpha `(H, W, 4)`."""
     with Image.open(path) as image:
         for at in range(getattr(image, "n_frames", 1)):
             image.seek(at)

@@ -22,10 +22,10 @@ __all__ = ["VIDEO_SUFFIXES", "Frame", "Write", "import_av", "writing_clip"]
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", *ANIMATED)
 
 MOST_WAITING = 2**26
-"""Bytes of sound that are kept until the first frame comes."""
+"""Most bytes of sound that are kept until the first frame."""
 
 CODECS = {".webm": "libvpx-vp9", ".gif": "gif", ".apng": "apng", ".png": "apng", ".webp": "libwebp_anim"}
-"""What is not H.264."""
+"""Encoders of the file types that do not use H.264."""
 ALPHA = {
     ".webm": ("libvpx-vp9", "yuva420p"),
     ".mkv": ("libvpx-vp9", "yuva420p"),
@@ -35,7 +35,7 @@ ALPHA = {
     ".png": ("apng", "rgba"),
     ".webp": ("libwebp_anim", "bgra"),
 }
-"""What holds transparency, and how."""
+"""Pixel format with transparency, for each file type that supports it."""
 QUALITY = {
     "libx264": {"crf": "16", "preset": "medium"},
     "libvpx-vp9": {"crf": "24", "b": "0"},
@@ -44,7 +44,7 @@ QUALITY = {
 }
 FALLBACK = "mpeg4"
 UNDER = 255
-"""What is shown where a film was transparent and its file type cannot hold that: white."""
+"""Grey level (white) for transparent pixels, if the file type has no transparency."""
 
 
 @dataclass(frozen=True)
@@ -54,32 +54,32 @@ class Frame:
     pixels: np.ndarray
     """`(H, W, 3)` of uint8, or `(H, W, 4)` with alpha."""
     name: str = ""
-    """Of its file, in a folder."""
+    """File name of the frame, in a folder."""
     time: Fraction | None = None
-    """When it is shown, in seconds of its file, where that tells; sound is told by the same clock."""
+    """Time when the frame is shown, in seconds on the clock of the file and its sound; None if unknown."""
     pause: Fraction | None = None
-    """How many seconds it is shown, where the file tells."""
+    """Number of seconds that the frame is shown; None if unknown."""
 
 
 class _Source(Protocol):
-    """What a film is made from, as far as its writer asks."""
+    """The parts of a source film that its writer needs."""
 
     plays: int
-    """How often an animation says that it plays; 0 is for ever."""
+    """Number of plays of an animation; 0 is endless."""
     pause: Fraction | None
-    """How many seconds the last frame of an animation is shown."""
+    """Number of seconds that the last frame of an animation is shown."""
 
     def tracks(self) -> list[Any]:
-        """Give the streams of sound and subtitles."""
+        """Return the streams of sound and subtitles."""
         ...
 
     def transparent(self) -> bool:
-        """Say whether any frame is transparent, though the first may be opaque."""
+        """Return True if any frame is transparent, even if the first is opaque."""
         ...
 
 
 class Write(Protocol):
-    """Takes the frames of a film that is written."""
+    """Writer of a film; it is called with one frame after the other."""
 
     def __call__(self, frame: Frame) -> None:
         """Write the next frame."""
@@ -94,19 +94,19 @@ class Write(Protocol):
 def writing_clip(
     target: str | Path, *, fps: Fraction | float, timed: bool = False, like: _Source | None = None
 ) -> Iterator[Any]:
-    """Give what writes frames to a video file, or to a new folder if the target has no suffix.
+    """Yield a writer of frames to a video file, or to a new folder if the target has no suffix.
 
-    Whatever happens, the target is afterwards either what it was or the whole new film.
+    Afterwards the target is either unchanged or the complete new film.
 
     Args:
         target: `.mp4`, `.mov`, `.mkv`, `.avi`, `.webm`, an animated `.gif`, `.apng`, `.png` or `.webp`, or
             a folder that is new or empty.
-        fps: frames a second.
-        timed: show each frame at its own time, and write sound and subtitles of `like` as they are.
-        like: the film that the frames are made from.
+        fps: frames per second.
+        timed: show each frame at its own time, and copy sound and subtitles of `like`.
+        like: the source film.
 
     Raises:
-        FileError: another type, a folder with files in it, or one that cannot be written to.
+        FileError: the type is unknown, or the folder is not empty or cannot be written to.
         ConfigError: PyAV is not installed.
     """
     target = Path(target)
@@ -137,7 +137,7 @@ def writing_clip(
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Give a folder beside the target, which takes its name if the block succeeds."""
+    """Yield a temporary folder beside the target; it is renamed to the target if the block succeeds."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileError(f"{target} is there already; give a new or empty folder.")
     try:
@@ -156,7 +156,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 class FolderWriter:
-    """Frames as files, named as those that they were made of."""
+    """Writes frames as files, named like their source frames."""
 
     def __init__(self, folder: Path, tracks: list[Any]):
         self.folder, self.written = folder, 0
@@ -168,11 +168,11 @@ class FolderWriter:
         self.written += 1
 
     def packet(self, packet: Any) -> None:
-        """Leave sound out."""
+        """Ignore sound."""
 
 
 class FileWriter:
-    """A video file, or an animated picture."""
+    """Writes a video file or an animated picture."""
 
     def __init__(
         self, path: Path, suffix: str, fps: Fraction, tracks: list[Any], timed: bool, like: _Source | None
@@ -213,7 +213,7 @@ class FileWriter:
         self.encode(image)
 
     def begin(self, frame: Frame) -> None:
-        """Open the streams: what is only known with the first frame."""
+        """Open the streams, whose options are only known with the first frame."""
         height, width = frame.pixels.shape[:2]
         codec = CODECS.get(self.suffix, "libx264")
         codec = codec if codec in self.av.codecs_available else FALLBACK
@@ -250,7 +250,7 @@ class FileWriter:
         self.origin = begin if begin < 0 else max(Fraction(0), min([begin, *starts]))
 
     def fitted(self, pixels: np.ndarray) -> np.ndarray:
-        """Give pixels with alpha if the file has it, else without."""
+        """Return pixels with alpha if the file has it, else without."""
         if self.alpha and pixels.shape[2] == 3:
             return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
         if self.alpha or pixels.shape[2] == 3:
@@ -258,12 +258,12 @@ class FileWriter:
         alpha = pixels[..., 3:].astype(np.float32) / 255
         if alpha.min() == 1:
             return pixels[..., :3]
-        note = f"{self.suffix} holds no transparency; what is transparent is shown on white."
+        note = f"{self.suffix} cannot hold transparency; transparent pixels are shown on white."
         self.notes += [] if note in self.notes else [note]
         return (pixels[..., :3] * alpha + UNDER * (1 - alpha)).round().astype(np.uint8)
 
     def packet(self, packet: Any) -> None:
-        """Write a packet of sound as it is, but none before the first frame, which opens the file."""
+        """Copy a packet of sound; packets wait for the first frame, which opens the file."""
         if self.written:
             self.mux(packet)
         elif self.tracks and self.waited > MOST_WAITING:
@@ -274,7 +274,7 @@ class FileWriter:
             self.waited += packet.size + 200
 
     def mux(self, *packets: Any) -> None:
-        """Write packets, and those before them that had to wait, on the clock of this file."""
+        """Write waiting packets, then these, with times on the clock of this file."""
         self.waiting.extend(packets)
         for packet in self.waiting:
             stream = self.kept.get(packet.stream.index)
@@ -287,31 +287,31 @@ class FileWriter:
         self.waiting.clear()
 
     def finish(self) -> None:
-        """Write what the encoder still holds, and what waits for it."""
+        """Write the rest of the encoder's output, and waiting packets."""
         if self.written:
             self.mux()
             self.encode(None)
 
     def encode(self, image: Any) -> None:
-        """Write what the encoder gives, which says of the last frame how long it is shown."""
+        """Write the encoder's output, with the duration of the last frame."""
         for packet in self.stream.encode(image):
             packet.duration = self.pauses.pop(packet.pts, packet.duration)
             self.container.mux(packet)
 
 
 def start_of(track: Any) -> Fraction:
-    """Tell when a stream begins, in seconds."""
+    """Return the start time of a stream in seconds."""
     return (track.start_time or 0) * Fraction(track.time_base or 0)
 
 
 def left_out(track: Any, place: str) -> str:
-    """Say that a stream does not fit."""
+    """Return a message that a stream does not fit and is left out."""
     kind = {"audio": "sound"}.get(track.type, f"{track.type}s")
     return f"the {kind} ({track.codec_context.name}) does not fit into {place}, and is left out."
 
 
 def palette_graph(av: Any, width: int, height: int, ticks: Fraction, layout: str) -> Any:
-    """Make the filter that gives each frame of a GIF a palette of its own."""
+    """Return a filter graph that makes a separate palette for each frame of a GIF."""
     graph = av.filter.Graph()
     source = graph.add_buffer(width=width, height=height, format=layout, time_base=ticks)
     split, palette = graph.add("split"), graph.add("palettegen", "stats_mode=single")
@@ -326,7 +326,7 @@ def palette_graph(av: Any, width: int, height: int, ticks: Fraction, layout: str
 
 
 def import_av() -> Any:
-    """Import PyAV, with our error where it is missing."""
+    """Import PyAV; raise `MissingExtraError` if it is missing."""
     try:
         import av
         import av.error

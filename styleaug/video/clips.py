@@ -1,4 +1,4 @@
-"""Films on disk: video files by PyAV, animated pictures and folders of frames, read one frame at a time."""
+"""Read films one frame at a time: video files with PyAV, animated pictures and folders of frames."""
 
 import re
 import warnings
@@ -29,38 +29,38 @@ __all__ = [
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _MOST_PIXELS = 8192 * 8192
-"""Of a frame. A file's header may claim any size, and a decoder makes room for it."""
+"""Most pixels of a frame. A header may claim any size, and a decoder allocates memory for it."""
 MOST_FRAMES = 1_000_000
-"""Eleven hours at 25 frames a second."""
+"""Most frames of a film: eleven hours at 25 frames per second."""
 
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-"""FFmpeg's own decoders leave the transparency of these out."""
+"""Decoders for codecs whose transparency FFmpeg's own decoders ignore."""
 DIGITS = re.compile(r"(\d+)")
 
 
 class AbstractClip(Protocol):
-    """A film that is open: it gives its frames once."""
+    """An open film; its frames can be read once."""
 
     fps: Fraction
     count: int
-    """How many frames it says it has; 0 if it does not say."""
+    """Number of frames according to the file; 0 if unknown."""
     plays: int
-    """How often an animation says that it plays; 0 is for ever."""
+    """Number of plays of an animation; 0 is endless."""
     pause: Fraction | None
-    """How many seconds the last frame of an animation is shown."""
+    """Number of seconds that the last frame of an animation is shown."""
     notes: list[str]
-    """What went wrong or is left out; known at the end."""
+    """Messages about damage and about parts left out; complete at the end."""
 
     def frames(self) -> Iterator[Frame]:
-        """Read the next frames."""
+        """Yield the next frames."""
         ...
 
     def tracks(self) -> list[Any]:
-        """Give the streams of sound and subtitles."""
+        """Return the streams of sound and subtitles."""
         ...
 
     def transparent(self) -> bool:
-        """Say whether any frame is transparent, though the first may be opaque."""
+        """Return True if any frame is transparent, even if the first is opaque."""
         ...
 
     def close(self) -> None:
@@ -74,10 +74,10 @@ def open_clip(path: str | Path, *, audio: Callable[[Any], None] | None = None) -
 
     Args:
         path: the file, or a folder whose images are the frames, in natural order: 2 before 10.
-        audio: is given the packets of the file's sound and subtitles, as they come between the frames.
+        audio: called with each packet of sound and subtitles, in the order of the file.
 
     Raises:
-        FileError: missing, no film, damaged from the start, or too large.
+        FileError: the file is missing, not a film, damaged at the start, or too large.
         ConfigError: PyAV is not installed.
     """
     path = Path(path)
@@ -88,7 +88,7 @@ def open_clip(path: str | Path, *, audio: Callable[[Any], None] | None = None) -
 
 
 def clip_of(path: Path, audio: Callable[[Any], None] | None) -> AbstractClip:
-    """Choose by what the path is."""
+    """Return the clip for a path: a folder, a WebP or another file."""
     if path.is_dir():
         return FolderClip(path)
     try:
@@ -100,7 +100,7 @@ def clip_of(path: Path, audio: Callable[[Any], None] | None) -> AbstractClip:
 
 
 class StillClip:
-    """What films without sound have in common."""
+    """Base of films without sound."""
 
     fps: Fraction
     count: int
@@ -113,11 +113,11 @@ class StillClip:
         return []
 
     def transparent(self) -> bool:
-        """Take it that all frames are as the first."""
+        """Return False; all frames are assumed to be like the first."""
         return False
 
     def close(self) -> None:
-        """Have nothing to close."""
+        """Do nothing; there is nothing to close."""
 
 
 class FolderClip(StillClip):
@@ -132,7 +132,7 @@ class FolderClip(StillClip):
         _check_size(folder, 1, 1, self.count)
 
     def frames(self) -> Iterator[Frame]:
-        """Read the files one after the other."""
+        """Yield the files as frames, one after the other."""
         for path in self.paths:
             image = open_image(path)
             if not isinstance(image, Image.Image) or image.mode not in ("L", "LA", "RGB", "RGBA"):
@@ -143,7 +143,7 @@ class FolderClip(StillClip):
 
 
 class WebPClip(StillClip):
-    """An animated WebP, which FFmpeg does not read."""
+    """An animated WebP, which FFmpeg cannot read."""
 
     pause: Fraction | None
 
@@ -163,7 +163,7 @@ class WebPClip(StillClip):
         self.fps = Fraction(self.count / shown if shown else 25).limit_denominator(1001) or Fraction(25)
 
     def frames(self) -> Iterator[Frame]:
-        """Decode; a file that breaks off ends there, with a note."""
+        """Yield decoded frames; a truncated file ends early, with a note."""
         time, read = Fraction(0), 0
         try:
             for pixels, pause in zip(read_webp(self.path), self.pauses, strict=False):
@@ -217,7 +217,7 @@ class FileClip:
             raise FileError(f"{self.path} is no video, or its beginning is damaged: {reason}.") from None
 
     def by_duration(self) -> int:
-        """Reckon how many frames there are, where the file only tells how long it is."""
+        """Return the number of frames from the duration, for files without a count."""
         stream = self.stream
         if stream.duration and stream.time_base:
             return round(stream.duration * stream.time_base * self.fps)
@@ -225,7 +225,7 @@ class FileClip:
         return max(0, round(shown * self.fps))
 
     def last_pause(self) -> Fraction | None:
-        """Read how long the last frame is shown."""
+        """Return how long the last frame is shown, in seconds; None if unknown."""
         pause = None
         with self.opened() as container:
             for packet in container.demux(video=0):
@@ -233,7 +233,7 @@ class FileClip:
         return pause
 
     def alpha_decoder(self) -> Any:
-        """Give a decoder of its own to a film whose transparency is kept apart, as WebM's is."""
+        """Return a decoder for films that store transparency separately, such as WebM; else None."""
         codec = self.stream.codec_context
         name = ALPHA_DECODERS.get(codec.name) if self.stream.metadata.get("alpha_mode") == "1" else None
         if name not in self.av.codecs_available:
@@ -243,11 +243,11 @@ class FileClip:
         return decoder
 
     def tracks(self) -> list[Any]:
-        """Give the streams of sound and subtitles."""
+        """Return the streams of sound and subtitles."""
         return [*self.container.streams.audio, *self.container.streams.subtitles]
 
     def transparent(self) -> bool:
-        """Say whether any frame is transparent; only of a GIF, of which each frame may or may not be."""
+        """Return True if any frame is transparent; only GIF is checked, because its frames may differ."""
         if self.stream.codec_context.name != "gif":
             return False
         try:
@@ -257,7 +257,7 @@ class FileClip:
             return True
 
     def frames(self) -> Iterator[Frame]:
-        """Decode; a file that breaks off ends there, with a note."""
+        """Yield decoded frames; a truncated file ends early, with a note."""
         read, size, found, reached = 0, None, 0, Fraction(0)
         try:
             for packet in self.container.demux([self.stream, *self.tracks()]):
@@ -286,19 +286,19 @@ class FileClip:
         if not read:
             raise FileError(f"{self.path}: no frame can be read; the file is damaged or empty.")
         lacking = self.end() - reached
-        # Sound may end later than the picture, and containers round. Their counts take in what is cut away.
+        # Sound may end later than the picture, and containers round. Counts include frames that are cut away.
         if lacking > (1 / (2 * self.fps) if found < self.stream.frames else self.end() / 20):
             of = f"{found} of {self.stream.frames} frames" if self.stream.frames else f"{read} frames"
             self.notes.append(f"{self.path} breaks off: it has {of}, and lacks {float(lacking):.1f} seconds.")
 
     def decode(self, packet: Any) -> list[Any]:
-        """Decode a packet of the picture."""
+        """Return the frames decoded from a packet of video."""
         if self.decoder is None:
             return packet.decode()
         return self.decoder.decode(packet if packet.size else None)
 
     def end(self) -> Fraction:
-        """Tell when the last stream ends, as the file says; 0 if it does not."""
+        """Return the end time of the last stream in seconds, according to the file; 0 if unknown."""
         stream = self.stream
         if stream.frames and stream.duration:
             return seconds((stream.start_time or 0) + stream.duration, stream)
@@ -310,22 +310,22 @@ class FileClip:
 
 
 def seconds(ticks: int | None, thing: Any) -> Fraction:
-    """Give a time in seconds."""
+    """Return a time in ticks as seconds."""
     return (ticks or 0) * Fraction(thing.time_base or 0)
 
 
 def end_of(packet: Any) -> Fraction:
-    """Tell when what is in a packet has been shown or heard."""
+    """Return the end time of a packet in seconds."""
     return seconds((packet.pts or 0) + (packet.duration or 0), packet)
 
 
 def time_of(frame: Any) -> Fraction | None:
-    """Tell when a frame is shown."""
+    """Return the time when a frame is shown, in seconds; None if unknown."""
     return None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
 
 
 def upright(frame: Any) -> np.ndarray:
-    """Decode to RGB, with alpha if there is any, and turn as the file says, which telephones write."""
+    """Return a frame as RGB, with alpha if it has any, turned upright as phones mark it in the file."""
     layout = frame.format
     clear = layout.name == "pal8" or any(part.is_alpha for part in layout.components)
     pixels = frame.to_ndarray(format="rgba" if clear else "rgb24")
@@ -336,10 +336,10 @@ def upright(frame: Any) -> np.ndarray:
 
 
 def _check_size(path: Path, width: int, height: int, count: int = 0) -> None:
-    """Refuse what no film has.
+    """Check the size and number of frames.
 
     Raises:
-        FileError: naming the file.
+        FileError: the frames are too large or too many.
     """
     if not 0 < width * height <= _MOST_PIXELS:
         raise FileError(f"{path} has frames of {width} x {height} pixels; at most {_MOST_PIXELS:,} are read.")
@@ -348,6 +348,6 @@ def _check_size(path: Path, width: int, height: int, count: int = 0) -> None:
 
 
 def natural(path: Path) -> list[tuple[int, Any]]:
-    """Order names as people do: numbers in them by their value."""
+    """Return a sort key for natural order: numbers in names are compared by value."""
     parts = DIGITS.split(path.name)
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]

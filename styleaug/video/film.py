@@ -1,4 +1,4 @@
-"""Stylise a film on disk: a video file or a folder of frames into another one, frame by frame."""
+"""Stylise a film on disk, frame by frame: a video file, an animated picture or a folder of frames."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -25,11 +25,11 @@ __all__ = ["Film", "style_film"]
 
 @dataclass(frozen=True)
 class Film:
-    """What was made."""
+    """Result of `style_film`."""
 
     frames: int
     notes: tuple[str, ...]
-    """What went wrong on the way, such as a film that breaks off."""
+    """Messages about problems, such as a truncated film."""
 
 
 def style_film(
@@ -50,7 +50,7 @@ def style_film(
     seed: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Film:
-    """Write `source` in one style of a bank to `out`, which is whole or not there at all.
+    """Write `source` in one style of a bank to `out`; `out` is written completely or not at all.
 
     Args:
         source: a video file, an animated picture, or a folder of frames in natural order.
@@ -60,20 +60,20 @@ def style_film(
         generator: see `StyleVideo`.
         strength: in [0, 1], or `(low, high)`.
         sampler: see `StyleVideo`.
-        keep_luminance: take over the colour only.
+        keep_luminance: keep each pixel's brightness and change only the colour.
         smoothing: see `StyleVideo`.
         flow: see `StyleVideo`.
         blend: see `StyleVideo`.
-        mask: a film or folder of the source's size whose brightness says where the style is.
+        mask: a film or folder of the source's size; it is bright where the style is painted.
         where: see `StyleVideo`; None is `"inside"` with a mask, else `"everywhere"`.
-        fps: frames a second of `out`; without sound then. None keeps the source's times and its sound;
-            of a folder it is 25.
-        seed: of the choice of style and strength.
-        report: is told how many frames are done, of how many; 0 if the source does not say.
+        fps: frames per second of `out`, which is then without sound. None keeps the source's times and sound;
+            for a folder it is 25.
+        seed: seed for the choice of style and strength.
+        report: called with the number of frames done and the total (0 if unknown).
 
     Raises:
-        FileError: a file that is missing, no film, or too large; `out` is the source or a folder with files.
-        ConfigError: an argument outside its range, or PyAV or OpenCV is not installed.
+        FileError: a file is missing, not a film, or too large; or `out` is the source or a folder with files.
+        ConfigError: an argument is out of range, or PyAV or OpenCV is not installed.
     """
     source, out = check_path(source), check_path(out)
     check_paths(source, out, None if mask is None else check_path(mask))
@@ -114,7 +114,7 @@ def style_film(
 
 
 def style_frame(stream: Stream, pixels: np.ndarray, mask: Tensor | None, device: torch.device) -> np.ndarray:
-    """Stylise a frame; one with alpha as a picture, of which only what is seen counts."""
+    """Stylise a frame; with alpha, only the visible pixels count."""
     if pixels.shape[2] == 4:
         return np.asarray(stream(Image.fromarray(pixels), mask=mask))
     frame = torch.from_numpy(pixels).to(device).permute(2, 0, 1)
@@ -122,10 +122,10 @@ def style_frame(stream: Stream, pixels: np.ndarray, mask: Tensor | None, device:
 
 
 def check_paths(source: Path, out: Path, mask: str | Path | None) -> None:
-    """Refuse to write over what is read.
+    """Check that the output does not replace the source or the mask.
 
     Raises:
-        FileError: naming both.
+        FileError: the message names both paths.
     """
     target = out.resolve()
     for read in (source, *([Path(mask)] if mask else [])):
@@ -140,7 +140,7 @@ def read_alpha(shown: Iterator[Frame], frame: Frame, done: int, path: Path) -> T
     """Read the next mask as alpha in [0, 1].
 
     Raises:
-        FileError: there is none, or it is of another size.
+        FileError: the mask has ended, or has another size.
     """
     mask = next(shown, None)
     if mask is None:

@@ -1,7 +1,7 @@
-"""Optical flow: estimate it, look along it, tell where it holds, and measure flicker by it.
+"""Optical flow: estimate it, warp images with it, and find where it is reliable.
 
-A flow from `one` to `other` says for each pixel of `one` how far away in `other` it is: x to the right,
-y downwards, in pixels. So `warp(other, flow)` shows `other` as `one` sees it.
+A flow from `one` to `other` gives, for each pixel of `one`, the displacement to its position in `other`:
+x to the right, y downwards, in pixels. So `warp(other, flow)` aligns `other` with `one`.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,12 @@ __all__ = ["FlowMethod", "consistency", "flow_function", "load_raft", "optical_f
 FlowMethod = Literal["dis", "farneback", "raft"]
 METHODS = get_args(FlowMethod)
 RAFT_WEIGHTS = "raft_small_C_T_V2-01064c6d.pth"
-"""As torchvision names its download."""
+"""Name of torchvision's download."""
 RAFT_STEP, RAFT_LEAST = 8, 128
-"""Sides that RAFT takes: a multiple, and at least so many pixels."""
+"""RAFT's sides in pixels must be a multiple of the first number, and at least the second."""
 FARNEBACK = {"pyr_scale": 0.5, "levels": 5, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.1}
 _LEAST_SIDE = 32
-"""OpenCV's DIS fails on smaller images; their edges are repeated."""
+"""Least side in pixels for OpenCV's DIS; the edges of smaller images are repeated."""
 
 
 def optical_flow(
@@ -43,11 +43,11 @@ def optical_flow(
     side: int | None = None,
     weights: str | Path | None = None,
 ) -> Float[Tensor, "B 2 H W"]:
-    """Estimate how far each pixel of `one` is away in `other`.
+    """Estimate the displacement of each pixel from `one` to `other`.
 
     Args:
         one: `(B, 3, H, W)` in [0, 1].
-        other: likewise.
+        other: `(B, 3, H, W)` in [0, 1].
         method: `"dis"` (Kroeger et al. 2016) or `"farneback"` (Farneback 2003), which need opencv-python
             and run on the CPU; or `"raft"` (Teed & Deng 2020), the small network of torchvision.
         side: larger images are reduced until their longer side is this many pixels, and the flow is
@@ -55,9 +55,9 @@ def optical_flow(
         weights: for `"raft"`, see `load_raft`.
 
     Raises:
-        ConfigError: an unknown method, or OpenCV is not installed.
-        ImageError: images of different sizes.
-        WeightsError: no weights for RAFT.
+        ConfigError: the method is unknown, or OpenCV is not installed.
+        ImageError: the images have different sizes.
+        WeightsError: there are no weights for RAFT.
     """
     if method not in METHODS:
         raise ConfigError(f"the method of optical flow must be one of {', '.join(METHODS)}, got {method!r}.")
@@ -80,12 +80,12 @@ def flow_function(
     side: int | None = None,
     weights: str | Path | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """Give what estimates flow by this method, and fail now if it cannot.
+    """Return a function that estimates flow; raise an error now if the method is not available.
 
     Args:
-        method: as for `optical_flow`; a function of two batches is given back as it is, and so is None.
-        side: as for `optical_flow`.
-        weights: as for `optical_flow`.
+        method: see `optical_flow`; a function of two batches, or None, is returned unchanged.
+        side: see `optical_flow`.
+        weights: see `optical_flow`.
     """
     if method is None or callable(method):
         return method
@@ -99,7 +99,7 @@ def flow_function(
 def opencv_flow(
     one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"], *, method: FlowMethod
 ) -> Float[Tensor, "B 2 H W"]:
-    """Run a method of OpenCV, one pair after the other."""
+    """Estimate flow with OpenCV, one pair after the other."""
     cv2 = import_cv2(method)
     height, width = one.shape[2:]
     flows = [torch.zeros(0, 2, height, width)]
@@ -113,7 +113,7 @@ def opencv_flow(
 
 
 def import_cv2(method: str) -> Any:
-    """Import OpenCV, with our error where it is missing."""
+    """Import OpenCV; raise `MissingExtraError` if it is missing."""
     try:
         import cv2
     except ImportError:
@@ -124,7 +124,7 @@ def import_cv2(method: str) -> Any:
 
 
 def grey_bytes(images: Float[Tensor, "B 3 H W"]) -> np.ndarray:
-    """Give images as OpenCV takes them for flow, `(B, H, W)` of uint8, and no smaller than it can."""
+    """Return images as grey uint8 `(B, H, W)` for OpenCV, with small images extended."""
     grey = luminance(images.detach().float().cpu())
     missing = [max(0, _LEAST_SIDE - side) for side in grey.shape[2:]]
     grey = F.pad(grey, (0, missing[1], 0, missing[0]), mode="replicate")[:, 0]
@@ -132,14 +132,14 @@ def grey_bytes(images: Float[Tensor, "B 3 H W"]) -> np.ndarray:
 
 
 def load_raft(weights: str | Path | None = None) -> Callable[[Tensor, Tensor], Tensor]:
-    """Give RAFT-small as a function of two batches, frozen; the network is kept for the next call.
+    """Return frozen RAFT-small as a function of two batches; the network is kept for the next call.
 
     Args:
-        weights: torchvision's file or a `.safetensors` of the same names. None takes the file from the
+        weights: torchvision's file, or a `.safetensors` file with the same names. None uses the file in the
             cache of torch.hub; nothing is downloaded.
 
     Raises:
-        WeightsError: no such file, or other weights.
+        WeightsError: the file is missing, or holds other weights.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / RAFT_WEIGHTS if weights is None else Path(weights)
     if not path.is_file():
@@ -154,7 +154,7 @@ def load_raft(weights: str | Path | None = None) -> Callable[[Tensor, Tensor], T
 @cache
 @as_usual(for_autograd=True)
 def raft_of(path: Path) -> Callable[[Tensor, Tensor], Tensor]:
-    """Read RAFT-small; see `load_raft`."""
+    """Read RAFT-small from a file; see `load_raft`."""
     from torchvision.models.optical_flow import raft_small
 
     network = raft_small(weights=None)
@@ -165,7 +165,7 @@ def raft_of(path: Path) -> Callable[[Tensor, Tensor], Tensor]:
         network.load_state_dict(state)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError, EOFError) as error:
         raise WeightsError(f"{path} does not hold the weights of raft_small: {error}") from None
-    except Exception as error:  # unpickling damaged files raises anything
+    except Exception as error:  # unpickling damaged files raises errors of any kind
         raise WeightsError(f"cannot read the weights {path}: {error}") from None
     network.eval().requires_grad_(False)
     copies: dict[torch.device, nn.Module] = {}
@@ -182,7 +182,7 @@ def raft_of(path: Path) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def pad_for_raft(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
-    """Repeat the edge at the right and the bottom until RAFT takes the size."""
+    """Pad images at the right and bottom with repeated edges, to a size that RAFT accepts."""
     height, width = images.shape[2:]
     wanted = [max(RAFT_LEAST, -(-side // RAFT_STEP) * RAFT_STEP) for side in (height, width)]
     return F.pad(images, (0, wanted[1] - width, 0, wanted[0] - height), mode="replicate")
@@ -191,12 +191,12 @@ def pad_for_raft(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]
 def warp(
     images: Float[Tensor, "B C H W"], flow: Float[Tensor, "B 2 H W"], *, sharp: bool = False
 ) -> Float[Tensor, "B C H W"]:
-    """Look at `images` along a flow: the pixel at p shows what lies at p + flow(p).
+    """Warp `images` with a flow: the result at p is the image at p + flow(p).
 
     Args:
         images: any range; edges are repeated beyond the border.
-        flow: in pixels. Where it is NaN the result is of no use.
-        sharp: cubic instead of linear interpolation; it may leave the range.
+        flow: in pixels. If it is NaN, the result at that pixel is undefined.
+        sharp: use cubic interpolation instead of linear; it may leave the range.
     """
     height, width = images.shape[2:]
     rows = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None]
@@ -213,14 +213,14 @@ def warp(
 def consistency(
     forward: Float[Tensor, "B 2 H W"], backward: Float[Tensor, "B 2 H W"], *, boundaries: bool = True
 ) -> Bool[Tensor, "B 1 H W"]:
-    """Tell which pixels can be followed: those whose way there and back ends near where it began.
+    """Return a mask of reliable flow: going forward and backward ends near the start.
 
-    Ruder et al. 2016, eqs. 5 and 6. What leaves the image, or is covered there, cannot.
+    Ruder et al. 2016, eqs. 5 and 6. Pixels that leave the image or are occluded are not reliable.
 
     Args:
-        forward: the flow of the pixels in question.
-        backward: of the image that it leads to.
-        boundaries: leave out the edges of moving things, too, where flows are least exact.
+        forward: flow from the first image to the second.
+        backward: flow from the second image to the first.
+        boundaries: also exclude the edges of moving objects, where flow is least exact.
     """
     back = warp(backward, forward)
     squared = lambda flow: flow.square().sum(dim=1, keepdim=True)  # noqa: E731
@@ -232,7 +232,7 @@ def consistency(
 
 
 def _inside(flow: Float[Tensor, "B 2 H W"]) -> Bool[Tensor, "B 1 H W"]:
-    """Tell which pixels stay within the image."""
+    """Return a mask of pixels that stay inside the image."""
     height, width = flow.shape[2:]
     x = torch.arange(width, device=flow.device) + flow[:, :1]
     y = torch.arange(height, device=flow.device)[:, None] + flow[:, 1:]
@@ -240,7 +240,7 @@ def _inside(flow: Float[Tensor, "B 2 H W"]) -> Bool[Tensor, "B 1 H W"]:
 
 
 def change_of(flow: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 1 H W"]:
-    """Sum the squared slopes of both parts of a flow."""
+    """Return the sum of squared gradients of both components of a flow."""
     wide = F.pad(flow, (1, 1, 1, 1), mode="replicate")
     x = (wide[:, :, 1:-1, 2:] - wide[:, :, 1:-1, :-2]) / 2
     y = (wide[:, :, 2:, 1:-1] - wide[:, :, :-2, 1:-1]) / 2

@@ -1,12 +1,12 @@
-"""Statistics that keep steady over the frames of a film: each frame's are blended with those before.
+"""Steady statistics for films: those of each frame are blended with those of earlier frames.
 
     past = Past()
     for frame in frames:
         with steady(past, keep=0.9):
             styled = generator(frame, code, strength)
 
-Every generator that shares statistics (see `generators.shared`) takes part, and each frame costs one
-forward. Of the past only the blended statistics are kept.
+It works with every generator that shares statistics (see `generators.shared`), and each frame costs one
+forward. Only the blended statistics are kept.
 """
 
 from collections.abc import Iterator
@@ -28,23 +28,23 @@ class Past:
     values: list[tuple[Tensor, ...]] = field(default_factory=list)
 
     def forget(self) -> None:
-        """Begin anew, as at a cut."""
+        """Forget earlier frames, as at a cut."""
         self.values.clear()
 
 
 @dataclass
 class SteadyForward(Forward):
-    """Runs of a generator on one frame. Each row is an image of its own, with a past of its own."""
+    """Runs of a generator on one frame; each row is a separate image with its own past."""
 
     past: Past = field(default_factory=Past)
     keep: float = 0.0
 
     def over_slices(self, values: Tensor) -> Tensor:
-        """Give the values as they are: no rows are pooled."""
+        """Return the values unchanged; rows are not pooled."""
         return values
 
     def record(self, rows: int, *values: Tensor) -> tuple[Tensor, ...]:
-        """Blend statistics with those of the past."""
+        """Return the statistics blended with those of the past."""
         known = self.past.values
         if self.used < len(known):
             before = known[self.used]
@@ -61,11 +61,11 @@ class SteadyForward(Forward):
 
 @contextmanager
 def steady(past: Past, *, keep: float) -> Iterator[None]:
-    """Let generators that run inside go by the blend of their image's statistics and the past's.
+    """Make generators inside the block use their image's statistics blended with the past's.
 
     Args:
-        past: of this film under one style; it is moved on.
-        keep: share of the past in [0, 1): 0 goes by each frame alone.
+        past: statistics of this film in one style; they are updated.
+        keep: share of the past in [0, 1); 0 uses each frame alone.
     """
     forward = SteadyForward(Shared("steady"), painting=False, groups=1, size=(), past=past, keep=keep)
     with running(forward):

@@ -1,8 +1,8 @@
 """`StyleVideo`: one style for a whole film, without flicker; frame by frame, of any length.
 
-A frame is painted by statistics that change slowly, then blended with the one before it, moved along by
-optical flow (Ruder et al. 2016, Huang et al. 2017) where that can be followed. Blending softens strokes;
-what it takes of the contrast of fine detail is given back.
+A frame is painted with statistics that change slowly. It is then blended with the previous frame, which is
+warped by optical flow (Ruder et al. 2016, Huang et al. 2017), where the flow is reliable. Blending softens
+strokes, so the contrast of fine detail is restored afterwards.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,19 +41,19 @@ __all__ = [
 ]
 
 TRUST = 0.25
-"""By how much a frame may differ from the one before, moved along, and still be blended with it."""
+"""Largest difference (in [0, 1]) between a frame and the warped previous frame for blending."""
 _REACH = 4
-"""Detail is compared over squares of so many pixels to each side;"""
+"""Radius in pixels of the squares over which fine detail is compared."""
 UNLIKE, _ALIKE = 0.6, 0.95
-"""below the one correlation it is not blended, above the other as all else is."""
+"""Correlation of fine detail: below the first it is not blended, above the second it is blended fully."""
 BANDS, _MOST_GAIN = 3, 2.0
-"""In how many bands contrast is given back, and how much at most."""
+"""Number of frequency bands in which contrast is restored, and the largest gain."""
 
 
 def _trusted(now: Tensor, before: Tensor, back: Tensor, forth: Tensor) -> Float[Tensor, "B 1 H W"]:
-    """Tell how far each pixel of a frame can be followed to the one before, with soft borders.
+    """Return how reliably each pixel can be followed to the previous frame, in [0, 1], with soft borders.
 
-    Flow must hold both ways, and what it leads to must look the same: else there are ghosts.
+    The flow must agree in both directions, and the pixels must look the same; otherwise there are ghosts.
     """
     held = consistency(back, forth, boundaries=False).float()
     unlike = box((warp(before, back) - now).square().mean(dim=1, keepdim=True), 1)
@@ -64,9 +64,9 @@ def _trusted(now: Tensor, before: Tensor, back: Tensor, forth: Tensor) -> Float[
 def blend_frames(
     fresh: Float[Tensor, "B C H W"], before: Float[Tensor, "B C H W"], share: Float[Tensor, "B 1 H W"]
 ) -> Float[Tensor, "B C H W"]:
-    """Take a share of the frame before; of its finest detail only where that agrees.
+    """Blend a frame with a share of the previous frame; fine detail only where both agree.
 
-    The mean of unlike strokes is mud: it is softer than both, and its style loss is higher.
+    The mean of different strokes is blurred: it is softer than both, and its style loss is higher.
     """
     lower = [box(box(image, 1), 1) for image in (fresh, before)]
     detail = fresh - lower[0], before - lower[1]
@@ -79,7 +79,7 @@ def blend_frames(
 
 
 def sharpen(blended: Float[Tensor, "B C H W"], fresh: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Give each band of `blended` the contrast that it has in `fresh`, where it has less."""
+    """Raise the contrast of each band of `blended` to that of `fresh`, where it is lower."""
     result = blended
     for radius in (2**level for level in range(BANDS)):
         lower, wanted = (box(box(image, radius), radius) for image in (blended, fresh))
@@ -92,9 +92,9 @@ def sharpen(blended: Float[Tensor, "B C H W"], fresh: Float[Tensor, "B C H W"]) 
 
 
 def box(images: Float[Tensor, "B C H W"], radius: int) -> Float[Tensor, "B C H W"]:
-    """Average over squares of `2 * radius + 1` pixels, edges repeated.
+    """Average over squares with a side of `2 * radius + 1` pixels; edges are repeated.
 
-    Shifted sums take a sixth of the time of `avg_pool2d` on a CPU.
+    On a CPU, shifted sums take a sixth of the time of `avg_pool2d`.
     """
     height, width = images.shape[2:]
     wide = F.pad(images, (radius,) * 4, mode="replicate")
@@ -112,47 +112,48 @@ WHERES = get_args(Where)
 FLOW_SIDE = 640
 """Longer side of the frames between which flow is estimated."""
 CUT_FOLLOWED, CUT_CHANGE = 0.15, 0.15
-"""A scene ends where less of a frame than this can be followed; without flow, where its thumbnail
-changes by more than this."""
+"""Limits for a cut: the share of a frame that can be followed is lower, or, without flow, the mean change of
+the thumbnail is higher."""
 Flow = FlowMethod | Callable[[Tensor, Tensor], Tensor] | None
 
 
 class StyleVideo(v2.Transform):
-    """Give a clip one style, steadily over its frames, with masks, boxes and labels untouched.
+    """Paint a clip in one style without flicker; masks, boxes and labels stay unchanged.
 
-    Place it before `Normalize`. It takes a clip `(T, C, H, W)`, a batch `(B, T, C, H, W)` with a style for
-    each clip, or any nested sample: of it `tv_tensors.Video` are stylised, or else the plain tensor of
-    four or five axes and an image's dtype; of several the one under a key such as `video` or `image`.
-    Frames depend on earlier ones only, so `stream` does the same to a film of any length.
+    Place it before `Normalize`. The input is a clip `(T, C, H, W)`, a batch `(B, T, C, H, W)` with one
+    style per clip, or any nested sample. In a sample, each `tv_tensors.Video` is stylised; without one, the
+    plain tensor with four or five axes and an image's dtype. If there are several, it is the one under a
+    key such as `video` or `image`. Frames depend only on earlier frames, so `stream` does the same for a
+    film of any length.
 
     Args:
         bank: a shipped name, a path, a `StyleBank`, or a run folder; see `StyleAugment`.
         generator: a name, a path to weights, a run folder, or a generator; see `StyleAugment`.
-        p: chance of each clip to be stylised.
-        strength: `(low, high)` of the uniform distribution it is drawn from, or one number; in [0, 1].
+        p: probability of stylising a clip, in [0, 1].
+        strength: one number in [0, 1], or `(low, high)` for a uniform draw.
         sampler: `"uniform"`, `"weighted"`, `"mix"`, `"gaussian"` or `"slerp"`.
-        weights: of the bank's styles, for `"weighted"`.
-        components: how many styles `"mix"` joins.
-        keep_luminance: keep each pixel's brightness, take over the colour only.
-        smoothing: share of the past in the statistics of its content that a frame is painted by, in
-            [0, 1); 0 goes by each frame alone. It halves in log(0.5) / log(smoothing) frames.
+        weights: weight of each style of the bank, for `"weighted"`.
+        components: number of styles that `"mix"` joins.
+        keep_luminance: keep each pixel's brightness and change only the colour.
+        smoothing: share of earlier frames in the content statistics, in [0, 1); 0 uses each frame alone. The
+            share of a frame halves in log(0.5) / log(smoothing) frames.
         flow: `"dis"` (Kroeger et al. 2016) or `"farneback"`, which need opencv-python; `"raft"`, which
             needs torchvision's weights in the cache of torch.hub; a function that maps two batches
             `(B, 3, H, W)` in [0, 1] to `(B, 2, H, W)` px from the first to the second; None does not blend.
-        blend: share of the frame before, moved along, where it can be followed, in [0, 1).
-        where: `"inside"` gives the style to what the mask track shows, `"outside"` to all else, with a soft
-            border; `"both"` draws a style for each. The mask is the first `tv_tensors.Mask` of the sample,
-            which itself is passed on: `(T, 1, H, W)` or `(T, H, W)`, alpha in [0, 1], booleans or labels.
-        precision: of a network's weights; see `StyleAugment`.
+        blend: share of the warped previous frame where the flow is reliable, in [0, 1).
+        where: `"inside"` styles the area of the mask, `"outside"` the rest, with a soft border; `"both"`
+            draws one style for each. The mask is the first `tv_tensors.Mask` of the sample, and is not
+            changed: `(T, 1, H, W)` or `(T, H, W)`, alpha in [0, 1], booleans or labels.
+        precision: precision of a network's weights; see `StyleAugment`.
 
     Shape:
-        As the input; so are dtype, range and device.
+        The shape of the input; dtype, range and device are also kept.
 
     Raises:
         BankError: the bank is damaged, unknown, or made by another generator.
         WeightsError: the generator is damaged or unknown, or RAFT has no weights.
-        ConfigError: an argument outside its range, or OpenCV is not installed.
-        ImageError: when called with no clip, NaN, values outside [0, 1], or without the mask it needs.
+        ConfigError: an argument is out of range, or OpenCV is not installed.
+        ImageError: a call has no clip, NaN, values outside [0, 1], or no mask where one is needed.
 
     Example:
         >>> video = StyleVideo("art", generator="adain", strength=0.8)  # doctest: +SKIP
@@ -183,7 +184,7 @@ class StyleVideo(v2.Transform):
             raise ConfigError(f"where must be one of {', '.join(WHERES)}, got {where!r}.")
         for name, share in (("smoothing", smoothing), ("blend", blend)):
             if check_share(name, share) == 1:
-                raise ConfigError(f"{name} must be below 1: at 1 the first frame would stay for ever.")
+                raise ConfigError(f"{name} must be below 1: at 1 the first frame would never change.")
         self.smoothing, self.blend, self.where = float(smoothing), float(blend), where
         self.flow: Flow = flow
         self.stylizer = StyleAugment(
@@ -211,7 +212,7 @@ class StyleVideo(v2.Transform):
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
-        """Say what is drawn from what, and how it is kept steady."""
+        """Return the options for `repr`."""
         steadied = f"smoothing={self.smoothing}, flow={self.flow!r}, blend={self.blend}, where={self.where!r}"
         return f"{self.stylizer.extra_repr()}, {steadied}"
 
@@ -242,15 +243,15 @@ class StyleVideo(v2.Transform):
         return tree_unflatten(values, spec)
 
     def make_params(self, flat_inputs: Any, *, rng: torch.Generator | None = None) -> dict[str, Any]:
-        """Draw all that is random about one call, on the CPU.
+        """Draw all random values of one call, on the CPU.
 
         Args:
             flat_inputs: the clips of a sample, or one clip or batch of clips; only shapes are read.
-            rng: None draws from torch's global generator, which DataLoader seeds in each worker.
+            rng: random generator; None uses torch's global one, which DataLoader seeds in each worker.
 
         Returns:
-            A `StyleParams`: give it to `apply` with the same clip to replay the call. With a `where` the
-            mask is in it, too, if it was among the inputs.
+            A `StyleParams`; `apply` with it and the same clip replays the call. With `where`, it also holds
+            the mask, if that was among the inputs.
         """
         inputs = flat_inputs if isinstance(flat_inputs, (list, tuple)) else [flat_inputs]
         masks = [value for value in inputs if isinstance(value, tv_tensors.Mask)]
@@ -263,18 +264,18 @@ class StyleVideo(v2.Transform):
     def apply(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, clip: Any, params: dict[str, Any] | None = None, *, masks: Any = None
     ) -> Any:
-        """Stylise `clip` as `params` say, with nothing random.
+        """Stylise `clip` with `params`; nothing is random.
 
-        Called with a function alone it is `nn.Module.apply`, as in `model.apply(initialise)`.
+        With a function as the only argument, it is `nn.Module.apply`, as in `model.apply(initialise)`.
 
         Args:
             clip: `(T, C, H, W)` or `(B, T, C, H, W)`; uint8, uint16 or float in [0, 1].
             params: from `make_params`.
-            masks: instead of those in `params`: `(T, 1, H, W)`, `(T, H, W)`, or the same with B before.
-                One mask of each clip `(B, 1, H, W)` stays the same over its frames.
+            masks: masks to use instead of those in `params`: `(T, 1, H, W)`, `(T, H, W)`, or the same with
+                B in front. With `(B, 1, H, W)`, all frames of a clip share one mask.
 
         Returns:
-            The same kind, shape, dtype and device; `clip` itself if nothing is to be done.
+            A clip of the same type, shape, dtype and device; `clip` itself if it is not stylised.
 
         Raises:
             ImageError: no clip, parameters for a larger batch, or masks that are missing or do not fit.
@@ -308,15 +309,15 @@ class StyleVideo(v2.Transform):
         return tv_tensors.wrap(styled, like=clip)  # pyright: ignore[reportCallIssue]
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply to one clip of a sample, as torchvision asks; a mask is passed on."""
+        """Stylise one clip of a sample for torchvision; return a mask unchanged."""
         return inpt if isinstance(inpt, tv_tensors.Mask) else self.apply(inpt, params)
 
     def stream(self, params: dict[str, Any] | None = None, *, rng: torch.Generator | None = None) -> "Stream":
-        """Begin a film: give what stylises its frames one after the other, in bounded memory.
+        """Return a function that stylises the frames of a film one after the other, in bounded memory.
 
         Args:
-            params: from `make_params` of one clip; None draws.
-            rng: to draw from; None is torch's global generator.
+            params: from `make_params` of one clip; None draws them.
+            rng: random generator; None uses torch's global one.
 
         Example:
             >>> stream = StyleVideo("art", p=1).stream()  # doctest: +SKIP
@@ -326,7 +327,7 @@ class StyleVideo(v2.Transform):
         return self.follow(style, 0)
 
     def follow(self, params: StyleParams, row: int) -> "Stream":
-        """Give a stream for one of the clips; it has no coats if the clip is left as it is."""
+        """Return a stream for one of the clips; it has no coats if the clip is not stylised."""
         entries = (params["rows"] == row).nonzero()[:, 0]
         coats: list[Coat | None] = []
         for entry in entries.tolist():
@@ -343,7 +344,7 @@ class StyleVideo(v2.Transform):
 
 @dataclass
 class Coat:
-    """One style over a film: what is painted, and what is remembered of it."""
+    """One style over a film, and its state from earlier frames."""
 
     stylizer: StyleAugment
     params: StyleParams
@@ -351,7 +352,7 @@ class Coat:
     before: Float[Tensor, "1 C H W"] | None = None
 
     def forget(self) -> None:
-        """Begin anew, as at a cut."""
+        """Forget earlier frames, as at a cut."""
         self.past.forget()
         self.before = None
 
@@ -363,7 +364,7 @@ class Coat:
         smoothing: float,
         blend: float,
     ) -> Float[Tensor, "1 C H W"]:
-        """Paint the next frame; `moved` is the flow to the one before, and how far that can be followed."""
+        """Paint the next frame; `moved` is the flow to the previous frame and its reliability."""
         with steady(self.past, keep=smoothing):
             fresh = self.stylizer.apply(frame, self.params)
         if moved is not None and self.before is not None:
@@ -375,9 +376,9 @@ class Coat:
 
 
 class Stream:
-    """Stylise the frames of one film in their order; `StyleVideo.stream` makes it.
+    """Stylise the frames of one film in order; `StyleVideo.stream` makes it.
 
-    It holds the statistics, the last frame and the last stylised one, and no more.
+    It keeps only the statistics, the last frame and the last styled frame.
     """
 
     def __init__(
@@ -399,14 +400,14 @@ class Stream:
         """Stylise the next frame.
 
         Args:
-            frame: a PIL image, an array `(H, W[, C])` or a tensor `(C, H, W)`; all of a film of one size.
-            mask: `(H, W)` or `(1, H, W)`, where the style is or is not.
+            frame: a PIL image, an array `(H, W[, C])` or a tensor `(C, H, W)`; all frames have one size.
+            mask: `(H, W)` or `(1, H, W)`, the mask for `where`.
 
         Returns:
-            The same kind, shape and dtype; the very frame if the film is left as it is.
+            A frame of the same type, shape and dtype; `frame` itself if the film is not stylised.
 
         Raises:
-            ImageError: frames of another size, NaN, values outside [0, 1], or a mask that is missing or
+            ImageError: the frame has another size, NaN or values outside [0, 1], or the mask is missing or
                 does not fit.
         """
         if not self.coats:
@@ -417,7 +418,7 @@ class Stream:
             raise ImageError(f"a stream takes one frame after the other, got {len(pixels)} at once.")
         parts = len(self.coats)
         if parts > 1 and mask is None:
-            raise ImageError("this style goes by a mask; give mask=... with each frame.")
+            raise ImageError("this style needs a mask; give mask=... with each frame.")
         unit = to_float(pixels)
         moved = self.move(unit)
         paint = {"smoothing": self.smoothing, "blend": self.blend}
@@ -433,7 +434,7 @@ class Stream:
         return restore(styled)
 
     def move(self, unit: Float[Tensor, "1 C H W"]) -> tuple[Tensor, Tensor] | None:
-        """Find the way to the last frame and how far to trust it; at a cut forget all there was."""
+        """Return the flow to the last frame and its reliability; at a cut, forget earlier frames."""
         shown = unit if unit.shape[1] == 3 else unit.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
         last, self.seen = self.seen, shown
         if last is None:
@@ -459,7 +460,7 @@ class Stream:
 
 
 def only(params: StyleParams, entry: int) -> StyleParams:
-    """Give the parameters of one entry, for a single image."""
+    """Return the parameters of one entry, for a single image."""
     own, codes = slice(entry, entry + 1), params["codes"]
     return StyleParams(
         rows=torch.zeros(1, dtype=torch.int64),
@@ -472,15 +473,15 @@ def only(params: StyleParams, entry: int) -> StyleParams:
 
 
 def is_clip(value: Any) -> bool:
-    """Tell a plain tensor that can be a clip or a batch of clips."""
+    """Return True if a value is a plain tensor that can be a clip or a batch of clips."""
     return is_image_tensor(value) and value.ndim in (4, 5)
 
 
 def count_clips(clip: Any) -> int:
-    """Tell how many clips there are.
+    """Return the number of clips.
 
     Raises:
-        ImageError: no clip at all.
+        ImageError: the value is not a clip.
     """
     if not isinstance(clip, Tensor) or clip.ndim not in (4, 5):
         shape = tuple(clip.shape) if isinstance(clip, Tensor) else type(clip).__name__
