@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
 from typing import Any, Literal, get_args
@@ -365,7 +367,8 @@ def in_processes(
     units: list[Unit], copier: Copier, workers: int
 ) -> Generator[tuple[list[Line], StyleAugError | None]]:
     """Process the units in DataLoader's workers; yield results in order."""
-    loader = iter(DataLoader(UnitDataset(units, copier), batch_size=None, num_workers=workers))
+    dataset = UnitDataset(units, copier)
+    loader = iter(DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=start()))
     while True:
         try:
             result = next(loader, None)
@@ -373,12 +376,26 @@ def in_processes(
             if "DataLoader worker" in str(error) and "exited" in str(error):
                 raise StyleAugError(
                     f"a worker process died: {error}. Run the same command again to go on; use fewer workers "
-                    "if memory was short."
+                    "if memory was short. In a script of your own, call `apply_folder` below "
+                    '`if __name__ == "__main__":`.'
                 ) from None
             raise
         if result is None:
             return
         yield result
+
+
+def start() -> BaseContext | None:
+    """Choose how workers start: by a server that forks, where the system has one.
+
+    A fork of this process could hang: of its threads, and of those of libraries such as Ray, only one is in
+    the child, and a lock that another one holds stays locked there.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return None
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch is imported once, and not by each worker
+    return context
 
 
 class UnitDataset(Dataset[tuple[list[Line], StyleAugError | None]]):
