@@ -1,4 +1,4 @@
-"""`styleaug evaluate`: quality, shift and labels."""
+"""Measure quality, shift and label safety (`styleaug evaluate`)."""
 
 from styleaug import importer
 

@@ -1,4 +1,4 @@
-"""From measurements to a recommendation: one table of rules, each with its reason."""
+"""Recommend a generator from measurements, by a table of rules with reasons."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,44 +9,44 @@ from styleaug.evaluation.domains import Gap, Parted
 __all__ = ["STYLE", "Advice", "Evidence", "Option", "advise"]
 
 STYLE = ("colour", "sharpness", "texture")
-"""What counts as style; `"content"` is the fourth."""
+"""Measures that count as style. The fourth measure is `"content"`."""
 
 NARROW = 8.0
-"""Deviation of the images' mean lightness (Lab) below which a set looks as from one instrument.
+"""Deviation of mean lightness (Lab L) over images; a set below it looks like from one instrument.
 
 Blood cells of one laboratory have 3 to 6; photos, paintings and cartoons of many scenes 8.5 to 16.
 """
 COLOUR_ORDER = ("randstainna", "photo", "vahadane", "reinhard-rgb", "reinhard-lab", "macenko", "histogram")
-"""Generators of colour as they rank on blood cells, in benchmarks/results/evidence_cells_pbc.md."""
+"""Colour generators ranked on blood cells; see benchmarks/results/evidence_cells_pbc.md."""
 PAINTERS = ("adain", "patchswap")
 """Generators that change texture."""
 NEARLY = 0.75
-"""Of what the best closes; one that closes so much is as good, and the order decides."""
+"""Options that close this share of what the best one closes count as equal; the order decides."""
 HALF_GONE = 0.5
-"""Correlation of edges below which strength is lowered."""
+"""Least correlation of edges at full strength; below it, a lower strength is recommended."""
 MIXED = 0.75
-"""Accuracy below which many training images look like the target already."""
+"""If the accuracy is below this, many training images already look like the target."""
 BLURRED = 1.0
-"""Difference of sharpness in deviations from which on it is worth a note."""
+"""Least difference of sharpness, in standard deviations, that gets a note."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """What a candidate does to the training images at one strength."""
+    """Effect of a candidate on the training images at one strength."""
 
     name: str
     generator: str
     bank: str
     strength: float
     closed: dict[str, Gap]
-    """Share of the gap that is gone, for colour, sharpness, texture and content."""
+    """Closed share of the gap for colour, sharpness, texture and content."""
     after: dict[str, Parted]
-    """How well styled images are still told from the target."""
+    """How well a classifier still separates styled images from the target."""
     edges: float
-    """Mean correlation of edges with the image's."""
+    """Mean correlation of edges with those of the original image."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give JSON-ready values."""
+        """Return JSON-ready values."""
         return {
             "name": self.name,
             "generator": self.generator,
@@ -60,36 +60,36 @@ class Option:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the rules look at."""
+    """All measurements that the rules use."""
 
     parted: dict[str, Parted]
-    """How well the sets are told apart by colour, sharpness, texture and content."""
+    """How well a classifier separates the sets by colour, sharpness, texture and content."""
     variety: float
-    """Deviation of the training images' mean lightness, in Lab."""
+    """Standard deviation of the training images' mean lightness (Lab L)."""
     slope: float
-    """Standardised difference of sharpness: below 0 the target is blurrier."""
+    """Standardised difference of sharpness; below 0 the target is blurrier."""
     options: Sequence[Option]
-    """At full strength."""
+    """Effect of each candidate at full strength."""
 
     @property
     def style(self) -> float:
-        """Give the largest distance of the sets in what counts as style (d')."""
+        """Return the largest distance of the sets in a measure of style (d')."""
         return max(self.parted[name].apart for name in STYLE)
 
     @property
     def style_by_chance(self) -> bool:
-        """Tell whether no measure of style parts the sets."""
+        """Return whether no measure of style separates the sets better than chance."""
         return all(self.parted[name].by_chance for name in STYLE)
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to try first, and why."""
+    """A recommendation with its reason."""
 
     generator: str | None
-    """None where styling is of no use."""
+    """Name of the generator; None if styling does not help."""
     bank: str | None
-    """`"fitted"` to the target, `"prior"`, or a bank that was given."""
+    """`"fitted"` (to the target), `"prior"`, or the name of a given bank."""
     strength: tuple[float, float] | None
     p: float | None
     reason: str
@@ -97,13 +97,13 @@ class Advice:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give JSON-ready values."""
+        """Return JSON-ready values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """When a rule holds, what it picks, and why; of several that hold the first counts."""
+    """A condition, the option that it selects, and the reason."""
 
     name: str
     holds: Callable[[Evidence], bool]
@@ -137,16 +137,16 @@ def advise(evidence: Evidence) -> Advice:
 
 
 def reach(gap: Gap) -> float:
-    """Give half the width of an interval."""
+    """Return half the width of an interval."""
     return (gap.high - gap.low) / 2
 
 
 def no_option(evidence: Evidence) -> None:
-    """Pick nothing."""
+    """Choose no option."""
 
 
 def best_colour(evidence: Evidence) -> Option | None:
-    """Pick the first in `COLOUR_ORDER` that closes nearly as much of the colour gap as the best."""
+    """Choose the first of `COLOUR_ORDER` that closes nearly as much of the colour gap as the best."""
     colour = [option for option in evidence.options if option.generator in COLOUR_ORDER]
     if not colour:
         return best_of_all(evidence)
@@ -156,7 +156,7 @@ def best_colour(evidence: Evidence) -> Option | None:
 
 
 def best_painter(evidence: Evidence) -> Option | None:
-    """Pick the generator of texture that closes most of the texture gap."""
+    """Choose the texture generator that closes most of the texture gap."""
     painters = [option for option in evidence.options if option.generator in PAINTERS]
     if not painters:
         return best_of_all(evidence)
@@ -164,7 +164,7 @@ def best_painter(evidence: Evidence) -> Option | None:
 
 
 def best_of_all(evidence: Evidence) -> Option | None:
-    """Pick what closes most of colour and texture, for the edges that it keeps."""
+    """Choose the option that closes most of colour and texture, weighted by the edges it keeps."""
     if not evidence.options:
         return None
     return max(
@@ -208,11 +208,14 @@ _RULES = (
         "drawings have: a classifier that leans on texture has to unlearn it.",
     ),
 )
-"""The rules are read from what helped on blood cells and on PACS; on other data they are a first guess."""
+"""Rules in order; the first that holds is used.
+
+They come from results on blood cells and on PACS. On other data they are a first guess.
+"""
 
 
 def notes_on(evidence: Evidence, option: Option | None) -> list[str]:
-    """Say what the recommendation leaves open."""
+    """List the limits of the recommendation."""
     notes = []
     content = evidence.parted["content"]
     if option and not content.by_chance and content.apart > evidence.style:

@@ -1,6 +1,6 @@
-"""What images look like, in numbers: colours, sharpness, and what they show whatever their colours.
+"""Measures of appearance: colours, sharpness, and content without its colours.
 
-The rows that come out are features `(N, S)` for `domains`.
+The results are rows of features `(N, S)` for `domains`.
 """
 
 import math
@@ -32,19 +32,19 @@ __all__ = [
 ]
 
 _CHUNK = 64
-"""Images measured at a time; temporaries are several times as large as these."""
+"""Number of images measured at a time; temporaries are several times larger than the images."""
 OCTAVES = 5
-"""Bands of spatial frequency, from half of the sampling rate downwards."""
+"""Number of bands of spatial frequency, from half the sampling rate downwards."""
 REDUCE = 4
-"""By how much images are reduced before their content is read, so that sharpness does not tell."""
+"""Factor by which images are reduced before content is read, so that sharpness has no influence."""
 GREY, CONTRAST = 0.45, 0.2
-"""Mean and deviation that each image gets before its content is read; those of usual photos."""
+"""Mean and deviation of each image before content is read; those of typical photos in [0, 1]."""
 _FAINT = 0.02
-"""Deviation below which an image's contrast is not raised further: it would be noise."""
+"""Least deviation for scaling contrast; in flatter images noise would grow."""
 NOTABLE = 0.3
-"""Standardised difference from which on a channel is worth words."""
+"""Least standardised difference that is reported in words."""
 COLOURLESS = 2.0
-"""Distance in Lab within which nobody calls a shift a colour."""
+"""Least distance in Lab that is named as a change of colour."""
 
 HUES = (
     "pinker",
@@ -56,7 +56,7 @@ HUES = (
     "bluer",
     "more purple",
 )
-"""Every 45 degrees of Lab's plane, from +a towards +b."""
+"""Names of hues at every 45 degrees of Lab's plane, from +a towards +b."""
 
 APPEARANCES: dict[str, tuple[str, str]] = {
     "red": ("", ""),
@@ -69,16 +69,16 @@ APPEARANCES: dict[str, tuple[str, str]] = {
     "colourfulness": ("less colourful", "more colourful"),
     "slope": ("blurrier, or enlarged from fewer pixels", "sharper, or noisier"),
 }
-"""Each measured figure, and what to call the target where it is lower or higher."""
+"""Words for a target with a lower or a higher value, for each measured figure."""
 
 
 def colour_rows(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 9"]:
-    """Give means, log deviations and correlations of the Lab channels."""
+    """Compute means, log deviations and correlations of the Lab channels."""
     return torch.cat([colours_of(part) for part in images.split(_CHUNK)])
 
 
 def colours_of(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 9"]:
-    """See `colour_rows`."""
+    """Compute `colour_rows` for one chunk."""
     lab = rgb_to_lab(images).flatten(2)
     mean, std = lab.mean(dim=2), lab.std(dim=2)
     scaled = (lab - mean[..., None]) / std[..., None].clamp_min(0.5)
@@ -87,12 +87,12 @@ def colours_of(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 9"]:
 
 
 def band_powers(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 5"]:
-    """Give the log10 of the brightness's mean power in five octaves, the finest first."""
+    """Compute the log10 of brightness's mean power in five octaves, the finest first."""
     return torch.cat([powers_of(part) for part in images.split(_CHUNK)])
 
 
 def powers_of(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 5"]:
-    """See `band_powers`."""
+    """Compute `band_powers` for one chunk."""
     grey = luminance(images)[:, 0]
     height, width = grey.shape[1:]
     down, across = (torch.hann_window(n, periodic=False, device=grey.device) for n in (height, width))
@@ -106,7 +106,7 @@ def powers_of(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 5"]:
 
 
 def power_slope(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, " N"]:
-    """Give the exponent of power over frequency: about -2 to -3 of photos, lower of blurred ones."""
+    """Compute the exponent of power over frequency: -2 to -3 for photos, lower for blurred images."""
     powers = band_powers(images)
     frequency = -torch.arange(OCTAVES, device=powers.device, dtype=powers.dtype) * math.log10(2)
     centred = frequency - frequency.mean()
@@ -114,13 +114,13 @@ def power_slope(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, " N"]:
 
 
 def measures(images: Float[Tensor, "N 3 H W"]) -> dict[str, Float[Tensor, " N"]]:
-    """Measure what `APPEARANCES` names, for each image: RGB in [0, 1], Lab in its units."""
+    """Compute the figures in `APPEARANCES` for each image: RGB in [0, 1], Lab in its units."""
     rows = torch.cat([measure_some(part) for part in images.split(_CHUNK)])
     return dict(zip(APPEARANCES, rows.unbind(1), strict=True))
 
 
 def measure_some(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 9"]:
-    """See `measures`."""
+    """Compute `measures` for one chunk."""
     red, green, blue = images.mean(dim=(2, 3)).unbind(1)
     lab = rgb_to_lab(images)
     light, a, b = lab.mean(dim=(2, 3)).unbind(1)
@@ -130,11 +130,11 @@ def measure_some(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 9"]:
 
 
 def in_words(difference: dict[str, float], change: dict[str, float]) -> list[str]:
-    """Say how the target looks beside the training images, the plainest difference first.
+    """Describe how the target differs from the training images, the largest difference first.
 
     Args:
-        difference: standardised, for each of `APPEARANCES`: target less training, in deviations of one image.
-        change: the same in the measures' own units.
+        difference: for each of `APPEARANCES`, target minus training, in standard deviations over images.
+        change: the same difference in the units of the measure.
     """
     found = [
         (abs(size), f"{APPEARANCES[name][size > 0]} by {abs(size):.1f} deviations ({change[name]:+.3g})")
@@ -152,16 +152,16 @@ def in_words(difference: dict[str, float], change: dict[str, float]) -> list[str
 def content_features(
     name: Literal["adain", "squeezenet"], weights: Path | None, device: torch.device | None = None
 ) -> Callable[[Tensor], Float[Tensor, "N S"]]:
-    """Load what describes the content of images, whatever their colours, contrast and sharpness.
+    """Load a function that describes content, independent of colours, contrast and sharpness.
 
-    Each image is grey, reduced to a quarter and enlarged again, and brought to one mean and one deviation
-    before the network sees it.
+    Each image is made grey, reduced to a quarter and enlarged again, and scaled to a fixed mean and deviation
+    before the network reads it.
 
     Args:
-        name: `"squeezenet"` for the pooled features of SqueezeNet 1.1, which tell classes apart;
-            `"adain"` for the deepest ones of the shipped encoder, which are coarser and need no download.
+        name: `"squeezenet"` for the pooled features of SqueezeNet 1.1, which separate classes;
+            `"adain"` for the deepest features of the shipped encoder, which are coarser and need no download.
         weights: folder of SqueezeNet's weights; None downloads them.
-        device: where the network runs; None is the CPU.
+        device: device of the network; None is the CPU.
     """
     if name == "squeezenet":
         features = load_features("squeezenet", weights)
@@ -172,7 +172,7 @@ def content_features(
 
 
 def colourless(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
-    """Take colour, contrast and sharpness out of images."""
+    """Remove colour, contrast and sharpness from images."""
     grey, size = luminance(images), images.shape[-2:]
     small = [max(1, side // REDUCE) for side in size]
     grey = F.interpolate(grey, size=small, mode="bilinear", antialias=True)
@@ -183,7 +183,7 @@ def colourless(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
 
 
 def read_deepest(network: torch.nn.Module, images: Tensor) -> Tensor:
-    """Describe the deepest features: their statistics, how often they are high, and how they are spread."""
+    """Compute statistics of the deepest features: their moments, high values and spatial spread."""
     deepest = cast(AdaIN, network).encoder(whiten(images, channel_stats(images)))[-1]
     flat = normalise(deepest)
     parts = [channel_stats(deepest), (flat > 1).float().mean(dim=(2, 3))]

@@ -1,4 +1,4 @@
-"""Candidates for styling: banks that are given, and generators whose bank is fitted to a folder here."""
+"""Candidates for styling: given banks, and generators with a bank fitted to a folder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,33 +20,33 @@ from styleaug.weights import find_styles, load_generator
 __all__ = ["Candidate", "find_candidates"]
 
 _CHUNK = 32
-"""Images styled by one draw; its seed is that of the chunk, so that all candidates pick alike."""
+"""Number of images styled by one draw, seeded by the chunk, so that all candidates draw the same rows."""
 MIN_IMAGES = 5
-"""Images that each style of a fitted bank is averaged from: the default of `fit_style`."""
+"""Number of images that each style of a fitted bank is averaged from; the default of `fit_style`."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A generator, and the bank it takes its styles from."""
+    """A generator and the bank of its styles."""
 
     generator: str
-    """Name or path, or the name that the generator has."""
+    """Name or path, or the name of a given generator."""
     source: str | Path | AbstractGenerator = field(repr=False)
     bank: StyleBank | None = field(repr=False)
-    """None draws from the generator's prior."""
+    """Bank of styles; None draws from the generator's prior."""
     origin: str
-    """`"fitted"`, `"prior"`, or the bank's name or path."""
+    """`"fitted"`, `"prior"`, or the name or path of the bank."""
     sampler: Sampler = "uniform"
 
     @property
     def name(self) -> str:
-        """Name it in one word: the generator, and the bank if that was given."""
+        """Return a short name: the generator, and the bank if it was given."""
         return self.generator if self.origin in ("fitted", "prior") else f"{self.generator}:{self.origin}"
 
     def style(
         self, images: Float[Tensor, "N 3 H W"], strength: float, *, seed: int = 0
     ) -> Float[Tensor, "N 3 H W"]:
-        """Style every image, each by a draw of its own."""
+        """Style every image, each with its own draw."""
         stylizer = StyleAugment(
             self.bank,
             generator=self.source,
@@ -67,19 +67,19 @@ def find_candidates(
     seed: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Candidate]:
-    """Load banks, and fit one to the images in `styles` for each generator; no file is written.
+    """Load banks, and fit a bank to the images in `styles` for each generator, without writing files.
 
     Args:
         banks: names, paths, run folders or banks; each is used by the generator that made it.
-        generators: names, paths, run folders or generators; one that draws from a prior needs no bank.
-        styles: folder of the images that banks are fitted to.
-        seed: of the choice of images.
-        report: called with the number of candidates that are there and that of all.
+        generators: names, paths, run folders or generators. A generator with a prior needs no bank.
+        styles: folder of images to fit banks to.
+        seed: seed for choosing images.
+        report: called with the number of finished candidates and the number of all.
 
     Raises:
-        BankError, WeightsError: unknown or damaged.
-        FileError: no folder, no images in it, or none that can be read.
-        ConfigError: no candidate at all, or two of one name.
+        BankError, WeightsError: a bank or generator is unknown or damaged.
+        FileError: the folder does not exist or has no image that can be read.
+        ConfigError: there is no candidate, or two have the same name.
     """
     given = [banks] if isinstance(banks, str | Path | StyleBank) else list(banks or ())
     found = []
@@ -96,7 +96,7 @@ def find_candidates(
 
 
 def given_bank(source: str | Path | StyleBank, number: int) -> Candidate:
-    """Make a candidate of a bank; one that has no name is called by its number."""
+    """Return the candidate of a given bank; a bank without a name gets a number."""
     bank, generator = find_styles(source, None)
     kind = _named(generator) if bank is None else bank.provenance.generator
     origin = f"bank {number}" if isinstance(source, StyleBank) else str(source)
@@ -104,7 +104,7 @@ def given_bank(source: str | Path | StyleBank, number: int) -> Candidate:
 
 
 def fitted(source: str | Path | AbstractGenerator, styles: Path, seed: int) -> Candidate:
-    """Make a candidate of a generator, with a bank of the images in `styles` unless it has a prior."""
+    """Return the candidate of a generator, with a bank fitted to `styles` unless it has a prior."""
     generator = source if isinstance(source, AbstractGenerator) else load_generator(source)
     if generator.has_prior:
         return Candidate(_named(source), source, None, "prior")
@@ -115,10 +115,10 @@ def fitted(source: str | Path | AbstractGenerator, styles: Path, seed: int) -> C
 
 
 def _named(source: str | Path | AbstractGenerator) -> str:
-    """Name a generator."""
+    """Return the name of a generator."""
     return source.name if isinstance(source, AbstractGenerator) else str(source)
 
 
 def sampler_of(kind: str) -> Sampler:
-    """Choose the sampler: RandStainNA draws from a normal distribution (Shen et al. 2022), others pick."""
+    """Return the sampler: Gaussian for RandStainNA (Shen et al. 2022), otherwise uniform."""
     return "gaussian" if kind == "randstainna" else "uniform"

@@ -1,4 +1,4 @@
-"""Frozen classifiers and how often their decisions flip when an image is changed."""
+"""Frozen classifiers, and how often their decisions flip when images change."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,34 +28,34 @@ from styleaug.robustness.classifiers import (
 __all__ = ["Flips", "Rate", "count_flips", "decide", "imagenet_classifier", "mild_jitter", "train_classifier"]
 
 HELD_OUT = 1 / 3
-"""Share of each class on which a classifier that was trained here decides."""
+"""Share of each class that is held out when a classifier is trained here."""
 MILD = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02}
-"""A colour jitter that nobody takes for a risk: the yardstick."""
+"""Colour jitter that is generally considered safe, as a reference."""
 _BATCH = 32
 
 Decide = Callable[[Tensor], Tensor]
-"""Images `(B, 3, H, W)` in [0, 1] to logits `(B, K)`."""
+"""Function from images `(B, 3, H, W)` in [0, 1] to logits `(B, K)`."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of some number, with its 95 % interval (Wilson)."""
+    """A share of a number of cases, with its 95 % interval (Wilson)."""
 
     hits: int
     count: int
 
     @property
     def share(self) -> float:
-        """Give the share; NaN of none."""
+        """Return the share; NaN if there are no cases."""
         return self.hits / self.count if self.count else float("nan")
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Give the interval."""
+        """Return the ends of the 95 % interval."""
         return wilson(self.hits, self.count)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give JSON-ready values; a share of none is None."""
+        """Return JSON-ready values; a share of no cases is None."""
         low, high = self.ends
         share = round(self.share, 4) if self.count else None
         return {
@@ -69,21 +69,21 @@ class Rate:
 
 @dataclass(frozen=True)
 class Flips:
-    """How many decisions changed."""
+    """Number of changed decisions."""
 
     all: Rate
     right: Rate | None
-    """Of those that were right; None without labels."""
+    """Flips among decisions that were right; None without labels."""
     wrong: Rate | None
-    """Of those that were wrong, whatever they became."""
+    """Flips among decisions that were wrong; None without labels."""
 
     @property
     def telling(self) -> Rate:
-        """Give the rate that counts: of right decisions if labels are known and any is right."""
+        """Return the rate of right decisions, or that of all if no labels are known or none is right."""
         return self.right if self.right is not None and self.right.count else self.all
 
     def to_dict(self) -> dict[str, Any]:
-        """Give JSON-ready values."""
+        """Return JSON-ready values."""
         parts = {"all": self.all, "right": self.right, "wrong": self.wrong}
         return {name: None if rate is None else rate.to_dict() for name, rate in parts.items()}
 
@@ -94,9 +94,9 @@ def count_flips(
     """Count changed decisions.
 
     Args:
-        before: class decided for each image.
-        after: for the changed ones, in the same order.
-        labels: right class of each, if known.
+        before: decided class of each image.
+        after: decided class of each changed image, in the same order.
+        labels: right class of each image, if known.
     """
     changed = before != after
 
@@ -113,10 +113,10 @@ def count_flips(
 def decide(
     classifier: Decide, images: Float[Tensor, "N 3 H W"], device: torch.device
 ) -> Float[Tensor, "N K"]:
-    """Give a classifier's chances for each class.
+    """Compute a classifier's probability of each class.
 
     Raises:
-        ConfigError: the classifier gives no logits `(B, K)`.
+        ConfigError: the classifier does not return logits `(B, K)`.
     """
     found = []
     for part in images.split(_BATCH):
@@ -124,47 +124,47 @@ def decide(
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(part):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ConfigError(
-                f"a classifier must give logits ({len(part)}, K) for {len(part)} images, got {got}."
+                f"a classifier must return logits ({len(part)}, K) for {len(part)} images, got {got}."
             )
         found.append(logits.float().softmax(dim=1).cpu())
     return torch.cat(found)
 
 
 def mild_jitter(images: Float[Tensor, "N 3 H W"], seed: int) -> Float[Tensor, "N 3 H W"]:
-    """Change colours as little as nobody minds; torch's global generator is left where it was."""
+    """Apply `MILD` colour jitter; torch's global generator keeps its state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return torch.cat([color_jitter(part, **MILD) for part in images.split(_BATCH)])
 
 
 def imagenet_classifier(name: str, weights: Path | None, device: torch.device) -> tuple[nn.Module, list[str]]:
-    """Load a classifier with its 1000 classes of ImageNet, frozen.
+    """Load a frozen classifier for the 1000 classes of ImageNet.
 
     Args:
-        name: `"squeezenet"`, or a name that `torchvision.models.list_models` has.
-        weights: folder of SqueezeNet's weights; others, and None, are downloaded by torchvision.
-        device: where it runs.
+        name: `"squeezenet"`, or a name in `torchvision.models.list_models`.
+        weights: folder of SqueezeNet's weights. torchvision downloads other weights, and all if None.
+        device: device of the classifier.
 
     Returns:
-        The network, and the names of its classes.
+        The network and the names of its classes.
 
     Raises:
-        ConfigError: an unknown name.
-        WeightsError: weights that are missing, damaged or cannot be downloaded.
+        ConfigError: the name is unknown.
+        WeightsError: weights are missing, damaged or cannot be downloaded.
     """
     from torchvision import models
 
     full = "squeezenet1_1" if name == "squeezenet" else name
     if full not in models.list_models(module=models):
         raise ConfigError(
-            f"unknown classifier {name!r}; choose trained, squeezenet, or the name of one of torchvision's."
+            f"unknown classifier {name!r}; choose trained, squeezenet, or a name in torchvision."
         )
     best: Any = models.get_model_weights(full)
     best = best.DEFAULT
     if name == "squeezenet" and weights is not None:
         body = models.squeezenet1_1()
         load(body, weights / SQUEEZENET)
-        caffe = Normalise((123 / 255, 117 / 255, 104 / 255), 255.0)  # what these weights want
+        caffe = Normalise((123 / 255, 117 / 255, 104 / 255), 255.0)  # the input that these weights expect
         net: nn.Module = Classifier(caffe, body, [])
     else:
         body, wanted = downloaded(lambda: models.get_model(full, weights=best), full), best.transforms()
@@ -174,19 +174,19 @@ def imagenet_classifier(name: str, weights: Path | None, device: torch.device) -
 
 
 class AtSide(nn.Module):
-    """Shows a network images at the size that it was trained with."""
+    """A network whose input images are resized to the size of its training."""
 
     def __init__(self, network: nn.Module, side: int):
         super().__init__()
         self.network, self.side = network, side
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
-        """Resize, then decide."""
+        """Resize the images and compute their logits."""
         return self.network(_resized(images, self.side))
 
 
 def _resized(images: Float[Tensor, "B 3 H W"], side: int) -> Float[Tensor, "B 3 S S"]:
-    """Bring images to a side in pixels."""
+    """Resize images to squares of `side` pixels."""
     if images.shape[-2:] == (side, side):
         return images
     return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)
@@ -202,25 +202,25 @@ def train_classifier(
     seed: int = 0,
     device: torch.device,
 ) -> tuple[nn.Module, Int[Tensor, " M"], float]:
-    """Train a classifier on two thirds of the images, to decide on the rest.
+    """Train a classifier on two thirds of the images, to classify the rest.
 
-    It sees colour jitter and grey images: one that goes by exact colours would flip on any new colour, and
-    say nothing of the label.
+    It is trained with colour jitter and grey images. A classifier that depends on exact colours would flip
+    for any new colour, which says nothing about the label.
 
     Args:
-        images: squares.
-        labels: of the images.
-        name: as `classifiers.make_classifier` has it.
-        recipe: of the training; None takes the classifier's own.
+        images: square images, `(N, 3, H, W)`.
+        labels: class of each image.
+        name: as in `classifiers.make_classifier`.
+        recipe: recipe of the training; None uses the classifier's own.
         weights: folder of ImageNet weights; see `classifiers.make_classifier`.
-        seed: of the split, the first weights and the training.
-        device: where it is trained.
+        seed: seed of the split, the initial weights and the training.
+        device: device of the training.
 
     Returns:
-        The frozen classifier, the rows that it has not seen, and its mean recall on them.
+        The frozen classifier, the held-out rows, and its mean recall on them.
 
     Raises:
-        ConfigError: a class of fewer than two images.
+        ConfigError: a class has fewer than two images.
     """
     recipe = default_recipe(name) if recipe is None else recipe
     train, held = split_home(labels, seed, held_out=HELD_OUT, balanced=True)
@@ -236,5 +236,5 @@ def train_classifier(
 
 
 def jittered(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Change the colours of training images strongly."""
+    """Apply strong colour jitter and grey to training images."""
     return grey(color_jitter(images))

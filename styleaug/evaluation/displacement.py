@@ -1,4 +1,4 @@
-"""Where edges are after styling: sub-pixel displacement by phase correlation, and the borders of masks."""
+"""Displacement of edges by styling, from phase correlation and from the borders of masks."""
 
 import math
 from typing import NamedTuple
@@ -22,36 +22,36 @@ __all__ = [
 ]
 
 _WINDOW = 64
-"""Side in pixels of the windows in which displacement is local; neighbours overlap by half."""
+"""Side in pixels of the windows for local displacement; neighbours overlap by half."""
 FLOOR = 0.1
-"""Share of the strongest frequency's power below which a frequency counts less than fully."""
+"""Frequencies with less power than this share of the strongest frequency's get a lower weight."""
 FINE = 0.1
-"""Step in pixels at which the correlation around its peak is computed; a parabola tells the rest."""
+"""Step in pixels between values of the correlation around its peak; a parabola refines the peak."""
 _REACH = 1.5
-"""Pixels around the peak in which it is."""
+"""Distance in pixels from the coarse peak up to which the correlation is computed."""
 MATCHED = 0.3
-"""Height of the peak, 1 where nothing but the place differs, from which on two windows show the same."""
+"""Least height of the peak at which two windows match. It is 1 if they only differ by a shift."""
 EMPTY = 0.02
-"""Deviation of the edges in a window below which there is no edge in it to speak of."""
+"""A window with a smaller deviation of edge magnitudes has no edges."""
 RINGS = 6
-"""Pixels on each side of a mask's border at which edges are looked for."""
+"""Distance in pixels from a mask's border, on both sides, within which edges are searched."""
 
 
 class Displacement(NamedTuple):
-    """How far edges have moved."""
+    """Displacement of edges."""
 
     whole: Float[Tensor, " B"]
-    """Of each image as a whole, in pixels."""
+    """Displacement of each whole image, in pixels."""
 
     local: Float[Tensor, " M"]
-    """Of each window that has edges in both images, of all images, in pixels."""
+    """Displacement of each window with edges in both images, over all images, in pixels."""
 
     matched: float
-    """Share of the windows with edges whose edges are found again; NaN where no window has any."""
+    """Share of the windows with edges whose edges are found again; NaN if no window has edges."""
 
 
 def edge_map(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B Y X"]:
-    """Give the Sobel magnitude of brightness at every pixel but the outermost."""
+    """Compute the Sobel magnitude of brightness at all but the outermost pixels."""
     return gradients(images, "sobel", stride=1).square().sum(dim=1).sqrt()
 
 
@@ -61,9 +61,9 @@ def displacements(
     """Measure how far the edges of styled images have moved.
 
     Args:
-        images: as they were, in [0, 1].
-        styled: what was made of them, of the same size.
-        window: side in pixels of the local windows; the whole image where it is smaller.
+        images: original images in [0, 1].
+        styled: styled images of the same size.
+        window: side in pixels of the local windows; at most the image's side.
     """
     own, other = edge_map(images), edge_map(styled)
     shift, _ = phase_shift(own, other)
@@ -84,18 +84,18 @@ def _cut(maps: Float[Tensor, "B Y X"], side: int) -> Float[Tensor, "M S S"]:
 def phase_shift(
     one: Float[Tensor, "B Y X"], other: Float[Tensor, "B Y X"]
 ) -> tuple[Float[Tensor, "B 2"], Float[Tensor, " B"]]:
-    """Find by which shift `other` fits `one` best, to a few hundredths of a pixel.
+    """Find the shift with which `other` fits `one` best, to a few hundredths of a pixel.
 
     Phase correlation in a Hann window; the peak is refined by the Fourier series around it (Guizar-Sicairos
     et al. 2008) and a parabola.
 
     Args:
-        one: maps, at least 4 pixels on a side.
-        other: of the same size.
+        one: maps with sides of at least 4 pixels.
+        other: maps of the same size.
 
     Returns:
-        How far down and to the right the content of `other` lies, in pixels; and how high the peak is, 1
-        where nothing but the place differs and about 0 where nothing is shared.
+            The shift of `other` down and to the right in pixels, and the height of the peak: 1 if the maps
+            only differ by a shift, about 0 if they share nothing.
     """
     if len(one) == 0:
         return one.new_zeros(0, 2), one.new_zeros(0)
@@ -106,7 +106,7 @@ def phase_shift(
     spectra = [torch.fft.fft2(centred(x, hann) * hann) for x in (one, other)]
     cross = spectra[1] * spectra[0].conj()
     power = cross.abs()
-    # Whitened, but for frequencies that are hardly there: their phase is noise.
+    # Whitened, except for very weak frequencies, whose phase is noise.
     cross = cross / power.clamp_min(1e-20).maximum(FLOOR * power.amax(dim=(1, 2), keepdim=True))
     total = cross.abs().sum(dim=(1, 2)).clamp_min(1e-12)
     peak = torch.fft.ifft2(cross).real.flatten(1).argmax(dim=1)
@@ -122,17 +122,17 @@ def phase_shift(
 
 
 def centred(maps: Float[Tensor, "B Y X"], weights: Float[Tensor, "Y X"]) -> Float[Tensor, "B Y X"]:
-    """Take the weighted mean off each map, lest the window itself be correlated."""
+    """Subtract the weighted mean of each map, so that the window itself does not correlate."""
     return maps - (maps * weights).sum(dim=(1, 2), keepdim=True) / weights.sum()
 
 
 def wrapped(place: Int[Tensor, " B"], length: int) -> Int[Tensor, " B"]:
-    """Give places beyond the middle as negative ones."""
+    """Convert positions beyond the middle to negative ones."""
     return torch.where(place > length // 2, place - length, place)
 
 
 def around(cross: Tensor, coarse: Float[Tensor, "B 2"], steps: Float[Tensor, " U"]) -> Float[Tensor, "B U U"]:
-    """Sum the Fourier series of the correlation at fine steps around its coarse peak."""
+    """Compute the correlation at fine steps around its coarse peak from its Fourier series."""
 
     def waves(length: int, start: Float[Tensor, " B"]) -> Tensor:
         turn = torch.fft.fftfreq(length, device=cross.device, dtype=steps.dtype) * 2 * math.pi
@@ -143,7 +143,7 @@ def around(cross: Tensor, coarse: Float[Tensor, "B 2"], steps: Float[Tensor, " U
 
 
 def parabola(line: Float[Tensor, "B U"], top: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """Find the top of a parabola through the largest of some values and its neighbours, in steps."""
+    """Find the vertex of a parabola through the largest value and its neighbours, in steps."""
     middle = top.clamp(1, line.shape[1] - 2)
     left, centre, right = (line.gather(1, (middle + by)[:, None])[:, 0] for by in (-1, 0, 1))
     bend = (left - 2 * centre + right).clamp_max(-1e-12)
@@ -151,14 +151,14 @@ def parabola(line: Float[Tensor, "B U"], top: Int[Tensor, " B"]) -> Float[Tensor
 
 
 def border_profile(edges: Float[Tensor, "B H W"], masks: Bool[Tensor, "B H W"]) -> Float[Tensor, "B R"]:
-    """Average edges at each distance from the border of a mask, from inside to outside.
+    """Compute the mean edge magnitude at each distance from a mask's border, from inside to outside.
 
     Args:
         edges: magnitudes at every pixel of the mask.
         masks: True inside.
 
     Returns:
-        For distances of `-RINGS + 0.5` to `RINGS - 0.5` pixels; 0 where a mask is too small to have one.
+        Means for distances of `-RINGS + 0.5` to `RINGS - 0.5` pixels; 0 if a mask has no pixels there.
     """
     inside, outside = rings(masks), rings(~masks)
     both = [*reversed(inside), *outside]
@@ -168,9 +168,9 @@ def border_profile(edges: Float[Tensor, "B H W"], masks: Bool[Tensor, "B H W"]) 
 
 
 def rings(masks: Bool[Tensor, "B H W"]) -> list[Float[Tensor, "B H W"]]:
-    """Peel rings of one pixel off masks, from the border inwards.
+    """Return rings of one pixel of the masks, from the border inwards.
 
-    Steps are straight and diagonal in turn, which is nearer to round than either.
+    Erosion alternates between straight and diagonal neighbours, which approximates a circle better.
     """
     left = masks.float()[:, None]
     found = []
@@ -187,11 +187,11 @@ def rings(masks: Bool[Tensor, "B H W"]) -> list[Float[Tensor, "B H W"]]:
 
 
 def profile_shift(own: Float[Tensor, "B R"], other: Float[Tensor, "B R"]) -> Float[Tensor, " B"]:
-    """Tell how far the edge at a border has moved outwards, in pixels: by the profiles' centres.
+    """Compute how far the edge at a border has moved outwards, in pixels, by the profiles' centres.
 
     Args:
-        own: profiles of the images as they were.
-        other: of the styled ones.
+        own: profiles of the original images.
+        other: profiles of the styled images.
     """
 
     def centre(profile: Tensor) -> Tensor:
@@ -203,9 +203,9 @@ def profile_shift(own: Float[Tensor, "B R"], other: Float[Tensor, "B R"]) -> Flo
 
 
 _CHUNK = 32
-"""Images measured at a time."""
+"""Number of images measured at a time."""
 _SMALL = 2
-"""Sizes of small structures: blobs of 3 and of 6 pixels."""
+"""Number of sizes of small structures: blobs of 3 and of 6 pixels."""
 
 
 @torch.inference_mode()
@@ -214,20 +214,20 @@ def measure(
     styled: Float[Tensor, "N 3 H W"],
     borders: tuple[Bool[Tensor, "N H W"], Bool[Tensor, " N"]] | None = None,
 ) -> dict[str, float]:
-    """Measure where edges are and what contrast is left; NaN, or nothing, where there is nothing to measure.
+    """Measure the displacement of edges and the remaining contrast; NaN or no key if not measurable.
 
     Args:
-        images: as they were.
-        styled: what was made of them.
+        images: original images in [0, 1].
+        styled: styled images of the same size.
         borders: masks, and which of the images have one.
 
     Returns:
         `moved`, `moved_95`: median and 95th percentile of the displacement of edges in windows of 64 pixels,
-        in pixels, and `moved_whole`, the median of whole images'. `matched`: share of the windows whose edges
-        are found again. `edges`: mean correlation of edges. `contrast`, `contrast_worst`: share of the
-        contrast of blobs of 3 and 6 pixels that is kept, in the median window and that of the worst tenth.
-        With masks `border`, `border_95`: by how much the edge at their border moves, and `border_contrast`:
-        what is left of that edge, over all edges.
+        in pixels. `moved_whole`: the median for whole images. `matched`: share of the windows whose edges
+        are found again. `edges`: mean correlation of edges. `contrast`, `contrast_worst`: kept share of the
+        contrast of blobs of 3 and 6 pixels, in the median window and in the worst tenth of windows.
+        With masks, `border`, `border_95`: displacement of the edge at their border in pixels;
+        `border_contrast`: remaining share of that edge, relative to all edges.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in ("whole", "local", "edges", "share", "counts")}
     matched: list[tuple[float, int]] = []
@@ -263,8 +263,8 @@ def measure_borders(
     masks: Bool[Tensor, "N H W"],
     known: Bool[Tensor, " N"],
 ) -> dict[str, float]:
-    """Compare the edge at the border of masks before and after."""
-    inside = masks[known][:, 1:-1, 1:-1]  # edges are not known of the outermost pixels
+    """Compare the edge at the border of masks before and after styling."""
+    inside = masks[known][:, 1:-1, 1:-1]  # the outermost pixels have no edge magnitude
     maps = [edge_map(x[known]) for x in (images, styled)]
     own, other = (border_profile(edges, inside) for edges in maps)
     shift = profile_shift(own, other).abs()
@@ -281,5 +281,5 @@ def measure_borders(
 
 
 def quantile(values: Tensor, share: float) -> float:
-    """Give a quantile; NaN of nothing."""
+    """Compute a quantile; NaN if there are no values."""
     return float(values.float().quantile(share)) if len(values) else math.nan

@@ -1,4 +1,4 @@
-"""How far two sets of images lie apart: a cross-validated classifier, and distances of their features."""
+"""Distances of two sets of images: a cross-validated classifier, and distances of features."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -22,47 +22,47 @@ __all__ = [
 ]
 
 _STEPS = 50
-"""The most steps of Newton's method; it needs about eight."""
+"""Largest number of steps of Newton's method; it needs about eight."""
 RESAMPLES = 200
-"""Random halves from which an interval is read."""
+"""Number of random halves for estimating an interval."""
 NORMAL = 1.959963984540054
-"""Standard deviations on each side that hold 95 %."""
+"""Half width of the 95 % interval of a normal distribution, in standard deviations."""
 FEATURES_EACH = 8
-"""Features for each unit of the ridge penalty: many features of few images fit anything."""
+"""Number of features for each unit of the ridge penalty; it prevents overfitting with few images."""
 LEAST_SPREAD = 0.1
-"""Of the mean deviation; features that hardly differ must not count more than the others."""
+"""Least deviation for scaling a feature, as a share of the mean deviation of all features."""
 
 
 @dataclass(frozen=True)
 class Parted:
-    """How well a classifier that has not seen them tells images of two sets apart."""
+    """How well a classifier separates unseen images of two sets."""
 
     accuracy: float
     """Mean of the two sets' shares of right answers; 0.5 is chance."""
     low: float
     high: float
-    """Ends of its 95 % interval (Wilson)."""
+    """Upper end of the accuracy's 95 % interval (Wilson); `low` is the lower end."""
     apart: float
-    """Distance of the sets along the direction that parts them, in deviations within a set (d').
+    """Distance of the sets along the separating direction, in deviations within a set (d').
 
-    Unlike the accuracy it goes on growing where the two are fully parted.
+    Unlike the accuracy, it keeps growing when the sets are fully separated.
     """
 
     @property
     def by_chance(self) -> bool:
-        """Tell whether guessing explains it."""
+        """Return whether guessing explains the accuracy."""
         return self.low <= 0.5
 
     def to_dict(self) -> dict[str, float]:
-        """Give rounded figures."""
+        """Return rounded figures."""
         return {name: round(value, 3) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Distance of two sets of features, and its 95 % interval; 0 is none.
+    """Distance of two sets of features and its 95 % interval; 0 means no distance.
 
-    The square root of the energy distance of standardised features.
+    It is the square root of the energy distance of standardised features.
     """
 
     value: float
@@ -70,22 +70,22 @@ class Gap:
     high: float
 
     def to_dict(self) -> dict[str, float]:
-        """Give rounded figures."""
+        """Return rounded figures."""
         return {name: round(value, 3) for name, value in asdict(self).items()}
 
 
 def fit_logistic(
     rows: Float[Tensor, "N S"], labels: Int[Tensor, " N"], *, penalty: float = 1.0
 ) -> Float[Tensor, " S1"]:
-    """Fit logistic regression by Newton's method; each class weighs half, however large it is.
+    """Fit logistic regression by Newton's method; both classes have equal weight.
 
     Args:
-        rows: features, about standardised.
-        labels: 0 or 1, both of them there.
-        penalty: of half the squared weights; the offset is free.
+        rows: features, approximately standardised.
+        labels: 0 or 1, both present.
+        penalty: factor of half the sum of squared weights; the offset is not penalised.
 
     Returns:
-        The weights, and the offset last.
+        The weights, then the offset.
     """
     x = torch.cat([rows.double(), torch.ones(len(rows), 1, dtype=torch.float64, device=rows.device)], dim=1)
     y = labels.double()
@@ -103,7 +103,7 @@ def fit_logistic(
     for _ in range(_STEPS):
         chance = torch.sigmoid(x @ beta)
         slope = x.T @ (weights * (chance - y)) + ridge * beta
-        # The floor keeps the offset's entry above zero where every answer is certain.
+        # The floor keeps the offset's entry above zero if every answer is certain.
         bend = x.T @ (x * (weights * chance * (1 - chance)).clamp_min(1e-9)[:, None]) + ridge.diag()
         step = torch.linalg.solve(bend, slope)
         size = 1.0
@@ -128,14 +128,14 @@ def tell_apart(
 
     Args:
         one: features of the first set.
-        other: of the second.
-        folds: parts, each of which is told apart by a classifier fitted to the others.
-        seed: of the parts.
-        keys: of all rows, those of `one` first. Rows of one key are one image, and fall into one part:
-            else an image in both sets would be known from the other set.
+        other: features of the second set.
+        folds: number of parts; each is classified by a classifier fitted to the others.
+        seed: seed for drawing the parts.
+        keys: key of each row, those of `one` first. Rows with the same key are one image and are put in the
+            same part. Otherwise an image in both sets would be recognised.
 
     Raises:
-        ConfigError: fewer images on a side than folds, or fewer than two folds.
+        ConfigError: a set has fewer images than folds, or there are fewer than two folds.
     """
     if folds < 2 or min(len(one), len(other)) < folds:
         raise ConfigError(
@@ -152,17 +152,17 @@ def tell_apart(
             continue
         logits[held] = answer(rows[~held], labels[~held], rows[held])
     hits = torch.where(labels > 0, logits, -logits)
-    # A logit of 0 says nothing, and is right half of the time.
+    # A logit of 0 is a guess, and counts as half right.
     right = (hits > 0).double() + 0.5 * (hits == 0).double()
     shares = [float(right[labels == side].mean()) for side in (0, 1)]
-    # The mean of two shares varies as one share of this many images does.
+    # The mean of two shares varies like one share of this number of images.
     count = 4 / (1 / len(one) + 1 / len(other))
     low, high = wilson(sum(shares) / 2 * count, count)
     return Parted(sum(shares) / 2, low, high, sensitivity(logits[labels == 0], logits[labels == 1]))
 
 
 def answer(rows: Tensor, labels: Tensor, held: Tensor) -> Float[Tensor, " H"]:
-    """Fit to some rows and give the logits of others, as multiples of their spread within a set."""
+    """Fit to some rows and return the logits of the others, divided by their spread within a set."""
     mean, scale = rows.mean(dim=0), rows.std(dim=0)
     scale = scale.clamp_min(max(LEAST_SPREAD * float(scale.mean()), 1e-9))
     rows, held = (rows - mean) / scale, (held - mean) / scale
@@ -173,7 +173,7 @@ def answer(rows: Tensor, labels: Tensor, held: Tensor) -> Float[Tensor, " H"]:
 
 
 def assign_folds(keys: Sequence[Hashable], first: int, folds: int, seed: int) -> list[int]:
-    """Give each row a fold: rows of a key together, and equally many of each set in each."""
+    """Assign a fold to each row: the same for rows of one key, with balanced sets in each fold."""
     rng = torch.Generator().manual_seed(seed)
     fold_of: dict[Hashable, int] = {}
     for side in (keys[:first], keys[first:]):
@@ -184,13 +184,13 @@ def assign_folds(keys: Sequence[Hashable], first: int, folds: int, seed: int) ->
 
 
 def sensitivity(one: Float[Tensor, " N"], other: Float[Tensor, " M"]) -> float:
-    """Give the distance of two samples' means in deviations within a sample; not below 0."""
+    """Compute the distance of two samples' means in deviations within a sample, at least 0."""
     within = (one.var(correction=0) + other.var(correction=0)) / 2
     return max(0.0, float((other.mean() - one.mean()) / within.clamp_min(1e-12).sqrt()))
 
 
 def wilson(hits: float, count: float) -> tuple[float, float]:
-    """Give the 95 % interval of a share (Wilson 1927); of no trials it is everything."""
+    """Compute the 95 % interval of a share (Wilson 1927); [0, 1] if there are no trials."""
     if count <= 0:
         return 0.0, 1.0
     share, extra = hits / count, NORMAL**2 / count
@@ -202,7 +202,7 @@ def wilson(hits: float, count: float) -> tuple[float, float]:
 def standardise(
     train: Float[Tensor, "N S"], target: Float[Tensor, "M S"], *others: Float[Tensor, "K S"]
 ) -> list[Tensor]:
-    """Scale all by mean and deviation of the first two together, in double precision."""
+    """Standardise all sets by mean and deviation of the first two together, in double precision."""
     both = torch.cat([train, target]).double()
     mean, scale = both.mean(dim=0), both.std(dim=0)
     scale = scale.clamp_min(max(LEAST_SPREAD * float(scale.mean()), 1e-9))
@@ -210,12 +210,12 @@ def standardise(
 
 
 def gap_between(one: Float[Tensor, "N S"], other: Float[Tensor, "M S"], *, seed: int = 0) -> Gap:
-    """Measure the distance of two sets of standardised features, with its interval.
+    """Compute the distance of two sets of standardised features, with its interval.
 
     Args:
         one: at least 4 rows.
-        other: the same.
-        seed: of the halves from which the interval is read.
+        other: at least 4 rows.
+        seed: seed for drawing the halves of the interval.
     """
     distance = Distance(one, other)
     found = [distance(a, b) for a, b in halves(len(one), len(other), seed)]
@@ -225,15 +225,15 @@ def gap_between(one: Float[Tensor, "N S"], other: Float[Tensor, "M S"], *, seed:
 def gap_closed(
     train: Float[Tensor, "N S"], styled: Float[Tensor, "N S"], target: Float[Tensor, "M S"], *, seed: int = 0
 ) -> Gap:
-    """Tell which share of the distance to `target` is gone when `train` is styled, with its interval.
+    """Compute the share of the distance to `target` that styling closes, with its interval.
 
-    1 is all of it; below 0 styling has made the distance larger. 0 where there was none to close.
+    1 is the whole distance; below 0 styling increases it. It is 0 if there was no distance.
 
     Args:
-        train: standardised features.
-        styled: of the same images, styled, in their order.
-        target: of the target.
-        seed: of the halves from which the interval is read.
+        train: standardised features of the training images.
+        styled: features of the same images after styling, in the same order.
+        target: features of the target.
+        seed: seed for drawing the halves of the interval.
     """
     start, end = Distance(train, target), Distance(styled, target)
 
@@ -246,9 +246,9 @@ def gap_closed(
 
 
 class Distance:
-    """Square root of the energy distance of two sets (Szekely & Rizzo 2013), and of parts of them.
+    """Square root of the energy distance of two sets or of parts of them (Szekely & Rizzo 2013).
 
-    The kernel distance (KID) grows with the third power of the features: a few far rows would decide it.
+    The kernel distance (KID) grows with the third power of the features, so a few far rows would dominate it.
     """
 
     def __init__(self, one: Float[Tensor, "N S"], other: Float[Tensor, "M S"]):
@@ -259,22 +259,22 @@ class Distance:
         )
 
     def __call__(self, rows: Tensor | None = None, columns: Tensor | None = None) -> float:
-        """Measure the distance of these rows of the first set and these of the second; None is all."""
+        """Compute the distance of `rows` of the first set and `columns` of the second; None is all."""
         own, cross, others = self.own, self.cross, self.others
         if rows is not None and columns is not None:
             own, others = own[rows][:, rows], others[columns][:, columns]
             cross = cross[rows][:, columns]
         energy = 2 * cross.mean() - without_diagonal(own) - without_diagonal(others)
-        return math.sqrt(max(0.0, float(energy)))  # sets of one distribution can be a little below 0
+        return math.sqrt(max(0.0, float(energy)))  # for equal distributions it can be slightly below 0
 
 
 def without_diagonal(square: Float[Tensor, "N N"]) -> Tensor:
-    """Average the distances between different rows."""
+    """Compute the mean distance between different rows."""
     return square.sum() / (len(square) * (len(square) - 1))
 
 
 def halves(count: int, other: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Draw random halves of two sets, without repetition: twins would look like a narrow set."""
+    """Draw random halves of two sets without repetition, which would make a set look narrower."""
     rng = torch.Generator().manual_seed(seed)
     return [
         tuple(torch.randperm(n, generator=rng)[: max(2, n // 2)] for n in (count, other))  # pyright: ignore
@@ -283,9 +283,9 @@ def halves(count: int, other: int, seed: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def interval(value: float, found: Sequence[float]) -> tuple[float, float]:
-    """Give the 95 % interval by the delete-half jackknife (Shao & Wu 1989).
+    """Compute the 95 % interval by the delete-half jackknife (Shao & Wu 1989).
 
-    Halves vary about the whole as the whole does about the truth.
+    Halves vary around the whole as much as the whole varies around the truth.
     """
     reach = NORMAL * math.sqrt(sum((other - value) ** 2 for other in found) / len(found))
     return value - reach, value + reach

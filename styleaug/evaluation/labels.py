@@ -1,4 +1,4 @@
-"""Do labels stay true? Flipped decisions, moved edges, and the contrast of small structures, by strength."""
+"""Label safety: flipped decisions, moved edges, and contrast of small structures, by strength."""
 
 import json
 import math
@@ -46,14 +46,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Rule:
-    """A figure that is worse the higher it is, and where it stops being safe."""
+    """Limits of a figure; higher values are worse."""
 
     name: str
     what: str
     careful: float
-    """Above it, look at the sheet before training."""
+    """Above this value, look at the sheet before training."""
     unsafe: float
-    """Above it, do not train on such images unless their labels were checked."""
+    """Above this value, do not train on such images unless their labels were checked."""
     why: str
 
 
@@ -94,11 +94,11 @@ RULES = (
 
 
 def judge(flips: float, figures: Mapping[str, float]) -> _Verdict:
-    """Apply the rules; the worst decides. What was not measured is left out.
+    """Apply the rules to all measured figures; the worst decides.
 
     Args:
-        flips: share of decisions flipped, less the yardstick's.
-        figures: see `structure_kept.measure`.
+        flips: share of decisions flipped, minus the share flipped by mild jitter.
+        figures: result of `displacement.measure`.
     """
     values = {
         "flips": flips,
@@ -115,7 +115,7 @@ def judge(flips: float, figures: Mapping[str, float]) -> _Verdict:
 
 
 def told_rules() -> list[str]:
-    """Say the rules in words, a line each."""
+    """Return each rule in words."""
     return [
         f"{rule.name}: {rule.what}; careful above {rule.careful:g}, unsafe above {rule.unsafe:g} ({rule.why})"
         for rule in RULES
@@ -124,23 +124,23 @@ def told_rules() -> list[str]:
 
 _STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 _SHOWN = 12
-"""Flips on the sheet."""
+"""Number of flips on the sheet."""
 _TILE = 160
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What one generator does to labels at one strength."""
+    """Effect of one generator on labels at one strength."""
 
     name: str
     strength: float
     flips: Flips
     figures: dict[str, float]
-    """See `structure_kept.measure`."""
+    """Result of `displacement.measure`."""
     verdict: _Verdict
 
     def to_dict(self) -> dict[str, Any]:
-        """Give JSON-ready values; None where nothing could be measured."""
+        """Return JSON-ready values; None if nothing could be measured."""
         figures = {k: None if math.isnan(v) else round(v, 4) for k, v in self.figures.items()}
         verdict = {"verdict": self.verdict.word, "because": self.verdict.because}
         return {
@@ -153,7 +153,7 @@ class _Row:
 
 
 class Flip(NamedTuple):
-    """One decision that changed, and what is shown of it."""
+    """One changed decision, and what the sheet shows of it."""
 
     file: str
     name: str
@@ -162,35 +162,35 @@ class Flip(NamedTuple):
     after: str
     right: bool
     sure: float
-    """Chance that the classifier gives its new decision."""
+    """Probability that the classifier gives its new decision, in [0, 1]."""
     tiles: tuple[Image.Image, Image.Image]
 
     @property
     def title(self) -> str:
-        """Say what flipped, for the sheet."""
+        """Return the title on the sheet: what flipped."""
         was = "" if self.right else " (wrong before)"
         return f"{self.name}, {self.strength:g}: {self.before} -> {self.after}{was}"
 
 
 @dataclass(frozen=True)
 class LabelSafety:
-    """What styling does to labels."""
+    """Effect of styling on labels."""
 
     rows: list[_Row]
     jitter: Flips
-    """Of a mild colour jitter: the yardstick."""
+    """Flips under mild colour jitter, as a reference."""
     classifier: str
     accuracy: float | None
-    """Of the classifier on these images, where labels are known."""
+    """Accuracy of the classifier on these images; None without labels."""
     images: int
     masks: int
     flipped: list[Flip]
-    """The flips that the classifier is surest of."""
+    """Flips with the highest probability of the new decision."""
     failed: list[tuple[Path, str]] = field(default_factory=list)
-    """Files that could not be read, and why."""
+    """Files that could not be read, with the reasons."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give JSON-ready values."""
+        """Return JSON-ready values."""
         shown = ("file", "name", "strength", "before", "after", "right", "sure")
         return {
             "images": self.images,
@@ -211,7 +211,7 @@ class LabelSafety:
         return Path(path)
 
     def table(self) -> str:
-        """Tell all of it to a person."""
+        """Return all results as a text table."""
         known = "" if self.accuracy is None else f", right on {100 * self.accuracy:.0f} %"
         lines = [f"{self.images} images, classifier {printable(self.classifier)}{known}", ""]
         lines.append(f"{'':24}" + "".join(f"{head:>14}" for head in HEADS))
@@ -224,9 +224,9 @@ class LabelSafety:
         return "\n".join([*lines, "", *told_rules()])
 
     def save_sheet(self, path: str | Path) -> Path:
-        """Draw the flips that the classifier is surest of, two a row: the image, and what it was styled to.
+        """Draw the surest flips, two in each row: the image and its styled version.
 
-        Without any flip the picture says so.
+        If there are no flips, the picture says so.
         """
         pairs = [self.flipped[at : at + 2] for at in range(0, len(self.flipped), 2)]
         rows = [[tile for flip in pair for tile in flip.tiles] for pair in pairs]
@@ -250,18 +250,18 @@ HEADS = (
 
 
 def flip_cells(flips: Flips) -> list[str]:
-    """Show how many decisions flip, with the interval of those that were right."""
+    """Format the flipped shares, with the interval of those that were right."""
     return [percent(flips.all), "" if flips.right is None else percent(flips.right)]
 
 
 def percent(rate: Rate) -> str:
-    """Show a rate and its interval."""
+    """Format a rate and its interval."""
     low, high = rate.ends
     return f"{100 * rate.share:.0f} ({100 * low:.0f}-{100 * high:.0f})" if rate.count else "of none"
 
 
 def figure_cells(figures: Mapping[str, float]) -> list[str]:
-    """Show what was measured of the images."""
+    """Format the figures of the images."""
     scales = {
         "moved": 1,
         "moved_95": 1,
@@ -294,32 +294,33 @@ def evaluate_labels(
 ) -> LabelSafety:
     """Measure how safe labels are when images are styled.
 
-    A flipped decision is no wrong label yet: the classifier may lean on what style changes. So its flips
-    under a mild colour jitter are given beside them, and edges and contrast are measured without any.
+    A flipped decision need not be a wrong label: the classifier may depend on properties that style changes.
+    So the flips under mild colour jitter are reported for comparison, and edges and contrast are measured
+    without a classifier.
 
     Args:
-        images: folder; `"trained"` needs a folder per class in it.
+        images: folder of images; `"trained"` needs a subfolder for each class.
         generators: names, paths, run folders or generators.
-        bank: bank or banks: names, paths, run folders or `StyleBank`s. None with no generators is `"art"`.
-        styles: folder to which the generators' banks are fitted; None takes `images`.
-        strengths: each in (0, 1].
+        bank: bank or banks: names, paths, run folders or `StyleBank`s. None without generators is `"art"`.
+        styles: folder to fit the generators' banks to; None uses `images`.
+        strengths: strengths, each in (0, 1].
         classifier: `"squeezenet"` or a torchvision name, for classes of ImageNet; `"trained"` for a small
-            one that is trained here on two thirds of the images and decides on the others; or a function of
-            images `(B, 3, size, size)` in [0, 1], on the device, that gives logits.
-        labels: right class of each file, by its path in `images`; `"trained"` has them from the folders.
-        masks: folder of masks of the same names; their foreground is what is not 0.
+            one that is trained here on two thirds of the images and classifies the others; or a function from
+            images `(B, 3, size, size)` in [0, 1], on the device, to logits.
+        labels: right class of each file, by its path in `images`; `"trained"` takes them from the folders.
+        masks: folder of masks with the names of the images; foreground is not 0.
         weights: folder of `squeezenet1_1_imagenet.safetensors`; None downloads.
-        recipe: of the training, for `"trained"`.
-        size: side in pixels of the squares that are styled and measured.
-        most: images measured; of more a random part.
-        seed: of the choice of images, styles and training.
-        device: None takes a GPU if there is one.
-        report: called with the number of rows done and of all.
+        recipe: recipe of the training, for `"trained"`.
+        size: side in pixels of the squares that are styled and measured, at least 32.
+        most: largest number of images; they are drawn at random.
+        seed: seed for choosing images and styles, and for training.
+        device: None uses a GPU if there is one.
+        report: called with the number of finished rows and of all.
 
     Raises:
-        FileError: a folder that is missing, empty, or holds no image that can be read.
-        ConfigError: a number outside its range, an unknown classifier, or labels or masks that do not match.
-        BankError, WeightsError: an unknown or damaged bank, generator or network.
+        FileError: a folder is missing, is empty, or has no image that can be read.
+        ConfigError: a number is out of its range, the classifier is unknown, or labels or masks do not match.
+        BankError, WeightsError: a bank, generator or network is unknown or damaged.
 
     Example:
         >>> print(evaluate_labels("photos", generators=["adain"]).table())  # doctest: +SKIP
@@ -359,7 +360,7 @@ def evaluate_labels(
 
 
 class Subject(NamedTuple):
-    """What is looked at, and who decides."""
+    """The images, their labels and the classifier."""
 
     squares: Squares
     labels: Int[Tensor, " N"] | None
@@ -379,7 +380,7 @@ def read_subject(
     seed: int,
     device: torch.device,
 ) -> Subject:
-    """Read images, and load or train the classifier."""
+    """Read the images, and load or train the classifier."""
     rng = torch.Generator().manual_seed(seed)
     if classifier == "trained":
         return train_subject(read_squares(folder, 3 * most, size, rng), folder, recipe, most, seed, device)
@@ -391,7 +392,7 @@ def read_subject(
         network, classes, name = classifier, [], "given"
         if isinstance(network, nn.Module) and network.training:
             raise ConfigError(
-                "the classifier is in training mode, and decides at random; call its eval() first."
+                "the classifier is in training mode, so its decisions are random; call its eval() first."
             )
     if labels is None:
         return Subject(squares, None, network, name, classes)
@@ -407,11 +408,11 @@ def read_subject(
 def train_subject(
     squares: Squares, folder: Path, recipe: Recipe | None, most: int, seed: int, device: torch.device
 ) -> Subject:
-    """Train a classifier on part of the images, and keep the others."""
+    """Train a classifier on a part of the images, and keep the others as subject."""
     parts = [Path(name).parts for name in squares.names]
     classes = sorted({part[0] for part in parts if len(part) > 1})
     if len(classes) < 2 or not all(len(part) > 1 for part in parts):
-        raise FileError(f"{folder} must have a folder per class, two at least, to train a classifier on.")
+        raise FileError(f"{folder} must have a folder per class, at least two, to train a classifier on.")
     labels = torch.tensor([classes.index(part[0]) for part in parts])
     network, held, recall = train_classifier(squares.images, labels, recipe=recipe, seed=seed, device=device)
     held = held[torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:most]]
@@ -422,7 +423,7 @@ def train_subject(
 def _paint(
     candidate: Candidate, images: Float[Tensor, "N 3 H W"], strength: float, seed: int, device: torch.device
 ) -> Float[Tensor, "N 3 H W"]:
-    """Style images as they are in memory: with 8 bits."""
+    """Style images with 8 bits, as they are stored in memory."""
     styled = candidate.style(images.to(device), strength, seed=seed).cpu()
     return to_float(from_float(styled, torch.uint8))
 
@@ -436,7 +437,7 @@ def find_flips(
     images: Tensor,
     styled: Tensor,
 ) -> list[Flip]:
-    """Give the flips of one row that the classifier is surest of, first those of right decisions."""
+    """Return the surest flips of one row, those of right decisions first."""
     old, new = before.argmax(1), after.argmax(1)
     right = torch.ones_like(old, dtype=torch.bool) if subject.labels is None else old == subject.labels
     rows = (old != new).nonzero()[:, 0]
@@ -456,7 +457,7 @@ def find_flips(
 
 
 def worst_of(flips: list[Flip]) -> list[Flip]:
-    """Keep the surest flips, no file twice."""
+    """Return the surest flips, with each file at most once."""
     chosen: dict[str, Flip] = {}
     for flip in sorted(flips, key=lambda flip: (not flip.right, -flip.sure)):
         chosen.setdefault(flip.file, flip)
@@ -464,6 +465,6 @@ def worst_of(flips: list[Flip]) -> list[Flip]:
 
 
 def tile(image: Float[Tensor, "3 H W"]) -> Image.Image:
-    """Give an image for the sheet."""
+    """Convert an image for the sheet."""
     pixels = from_float(image, torch.uint8).permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels).resize((_TILE, _TILE), Image.Resampling.LANCZOS)

@@ -31,43 +31,43 @@ __all__ = [
 ]
 
 DIRECTIONS = 32
-"""On which features are projected; more of them make the figure steadier, and slower."""
+"""Number of random directions for projecting features; more make the result steadier and slower."""
 
 _BINS = 8
-"""Of the colour histogram, along each of red, green and blue."""
+"""Number of bins of the colour histogram, along each of red, green and blue."""
 
 MOST_PLACES = 4096
-"""Of a level; of more, those on a regular grid are compared."""
+"""Largest number of positions of a level that are compared; more are thinned on a regular grid."""
 
 LEAST_SHARE = 0.001
-"""Of the pixels, from which on a bin counts as a colour of the image."""
+"""Least share of the pixels in a bin that counts as a colour of the image."""
 
 
 def edge_correlations(
     one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"]
 ) -> dict[str, Float[Tensor, " B"]]:
-    """Correlate the edges of two batches of images, as Sobel, Prewitt, Scharr and Kirsch find them.
+    """Compute the correlation of edges of two batches, for Sobel, Prewitt, Scharr and Kirsch.
 
     Args:
-        one: in [0, 1], at least 3 pixels on a side.
-        other: of the same size.
+        one: images in [0, 1] with sides of at least 3 pixels.
+        other: images of the same size.
 
     Returns:
-        Correlations by the kernel's name; 1 where no edge differs.
+        Correlations by the kernel's name; 1 if all edges are equal.
     """
     kernels = {name: None if name == "sobel" else edge_kernels(name) for name in EDGES}
     return {name: edge_correlation(one, other, kernel) for name, kernel in kernels.items()}
 
 
 def ssim(one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
-    """Compare structure on grey, in Gaussian windows of 11 pixels (Wang et al. 2004, eq. 13).
+    """Compute SSIM on grey in Gaussian windows of 11 pixels (Wang et al. 2004, eq. 13).
 
     Args:
-        one: in [0, 1], at least 11 pixels on a side.
-        other: of the same size.
+        one: images in [0, 1] with sides of at least 11 pixels.
+        other: images of the same size.
 
     Returns:
-        At most 1, which is the same image.
+        Values up to 1, for equal images.
     """
     line = torch.exp(-((torch.arange(11, device=one.device) - 5.0).square()) / (2 * 1.5**2)).to(one)
     window = (line[:, None] * line / line.sum() ** 2)[None, None]
@@ -84,14 +84,14 @@ def ssim(one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"]) -> Floa
 def sliced_wasserstein(levels: list[Tensor], wanted: list[Tensor]) -> Float[Tensor, " B"]:
     """Compare distributions of features along fixed random directions (Heitz et al. 2021, eq. 3).
 
-    Of each level the distance is divided by the root mean square of `wanted`; then the mean over the levels.
+    The distance of each level is divided by the root mean square of `wanted`, then averaged over the levels.
 
     Args:
         levels: features `(B, C_l, H_l, W_l)`.
         wanted: features of the same shapes.
 
     Returns:
-        0 where each level has the same features, in whatever places.
+        0 if each level has the same features, at any positions.
     """
     distances = []
     for level, target in zip(levels, wanted, strict=True):
@@ -106,7 +106,7 @@ def sliced_wasserstein(levels: list[Tensor], wanted: list[Tensor]) -> Float[Tens
 
 @cache
 def directions(channels: int) -> Float[Tensor, "D C"]:
-    """Draw unit vectors; the same in every call."""
+    """Draw unit vectors, the same in every call."""
     drawn = torch.randn(DIRECTIONS, channels, generator=torch.Generator().manual_seed(0))
     return F.normalize(drawn, dim=1)
 
@@ -131,17 +131,17 @@ def gram_distance(levels: list[Tensor], wanted: list[Tensor]) -> Float[Tensor, "
 
 
 def gram(level: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C C"]:
-    """Give the mean products of channels."""
+    """Compute the mean products of channels."""
     rows = level.flatten(2)
     return rows @ rows.mT / rows.shape[2]
 
 
 def diversity(levels: list[Tensor], distance: Callable[[list[Tensor], list[Tensor]], Tensor]) -> Tensor:
-    """Give the mean distance between any two of several images.
+    """Compute the mean distance between all pairs of several images.
 
     Args:
-        levels: what `distance` compares, `(M, C_l, H_l, W_l)` of M images, M at least 2.
-        distance: of M' rows and M' others, `(M',)`.
+        levels: features `(M, C_l, H_l, W_l)` of M images, M at least 2.
+        distance: function from the levels of P images and of P others to distances `(P,)`.
     """
     count = len(levels[0])
     one, other = torch.triu_indices(count, count, 1, device=levels[0].device)
@@ -149,12 +149,12 @@ def diversity(levels: list[Tensor], distance: Callable[[list[Tensor], list[Tenso
 
 
 def clipped(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
-    """Give the share of pixels in which a channel is 0 or 1: colours that the gamut may have cut off."""
+    """Compute the share of pixels with a channel at 0 or 1, which may have been clamped."""
     return ((images <= 0) | (images >= 1)).any(dim=1).float().mean(dim=(1, 2))
 
 
 def colour_histogram(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
-    """Count the colours of each image in `_BINS` cubed bins; a row sums to 1."""
+    """Compute the colour histogram of each image, `_BINS ** 3` bins with sum 1."""
     red, green, blue = (images * _BINS).long().clamp(0, _BINS - 1).flatten(2).unbind(dim=1)
     bins = (red * _BINS + green) * _BINS + blue
     counts = torch.zeros(len(images), _BINS**3, device=images.device)
@@ -167,14 +167,14 @@ def palette_overlap(one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H2 
 
 
 def gamut(one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H2 W2"]) -> Float[Tensor, " B"]:
-    """Give how many times as many colours `one` has as `other`, by bins of the colour histogram."""
+    """Compute the ratio of the number of colours of `one` and `other`, by colour histograms."""
     own, theirs = ((colour_histogram(x) > LEAST_SHARE).sum(dim=1).clamp_min(1) for x in (one, other))
     return own / theirs
 
 
 def art_fid(lpips: float, fid: float) -> float:
-    """Join content and style in one figure, (1 + LPIPS)(1 + FID) (Wright & Ommer 2022, eq. 5).
+    """Compute ArtFID, (1 + LPIPS)(1 + FID), for content and style (Wright & Ommer 2022, eq. 5).
 
-    It is comparable only between figures of the same feature networks.
+    Compare it only with values from the same feature networks.
     """
     return (1 + lpips) * (1 + fid)

@@ -1,4 +1,4 @@
-"""Pairs of content and style, read from folders as squares of one size."""
+"""Read pairs of content and style from folders, as squares of one size."""
 
 import math
 from collections.abc import Callable
@@ -23,11 +23,11 @@ __all__ = ["Pairs", "Squares", "match", "read_mask_files", "read_pairs", "read_s
 
 @dataclass(frozen=True)
 class Squares:
-    """Images of one size, and those that could not be read."""
+    """Square images of one size, and the files that could not be read."""
 
     images: UInt8[Tensor, "N 3 E E"]
     names: list[str]
-    """Paths in their folder."""
+    """Path of each image in its folder."""
     failed: list[tuple[Path, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -36,9 +36,9 @@ class Squares:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which style each content gets: pair k is `contents[content_of[k]]` in `styles[style_of[k]]`.
+    """Pairs of content and style: pair k is `contents[content_of[k]]` in `styles[style_of[k]]`.
 
-    Without `styles` the codes come from elsewhere, one for each pair.
+    Without `styles`, the codes come from a bank, one for each pair.
     """
 
     contents: Squares
@@ -51,11 +51,11 @@ class Pairs:
 
     @property
     def failed(self) -> list[tuple[Path, str]]:
-        """The files that could not be read, and why."""
+        """Return the files that could not be read, with the reasons."""
         return self.contents.failed + (self.styles.failed if self.styles else [])
 
     def names(self, pair: int) -> tuple[str, str]:
-        """Name the content and the style of a pair."""
+        """Return the names of content and style of a pair."""
         style = int(self.style_of[pair])
         named = self.styles.names[style] if self.styles else f"code {style}"
         return self.contents.names[int(self.content_of[pair])], named
@@ -70,18 +70,18 @@ def read_pairs(
     seed: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pairs:
-    """Read images of two folders and pair them at random; no two pairs are alike.
+    """Read images of two folders and pair them at random, without repeating a pair.
 
     Args:
-        content: searched with all folders below it.
-        style: likewise; None reads contents only, each of which gets codes that are drawn elsewhere.
-        count: the most pairs; fewer where there are not so many images.
-        size: side in pixels; the short side of an image is brought to it, and its middle is cut out.
-        seed: of the choice.
-        report: called with the number of images read and that expected.
+        content: folder that is searched with its subfolders.
+        style: folder that is searched with its subfolders; None reads contents only.
+        count: largest number of pairs; there are fewer if there are too few images.
+        size: side in pixels; images are resized to it by their short side and cropped in the middle.
+        seed: seed for choosing and pairing.
+        report: called with the number of images read and the expected number.
 
     Raises:
-        FileError: a folder that is missing, without images, or without any that can be read.
+        FileError: a folder is missing or has no image that can be read.
     """
     rng = torch.Generator().manual_seed(seed)
     sides = 1 if style is None else 2
@@ -100,17 +100,17 @@ def read_squares(
     rng: torch.Generator,
     report: Callable[[int], None] = lambda done: None,
 ) -> Squares:
-    """Read at most `count` images of a folder, picked at random.
+    """Read at most `count` images of a folder, drawn at random.
 
     Args:
-        folder: searched with all folders below it.
-        count: more are not read.
+        folder: folder that is searched with its subfolders.
+        count: largest number of images.
         size: side of the squares in pixels.
-        rng: of the choice.
-        report: called with the number read.
+        rng: random generator for the choice.
+        report: called with the number of images read.
 
     Raises:
-        FileError: no folder, no image in it, or none that can be read.
+        FileError: the folder does not exist or has no image that can be read.
     """
     listing = list_image_files(Path(folder))
     files, squares, names, failed = listing.files, [], [], []
@@ -120,7 +120,7 @@ def read_squares(
         try:
             squares.append(from_float(read_square(files[place], size), torch.uint8))
             names.append(files[place].relative_to(folder).as_posix())
-        except Exception as error:  # whatever is wrong with one image must not end a run
+        except Exception as error:  # one bad image must not end a run
             failed.append((files[place], reason_of(files[place], error)))
         report(len(squares))
     if not squares:
@@ -132,7 +132,7 @@ def read_squares(
 
 def read_square(path: Path, size: int) -> Float[Tensor, "3 E E"]:
     """Read the middle square of an image, or of a volume's middle slice, in [0, 1]."""
-    frames = open_style(path, math.ceil(size / 2))  # which reads twice as many pixels
+    frames = open_style(path, math.ceil(size / 2))  # it reads twice this number of pixels
     image = frames[len(frames) // 2, None]
     height, width = image.shape[-2:]
     scale = size / min(height, width)
@@ -145,13 +145,13 @@ def read_square(path: Path, size: int) -> Float[Tensor, "3 E E"]:
 
 
 def match(contents: int, styles: int, count: int) -> tuple[Int[Tensor, " P"], Int[Tensor, " P"]]:
-    """Pair so that no image is used twice before all are used once, and no pair comes twice.
+    """Pair images evenly: each is used once before any is used twice, and no pair is repeated.
 
     Returns:
-        Numbers of contents and of styles, `count` or as many as there are pairs.
+        Indices of contents and of styles, `count` or as many as there are different pairs.
     """
     order = torch.arange(min(count, contents * styles))
-    # After so many the same pairs would follow; from there on the styles are moved on by one.
+    # After this number the pairs would repeat, so from there on the styles are shifted by one.
     turn = math.lcm(contents, styles)
     return order % contents, (order + order // turn) % styles
 
@@ -159,21 +159,21 @@ def match(contents: int, styles: int, count: int) -> tuple[Int[Tensor, " P"], In
 def read_mask_files(
     folder: Path, names: list[str], size: int
 ) -> tuple[Bool[Tensor, "N H W"], Bool[Tensor, " N"]]:
-    """Read the mask of each image, cut as the image is: its middle square, brought to `size`.
+    """Read the mask of each image: its middle square, resized to `size`.
 
-    A mask has its image's path without the suffix, or where no path is shared its last part.
+    A mask has its image's path without the suffix. If no paths match, only the file names are compared.
 
     Args:
-        folder: of masks; what is not 0 is inside.
+        folder: folder of masks; inside is not 0.
         names: paths of the images in their folder.
         size: side in pixels.
 
     Returns:
-        The masks, and which of the images have one that has an inside and an outside.
+        The masks, and which images have a mask with both an inside and an outside.
 
     Raises:
-        FileError: no folder, or a mask that cannot be read.
-        ConfigError: no image has a mask, or two masks have one name.
+        FileError: the folder does not exist, or a mask cannot be read.
+        ConfigError: no image has a mask, or two masks have the same name.
     """
     files = image_files(folder)
     by_path = {str(path.relative_to(folder).with_name(stem_of(path))): path for path in files}
@@ -199,10 +199,10 @@ def read_mask_files(
 
 
 def read_mask(path: Path, size: int) -> Float[Tensor, "S S"]:
-    """Read how much of each pixel is inside."""
+    """Read a mask as the share of each pixel that is inside, in [0, 1]."""
     picture = as_picture(open_image(path))
     if isinstance(picture, Image.Image) and (alpha := alpha_of(picture)) is not None:
-        seen = np.array(picture.convert("RGB")) * (alpha > 0)[..., None]  # what is transparent is outside
+        seen = np.array(picture.convert("RGB")) * (alpha > 0)[..., None]  # transparent pixels are outside
         picture = seen.astype(np.uint8)
     try:
         pixels, _ = to_pixels(picture)

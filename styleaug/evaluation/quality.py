@@ -1,4 +1,4 @@
-"""What a generator reaches of a style and keeps of a content, on one's own images."""
+"""Measure how well generators reach styles and keep contents, on your own images."""
 
 import json
 from collections import defaultdict
@@ -53,32 +53,32 @@ __all__ = [
 ]
 
 UNCHANGED = "content unchanged"
-"""Name of the row that says what doing nothing is worth."""
+"""Name of the row for unchanged contents, as a reference."""
 _BATCH = 4
-"""Pairs at a time; at 256 pixels VGG-19's levels take 32 MB for each image."""
+"""Number of pairs at a time. At 256 pixels VGG-19's levels take 32 MB for each image."""
 DIVERSE_CONTENTS, DIVERSE_STYLES = 8, 4
-"""So many contents, each in so many styles, tell how diverse a generator is."""
+"""Number of contents, and of styles for each, by which diversity is measured."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What the pairs say of one generator."""
+    """Scores of one generator over all pairs."""
 
     means: dict[str, float]
     errors: dict[str, float]
-    """Standard errors, where a figure is a mean; as though no image were in two pairs."""
+    """Standard errors of means, as if no image were in two pairs."""
     rows: dict[str, list[float]] = field(repr=False)
-    """A figure for each pair."""
+    """Values of each figure for each pair."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A generator on a device, and the code of each style.
+    """A generator on a device, with the code of each style.
 
     Args:
-        generator: None gives the content back.
-        codes: `(M, S)`.
-        strength: in [0, 1].
+        generator: the generator; None returns the content.
+        codes: `(M, S)`, a code for each style.
+        strength: strength in [0, 1].
     """
 
     generator: AbstractGenerator | None
@@ -86,7 +86,7 @@ class Method:
     strength: float = 1.0
 
     def paint(self, images: Float[Tensor, "B 3 H W"], styles: Int[Tensor, " B"]) -> Float[Tensor, "B 3 H W"]:
-        """Style images, each in the style of that number."""
+        """Style each image in the style with the given index."""
         if self.generator is None:
             return images
         codes = self.codes[styles].to(images.device)
@@ -95,7 +95,7 @@ class Method:
 
 
 class View(NamedTuple):
-    """Images, and what the networks see in them."""
+    """Images and their features in the networks."""
 
     images: Float[Tensor, "B 3 H W"]
     vgg: list[Tensor]
@@ -103,7 +103,7 @@ class View(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What each style looks like to the networks."""
+    """Statistics of each style in the networks."""
 
     stats: list[Tensor]
     """Means and deviations of VGG-19's levels, `(M, 2 C_l)`."""
@@ -115,7 +115,7 @@ class Wanted(NamedTuple):
 def encode_styles(
     generator: AbstractGenerator, styles: UInt8[Tensor, "M 3 E E"], device: torch.device
 ) -> tuple[AbstractGenerator, Float[Tensor, "M S"]]:
-    """Put a generator on a device and read the code of each style once."""
+    """Move a generator to a device and compute the code of each style."""
     generator = place(generator, device, bfloat16=False)
     chunks = (shrink(to_float(chunk.to(device)), generator.code_size) for chunk in styles.split(_BATCH))
     return generator, torch.cat([generator.encode_style(chunk) for chunk in chunks])
@@ -130,17 +130,17 @@ def _judge(
     device: torch.device,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Scores]:
-    """Style all pairs with all painters, and measure.
+    """Style all pairs with all painters, and measure the results.
 
     Args:
-        painters: by name.
-        pairs: of which the styles may be missing; then nothing is said of the style reached.
-        networks: moved to the device.
-        device: where all is computed.
-        report: called with the number of pairs that are done and that of all.
+        painters: painters by name.
+        pairs: pairs of images. Without styles, the style reached is not measured.
+        networks: feature networks; they are moved to the device.
+        device: device of all computations.
+        report: called with the number of finished pairs and of all.
 
     Returns:
-        Scores by name, of `UNCHANGED` too.
+        Scores by name, including `UNCHANGED`.
     """
     networks.to(device)
     wanted = look_at_styles(pairs, networks, device)
@@ -172,12 +172,12 @@ def _judge(
 
 
 def look(images: Float[Tensor, "B 3 H W"], networks: Networks) -> View:
-    """Compute what the networks see."""
+    """Compute the features of images in the networks."""
     return View(images, networks.vgg(images), networks.lpips.levels(images))
 
 
 def look_at_styles(pairs: Pairs, networks: Networks, device: torch.device) -> Wanted | None:
-    """Read each style's statistics once."""
+    """Compute the statistics of each style; None without styles."""
     if pairs.styles is None:
         return None
     stats, features = [], []
@@ -189,7 +189,7 @@ def look_at_styles(pairs: Pairs, networks: Networks, device: torch.device) -> Wa
 
 
 def kept(styled: View, content: View, networks: Networks) -> dict[str, Tensor]:
-    """Measure how much of the content is left."""
+    """Measure how much of the content is kept."""
     edges = edge_correlations(styled.images, content.images)
     return {
         "lpips": networks.lpips.compare(styled.squeeze, content.squeeze),
@@ -202,7 +202,7 @@ def kept(styled: View, content: View, networks: Networks) -> dict[str, Tensor]:
 def reached(
     styled: View, pairs: Pairs, chunk: Int[Tensor, " B"], wanted: Wanted, networks: Networks
 ) -> dict[str, Tensor]:
-    """Measure how near the style is."""
+    """Measure the distance to the style."""
     assert pairs.styles is not None
     rows = pairs.style_of[chunk]
     styles = to_float(pairs.styles.images[rows].to(styled.images.device))
@@ -221,7 +221,7 @@ def reached(
 def _spread(
     painter: Method, pairs: Pairs, networks: Networks, device: torch.device
 ) -> Float[Tensor, " K"] | None:
-    """Measure how unlike some contents become in several styles; None where there is one style."""
+    """Measure how different some contents become in several styles; None if there is one style."""
     styles = len(painter.codes) if painter.generator else len(pairs.style_of.unique())
     several = min(DIVERSE_STYLES, styles)
     if several < 2:
@@ -244,7 +244,7 @@ def summarise(
     wanted: Float[Tensor, "M S"] | None,
     diverse: Float[Tensor, " K"] | None,
 ) -> Scores:
-    """Average the rows, and add what only all pairs together tell."""
+    """Average the rows, and add the figures that need all pairs together."""
     columns = rows if diverse is None else rows | {"diversity": diverse}
     means = {name: float(values.double().mean()) for name, values in columns.items()}
     errors = {
@@ -261,13 +261,13 @@ def summarise(
 _Source = str | Path | AbstractGenerator
 LEAST_SIZE, MOST_SIZE = 64, 1024
 SHEET_TILE = 192
-"""Side in pixels of a picture on the sheet."""
+"""Side of a picture on the sheet, in pixels."""
 LABEL, COLUMN, _WIDTH = 38, 21, 100
-"""Characters of the table's first column, of each other, and of the notes below."""
+"""Number of characters of the table's first column, of each other column, and of the notes."""
 
 
 class Measure(NamedTuple):
-    """How a figure is called, and which way is better: `-` is less, `+` is more."""
+    """Name of a figure, and which direction is better: `-` is less, `+` is more."""
 
     label: str
     better: str
@@ -297,31 +297,31 @@ MEASURES: dict[str, dict[str, Measure]] = {
         "clipped": Measure("pixels at the gamut's border", "-"),
     },
 }
-"""What is measured, by what it tells."""
+"""Measures by group: content kept, style reached, and both."""
 LEGEND = "- less is better, + more is better; +/- is the standard error over pairs."
 FEATURES = 512
-"""Of the network behind FID."""
+"""Number of features of the network for FID."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What `evaluate_quality` found."""
+    """Result of `evaluate_quality`."""
 
     scores: dict[str, Scores]
-    """By generator; "content unchanged" is the content as it is."""
+    """Scores by generator; "content unchanged" is the content itself."""
     pairs: list[tuple[str, str]]
     """Content and style of each row of the scores."""
     images: tuple[int, int]
-    """How many contents and how many styles were read."""
+    """Number of contents and of styles that were read."""
     networks: dict[str, str]
-    """What each figure was measured with; figures of other networks do not compare."""
+    """Networks that each figure was measured with. Figures from other networks are not comparable."""
     settings: dict[str, Any]
     failed: list[tuple[Path, str]]
-    """Files that could not be read, and why."""
+    """Files that could not be read, with the reasons."""
 
     @property
     def notes(self) -> list[str]:
-        """Say what the figures are worth."""
+        """List the limits of the figures."""
         contents, styles = self.images
         told = [LEGEND]
         if any("fid" in scores.means for scores in self.scores.values()):
@@ -342,7 +342,7 @@ class Quality:
         return told
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all of it as JSON-ready values."""
+        """Return all results as JSON-ready values."""
         names = [{"content": content, "style": style} for content, style in self.pairs]
         return {
             "scores": {name: scores.means for name, scores in self.scores.items()},
@@ -362,7 +362,7 @@ class Quality:
         }
 
     def table(self) -> str:
-        """Lay the scores out as text: a line for each figure, the generators side by side."""
+        """Format the scores as text: a line for each figure, a column for each generator."""
         names = [printable(name) for name in self.scores]
         width = max(COLUMN, *(len(name) + 2 for name in names))
         lines = [" " * LABEL + "".join(f"{name:>{width}}" for name in names)]
@@ -375,10 +375,10 @@ class Quality:
         return "\n".join([*lines, "", *(fill(printable(note), _WIDTH) for note in self.notes)])
 
     def save(self, path: str | Path) -> Path:
-        """Write it atomically as JSON.
+        """Write the results as JSON, atomically.
 
         Raises:
-            FileError: the folder cannot be written to.
+            FileError: the file cannot be written.
         """
         with atomic(Path(path)) as part:
             part.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
@@ -386,7 +386,7 @@ class Quality:
 
 
 def cell(scores: Scores, key: str) -> str:
-    """Write a figure with its standard error."""
+    """Format a figure with its standard error."""
     if key not in scores.means:
         return "-"
     mean, error = scores.means[key], scores.errors.get(key, 0)
@@ -409,28 +409,29 @@ def evaluate_quality(
     sheet: str | Path | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quality:
-    """Style pairs of images, and measure what is reached of the style and kept of the content.
+    """Style pairs of images, and measure the style reached and the content kept.
 
     Args:
         generator: a name, weights, a run folder or a generator; or several, which get the same pairs.
-        content: folder of images, searched with all folders below it.
-        style: the same for styles. None takes codes of `bank`, and says nothing of the style reached.
-        bank: whose codes are drawn where there is no `style`; None is the one that goes with the generator.
-        pairs: at least 1; fewer are made where there are not so many different ones.
-        size: side in pixels of the squares that images are cut to, from 64 to 1024.
-        strength: in [0, 1].
-        seed: of the choice of pairs.
-        weights: folder of the networks that judge; see `perceptual.load_networks`.
-        device: None takes a GPU if there is one.
-        sheet: PNG file to draw the best, median and worst pairs on.
-        report: called with the number of pairs that are done and that of all.
+        content: folder of images, searched with its subfolders.
+        style: folder of styles, searched with its subfolders. None draws codes of `bank`, and the style
+            reached is not measured.
+        bank: bank to draw codes from if there is no `style`; None is the generator's default bank.
+        pairs: number of pairs, at least 1; there are fewer if there are too few different pairs.
+        size: side in pixels of the squares that images are cropped to, from 64 to 1024.
+        strength: strength in [0, 1].
+        seed: seed for choosing pairs.
+        weights: folder of the feature networks; see `perceptual.load_networks`.
+        device: None uses a GPU if there is one.
+        sheet: PNG file for the best, median and worst pairs.
+        report: called with the number of finished pairs and of all.
 
     Raises:
-        ConfigError: a number outside its range, or both styles and a bank.
-        FileError: a folder without an image that can be read.
-        WeightsError: an unknown generator, or a network that is missing or damaged.
-        BankError: a bank of another generator.
-        DeviceError: a device that is not there.
+        ConfigError: a number is out of its range, or both styles and a bank are given.
+        FileError: a folder has no image that can be read.
+        WeightsError: a generator is unknown, or a network is missing or damaged.
+        BankError: the bank is of another generator.
+        DeviceError: the device does not exist.
 
     Example:
         >>> quality = evaluate_quality("adain", "photos", "paintings", weights="networks")  # doctest: +SKIP
@@ -442,7 +443,7 @@ def evaluate_quality(
             f"{pairs}, {size}, {strength}."
         )
     if style is not None and bank is not None:
-        raise ConfigError("give either a folder of styles or a bank: codes are read from the one or drawn.")
+        raise ConfigError("give either a folder of styles or a bank to draw codes from, not both.")
     sources = [generator] if isinstance(generator, _Source) else list(generator)
     named = name_generators(sources)
     place_of = find_device(device)
@@ -471,7 +472,7 @@ def measure_quality(
     device: torch.device,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quality:
-    """Measure painters on pairs that are there already; see `judging.judge`."""
+    """Measure painters on given pairs; see `_judge`."""
     scores = _judge(painters, pairs, networks, device=device, report=report)
     return Quality(
         scores,
@@ -484,7 +485,7 @@ def measure_quality(
 
 
 def name_generators(sources: Sequence[_Source]) -> dict[str, AbstractGenerator]:
-    """Load generators, each under a name of its own."""
+    """Load generators and give each a unique name."""
     if not sources:
         raise ConfigError("give at least one generator.")
     named: dict[str, AbstractGenerator] = {}
@@ -503,7 +504,7 @@ def make_painters(
     strength: float,
     device: torch.device,
 ) -> dict[str, Method]:
-    """Put generators on the device, with the codes that were drawn, or else those of the styles."""
+    """Move generators to the device, with drawn codes or the codes of the styles."""
     painters = {}
     for name, generator in named.items():
         if pairs.styles is None:
@@ -517,7 +518,7 @@ def make_painters(
 def draw_codes(
     bank: str | Path | StyleBank | None, source: _Source, generator: AbstractGenerator, count: int, seed: int
 ) -> Tensor:
-    """Draw codes from a bank, or from the normal distribution where a generator needs no bank."""
+    """Draw codes from a bank, or from the normal distribution if a generator needs no bank."""
     found, _ = find_styles(bank, source)
     rng = torch.Generator().manual_seed(seed)
     if found is None:
@@ -527,10 +528,10 @@ def draw_codes(
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
-    """Give the device that was asked for, or the GPU if there is one.
+    """Return the given device; for None the GPU if there is one, otherwise the CPU.
 
     Raises:
-        DeviceError: there is none of that kind.
+        DeviceError: the device does not exist.
     """
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -544,7 +545,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
 def draw_pairs(
     quality: Quality, painters: dict[str, Method], pairs: Pairs, device: torch.device
 ) -> Image.Image:
-    """Draw the best, median and worst pairs by style reached and by content kept, mean over generators."""
+    """Draw the best, median and worst pairs by style reached and content kept, mean over generators."""
     rows, titles = [], []
     for group, metric in (("style reached", "style_loss"), ("content kept", "lpips")):
         scores = {name: quality.scores[name].rows.get(metric, []) for name in painters}
@@ -566,7 +567,7 @@ def draw_pairs(
 def paint_row(
     painters: dict[str, Method], pairs: Pairs, pair: int, device: torch.device
 ) -> list[Image.Image]:
-    """Paint one pair with every painter, beside what it was made of."""
+    """Paint one pair with every painter, next to its content and style."""
     rows = pairs.style_of[pair, None]
     content = pairs.contents.images[pairs.content_of[pair, None]]
     tiles = [content] if pairs.styles is None else [content, pairs.styles.images[rows]]
@@ -577,5 +578,5 @@ def paint_row(
 
 
 def shorten(name: str) -> str:
-    """Keep the end of a long name."""
+    """Shorten a long name to its end."""
     return name if len(name) <= 30 else "..." + name[-27:]

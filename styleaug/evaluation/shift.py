@@ -1,4 +1,4 @@
-"""How far two folders of images lie apart, in style and in content, and how much of it styling closes."""
+"""The distance of two folders in style and content, and how much of it styling closes."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -37,44 +37,44 @@ from styleaug.training.losses import edge_correlation
 __all__ = ["Shift", "evaluate_shift"]
 
 _GENERATORS = ("reinhard-rgb", "randstainna", "photo", "fourier", "adain")
-"""Tried unless others, or banks, are given: each with a bank fitted to the target."""
+"""Generators that are tried by default, each with a bank fitted to the target."""
 _STRENGTHS = (0.5, 1.0)
 MOST_STYLED = 150
-"""Training images that each candidate styles."""
+"""Largest number of training images that each candidate styles."""
 _SHOWN = 4
-"""Images of the sheet."""
+"""Number of images in each row of the sheet."""
 WIDEST = -1.0
-"""Of shares closed that are shown; further below all are as bad."""
+"""Least closed share that is shown as a number; lower ones are equally bad."""
 
 Rows = dict[str, Float[Tensor, "N S"]]
 
 
 @dataclass(frozen=True)
 class Shift:
-    """How two sets differ, what each candidate does about it, and what to try."""
+    """How two sets differ, the effect of each candidate, and a recommendation."""
 
     counts: tuple[int, int]
-    """Images measured of the training set and of the target."""
+    """Number of measured images of the training set and of the target."""
     size: int
     looks: dict[str, dict[str, float]]
-    """For each of `appearance.MEASURES`: mean of both sets and the standardised difference."""
+    """Means of both sets and their standardised difference, for each of `appearance.APPEARANCES`."""
     words: list[str]
-    """How the target looks beside the training images, the plainest difference first."""
+    """How the target differs from the training images in words, the largest difference first."""
     parted: dict[str, Parted]
-    """How well a classifier tells the sets apart by colour, sharpness, texture and content."""
+    """How well a classifier separates the sets by colour, sharpness, texture and content."""
     gaps: dict[str, Gap]
-    """Distance in the same features."""
+    """Distance of the sets in colour, sharpness, texture and content."""
     codes: dict[str, tuple[float, float]]
-    """KID and FID of the texture features, each with that of two halves of the training set."""
+    """KID and FID of texture features, each with the value for two halves of the training set."""
     options: list[Option]
     advice: Advice
     content: str
-    """Name of the network that described content."""
+    """Name of the network for content."""
     failed: list[tuple[Path, str]] = field(default_factory=list)
-    """Files that could not be read, and why."""
+    """Files that could not be read, with the reasons."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give JSON-ready values."""
+        """Return JSON-ready values."""
         return {
             "train": self.counts[0],
             "target": self.counts[1],
@@ -98,7 +98,7 @@ class Shift:
         return Path(path)
 
     def table(self) -> str:
-        """Tell all of it to a person."""
+        """Return all results as a text table."""
         lines = [f"{self.counts[0]} training images, {self.counts[1]} of the target, at {self.size} px", ""]
         lines += ["The target is " + "; ".join(self.words) if self.words else "The target looks alike.", ""]
         lines += ["            told apart (95 % interval)    d'     distance"]
@@ -124,7 +124,7 @@ class Shift:
         return "\n".join([*lines, "", *map(printable, self.told_advice())])
 
     def told_advice(self) -> list[str]:
-        """Give the recommendation as lines."""
+        """Return the recommendation as lines."""
         advice = self.advice
         lines = [advice.reason, *advice.notes]
         if advice.generator and advice.strength:
@@ -138,7 +138,7 @@ class Shift:
 
 
 def shown(closed: Gap, after: Parted) -> str:
-    """Show a share closed, and the accuracy that is left."""
+    """Format a closed share and the remaining accuracy."""
     value = (
         "worse"
         if closed.value <= WIDEST
@@ -163,34 +163,34 @@ def evaluate_shift(
     sheet: str | Path | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Shift:
-    """Measure how far two unlabelled folders lie apart, and how much of that styling closes.
+    """Measure the distance of two unlabelled folders, and how much of it styling closes.
 
-    Colour is read from statistics of Lab, sharpness from the power in octaves of frequency, texture from the
-    codes of the shipped `adain`, and content from a deep network that sees images without colour, contrast
-    and sharpness. A classifier is cross-validated on each. Content still hears a little of texture, and
-    colour of what is shown: compare, and take none alone.
+    Colour is measured by statistics of Lab, sharpness by the power in octaves of frequency, texture by the
+    codes of the shipped `adain`, and content by a deep network that reads images without colour, contrast
+    and sharpness. A classifier is cross-validated on each. The measures are not fully independent: content
+    depends a little on texture, and colour on what the images show. So compare all of them.
 
     Args:
         train: folder of the training images.
         target: folder of images like those that the classifier will meet; no labels are needed.
         bank: bank or banks to try: names, paths, run folders or `StyleBank`s.
-        generators: to try with a bank that is fitted to the target here; without banks or generators,
+        generators: generators to try with a bank fitted to the target; without banks or generators,
             those in `_GENERATORS`.
-        size: side in pixels of the squares that are compared.
-        most: images read of each folder; of more a random part.
-        folds: of the cross-validation.
-        seed: of the choice of images, folds and styles.
+        size: side in pixels of the squares that are compared, at least 32.
+        most: largest number of images of each folder; they are drawn at random.
+        folds: number of parts of the cross-validation, at least 2.
+        seed: seed for choosing images, folds and styles.
         weights: folder of `squeezenet1_1_imagenet.safetensors`.
-        content: `"squeezenet"` (given `weights` or downloaded) or `"adain"`, which is coarser and needs no
-            download. None is SqueezeNet if `weights` is given.
-        device: None takes a GPU if there is one.
-        sheet: PNG file for training images before and after, beside the target.
-        report: called with the number of steps done and of all.
+        content: `"squeezenet"` (from `weights` or downloaded), or `"adain"`, which is coarser and needs no
+            download. None is SqueezeNet if `weights` is given, otherwise `"adain"`.
+        device: None uses a GPU if there is one.
+        sheet: PNG file with training images before and after styling, and the target.
+        report: called with the number of finished steps and of all.
 
     Raises:
-        FileError: a folder that is missing, empty, or holds too few images that can be read.
-        ConfigError: a number outside its range, or nothing that can be tried.
-        BankError, WeightsError: an unknown or damaged bank, generator or network.
+        FileError: a folder is missing, or has too few images that can be read.
+        ConfigError: a number is out of its range, or there is nothing to try.
+        BankError, WeightsError: a bank, generator or network is unknown or damaged.
 
     Example:
         >>> print(evaluate_shift("lab_a", "lab_b").table())  # doctest: +SKIP
@@ -250,7 +250,7 @@ def read_side(folder: str | Path, most: int, size: int, folds: int, seed: int) -
     """Read one folder.
 
     Raises:
-        FileError: missing, empty, or too few images.
+        FileError: the folder is missing, or has too few images that can be read.
     """
     side = read_squares(Path(folder), most, size, torch.Generator().manual_seed(seed))
     if len(side) < 2 * folds:
@@ -262,12 +262,12 @@ def read_side(folder: str | Path, most: int, size: int, folds: int, seed: int) -
 
 
 class Look:
-    """Describes images by features of colour, sharpness, texture and content.
+    """Describe images by features of colour, sharpness, texture and content.
 
     Args:
         content: name of the network for content.
         weights: folder of SqueezeNet's weights.
-        device: where networks run.
+        device: device of the networks.
     """
 
     names = (*STYLE, "content")
@@ -277,12 +277,11 @@ class Look:
         self.content = content_features(content, weights, device)  # pyright: ignore[reportArgumentType]
 
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Rows:
-        """Describe images."""
+        """Compute the features of images."""
         bands = band_powers(images)
         return {
             "colour": colour_rows(images),
-            "sharpness": bands
-            - bands.mean(dim=1, keepdim=True),  # how much contrast there is, is no sharpness
+            "sharpness": bands - bands.mean(dim=1, keepdim=True),  # the amount of contrast is not sharpness
             "texture": self.texture(images).cpu(),
             "content": self.content(images).cpu(),
         }
@@ -291,7 +290,7 @@ class Look:
 def _paint(
     candidate: Candidate, images: Float[Tensor, "N 3 H W"], strength: float, seed: int, device: torch.device
 ) -> Float[Tensor, "K 3 H W"]:
-    """Style the first training images, as they are in memory: with 8 bits."""
+    """Style the first training images with 8 bits, as they are stored in memory."""
     styled = candidate.style(images[:MOST_STYLED].to(device), strength, seed=seed).cpu()
     return to_float(from_float(styled, torch.uint8))
 
@@ -307,7 +306,7 @@ def _compare(
     folds: int,
     seed: int,
 ) -> Option:
-    """Measure what is left of the shift when training images are styled."""
+    """Measure the remaining shift after styling the training images."""
     count, found = len(styled), look(styled)
     mine = [*keys[:count], *keys[len(train) :]]
     closed, after = {}, {}
@@ -322,7 +321,7 @@ def _compare(
 def compare_looks(
     train: dict[str, Tensor], target: dict[str, Tensor]
 ) -> tuple[dict[str, dict[str, float]], float]:
-    """Give means and standardised differences, and the deviation of the training images' lightness."""
+    """Compute means, standardised differences, and the deviation of the training images' lightness."""
     looks = {}
     for name in APPEARANCES:
         own, other = train[name], target[name]
@@ -336,9 +335,9 @@ def compare_looks(
 
 
 def compare_codes(train: Tensor, target: Tensor, seed: int) -> dict[str, tuple[float, float]]:
-    """Give KID and FID of standardised features, and those of two halves of the training set.
+    """Compute KID and FID of standardised features, and of two halves of the training set.
 
-    FID is above 0 there, too: it is biased where images are few.
+    FID is above 0 for the halves, too: it is biased if there are few images.
     """
     own, other = standardise(train, target)
     order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
@@ -350,7 +349,7 @@ def compare_codes(train: Tensor, target: Tensor, seed: int) -> dict[str, tuple[f
 def draw_sheet(
     train: Float[Tensor, "N 3 H W"], target: Float[Tensor, "M 3 H W"], styled: dict[str, Tensor]
 ) -> Image.Image:
-    """Lay out training images, each candidate's version of them at full strength, and target images."""
+    """Draw training images, each candidate's version of them at full strength, and target images."""
     columns = {"train": train, **styled, "target": target}
     count = min(_SHOWN, *(len(images) for images in columns.values()))
     rows = [[picture(images[row]) for images in columns.values()] for row in range(count)]
@@ -358,5 +357,5 @@ def draw_sheet(
 
 
 def picture(image: Float[Tensor, "3 H W"]) -> Image.Image:
-    """Give an image for a sheet."""
+    """Convert an image for a sheet."""
     return Image.fromarray(from_float(image, torch.uint8).permute(1, 2, 0).contiguous().numpy())

@@ -1,4 +1,4 @@
-"""`styleaug evaluate robustness`: classifiers trained with each arm, tested on other domains."""
+"""Train classifiers with each arm and test them on other domains (`styleaug evaluate robustness`)."""
 
 from styleaug import importer
 

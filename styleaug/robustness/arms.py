@@ -1,8 +1,8 @@
-"""Arms of a comparison: what is done to colour and texture of training images, written as one line.
+"""Arms of a comparison: changes of colour and texture of training images, written as one line.
 
-Steps are joined by `+` and done in turn. Alternatives are joined by `/`: each image goes to one of them.
+`+` joins steps that are done one after the other. `/` joins alternatives: each image gets one of them.
 
-    none                                  nothing
+        none                                  no change
     jitter+grey                           colour jitter, then some grey images
     style:art,p=.5,strength=.5..1         styles of a bank, a generator, a file or a run folder
     style:a.safetensors/style:b.safetensors+trivialaugment
@@ -47,15 +47,15 @@ __all__ = [
 _Images = Float[Tensor, "B 3 H W"]
 _Step = Callable[[Tensor], Tensor]
 BLUR_SIGMA = (0.005, 0.03)
-"""Of the side; 0.3 to 2 pixels of 64."""
+"""Range of the Gaussian's sigma, as shares of the side; 0.3 to 2 pixels for a side of 64."""
 SCALES = (1.5, 2.0, 3.0, 4.0)
-"""By which `lose_detail` shrinks an image before it enlarges it again."""
+"""Factors by which `lose_detail` shrinks an image before it enlarges it again."""
 MOST_REFERENCES = 512
-"""Reference images kept of a folder; of more, every n-th."""
+"""Largest number of reference images of a folder; from more images, every n-th is taken."""
 
 
 def pick(count: int, p: float) -> Shaped[Tensor, " K"]:
-    """Draw the rows of a batch that something is done to."""
+    """Draw the rows of a batch that change."""
     return (torch.rand(count) < p).nonzero()[:, 0]
 
 
@@ -68,9 +68,9 @@ def color_jitter(
     saturation: float = 0.4,
     hue: float = 0.1,
 ) -> _Images:
-    """Change brightness, contrast, saturation and hue as torchvision's ColorJitter, in an order per image.
+    """Apply torchvision's ColorJitter, with changes in an order drawn for each image.
 
-    All images that have the same change at the same turn are computed at once.
+    All images with the same change in the same position are computed at once.
     """
     rows = pick(len(images), p)
     spread = torch.tensor([brightness, contrast, saturation, hue])
@@ -94,35 +94,35 @@ def scaled(images: _Images, change: Float[Tensor, "B 1 1 1"]) -> _Images:
 
 
 def contrasted(images: _Images, change: Float[Tensor, "B 1 1 1"]) -> _Images:
-    """Move away from the mean grey of the image."""
+    """Change the contrast: the distance from the image's mean grey."""
     mean = luminance(images).mean(dim=(1, 2, 3), keepdim=True)
     return torch.lerp(mean, images, 1 + change).clamp(0, 1)
 
 
 def saturated(images: _Images, change: Float[Tensor, "B 1 1 1"]) -> _Images:
-    """Move away from each pixel's grey."""
+    """Change the saturation: the distance from each pixel's grey."""
     return torch.lerp(luminance(images).expand_as(images), images, 1 + change).clamp(0, 1)
 
 
 def turned(images: _Images, change: Float[Tensor, "B 1 1 1"]) -> _Images:
-    """Turn the hue by a share of the circle."""
+    """Turn the hue by a share of the full circle."""
     hue, saturation, value = rgb_to_hsv(images).unbind(1)
     return hsv_to_rgb(torch.stack([(hue + change[:, 0]) % 1, saturation, value], dim=1))
 
 
 def grey(images: _Images, *, p: float = 0.2) -> _Images:
-    """Make some images grey."""
+    """Convert each image to grey with probability `p`."""
     rows = pick(len(images), p).to(images.device)
     return images.index_copy(0, rows, luminance(images[rows]).expand(-1, 3, -1, -1)) if len(rows) else images
 
 
 def lose_detail(images: _Images, *, p: float = 0.5, sigma: tuple[float, float] = BLUR_SIGMA) -> _Images:
-    """Take fine detail away: half of the chosen images are smoothed, half shrunk and enlarged again.
+    """Remove fine detail: smooth half of the chosen images, shrink and enlarge the other half.
 
     Args:
         images: the batch.
-        p: chance of each image.
-        sigma: range of the Gaussian's, as shares of the side.
+        p: probability in [0, 1] for each image.
+        sigma: range of the Gaussian's sigma, as shares of the side.
     """
     rows = pick(len(images), p)
     draws = torch.rand(len(rows))
@@ -144,7 +144,7 @@ def lose_detail(images: _Images, *, p: float = 0.5, sigma: tuple[float, float] =
 
 
 def _gaussian(images: _Images, sigma: Float[Tensor, " B"]) -> _Images:
-    """Smooth each image with a Gaussian of its own width in pixels, up to the borders."""
+    """Smooth each image with a Gaussian of its own sigma in pixels, up to the borders."""
     count, channels, height, width = images.shape
     radius = min(int(3 * float(sigma.max())) + 1, height - 1, width - 1)
     if radius < 1:
@@ -161,9 +161,10 @@ def _gaussian(images: _Images, sigma: Float[Tensor, " B"]) -> _Images:
 
 
 def one_by_one(transform: Callable[[Tensor], Tensor]) -> _Step:
-    """Give a transform that draws once per call each image by itself, as uint8.
+    """Return a step that calls a transform for each image alone, as uint8.
 
-    On the CPU, wherever the batch is: a GPU would wait for hundreds of small kernels.
+    It is for transforms that draw once per call. It runs on the CPU, because a GPU would wait for hundreds of
+    small kernels.
     """
 
     def step(images: _Images) -> _Images:
@@ -178,14 +179,14 @@ class References:
 
     Args:
         kind: `"fda"` or `"histogram-matching"`.
-        folders: of reference images, with or without classes.
-        p: chance of each image.
-        span: FDA's `beta_limit`, or HistogramMatching's `blend_ratio`.
-        seed: of albumentations' own generators.
+        folders: folders of reference images, with or without subfolders for classes.
+        p: probability in [0, 1] for each image.
+        span: range of FDA's `beta_limit` or HistogramMatching's `blend_ratio`.
+        seed: seed of albumentations' own generators.
 
     Raises:
-        ConfigError: albumentations is not installed.
-        FileError: no image in a folder.
+            ConfigError: albumentations is not installed.
+            FileError: a folder has no image.
     """
 
     def __init__(self, kind: str, folders: list[Path], *, p: float, span: tuple[float, float], seed: int):
@@ -203,7 +204,7 @@ class References:
         self.images: list[np.ndarray] = []
 
     def __call__(self, images: _Images) -> _Images:
-        """Adapt a batch."""
+        """Adapt a batch to the references."""
         if not self.images or self.images[0].shape[:2] != images.shape[-2:]:
             self.images = self.read((images.shape[-2], images.shape[-1]))
         pixels = from_float(images, torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
@@ -211,12 +212,12 @@ class References:
         return to_float(torch.from_numpy(np.stack(adapted)).permute(0, 3, 1, 2)).to(images.device)
 
     def read(self, size: tuple[int, int]) -> list[np.ndarray]:
-        """Read the references at the size that albumentations would bring each of them to."""
+        """Read the references at the size to which albumentations would resize them."""
         step = -(-len(self.paths) // MOST_REFERENCES)
         found = []
         for path in self.paths[::step]:
             image = read_image(path, max(size)).float()[None]
-            if image.max() <= 1:  # more than 8 bits come as floats
+            if image.max() <= 1:  # images with more than 8 bits are floats
                 image = image * 255
             small = F.interpolate(image, size, mode="bilinear", antialias=True)[0]
             found.append(small.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy())
@@ -226,14 +227,14 @@ class References:
 
 
 class MixStyle:
-    """Mix the channel statistics of features between images while training (Zhou et al. 2021).
+    """Mix the channel statistics of features between images in training (Zhou et al. 2021).
 
-    It is a forward hook: register it behind early blocks.
+    It is a forward hook: register it on early blocks.
 
     Args:
-        p: chance that a batch is mixed.
-        alpha: of the Beta distribution of the shares.
-        seed: of its own generator.
+        p: probability in [0, 1] that a batch is mixed.
+        alpha: parameter of the Beta distribution of the shares.
+        seed: seed of its own generator.
     """
 
     def __init__(self, *, p: float, alpha: float, seed: int):
@@ -241,7 +242,7 @@ class MixStyle:
         self.rng = np.random.default_rng(seed)
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
-        """Mix the features `(B, C, H, W)` that a block gives."""
+        """Mix the features `(B, C, H, W)` that a block returns."""
         if not module.training or self.rng.random() >= self.p:
             return None
         count = len(output)
@@ -257,7 +258,7 @@ class MixStyle:
 
 
 def torchvision_policy(name: str) -> _Step:
-    """Give one of torchvision's policies."""
+    """Return one of torchvision's policies as a step."""
     kinds = {"trivialaugment": v2.TrivialAugmentWide, "randaugment": v2.RandAugment, "augmix": v2.AugMix}
     return one_by_one(kinds[name]())
 
@@ -266,7 +267,7 @@ _NAMED = re.compile(r"([^=:,/]+)=(.*)", re.DOTALL)
 
 
 def _share(text: str) -> float:
-    """Read a number in [0, 1]."""
+    """Parse a number in [0, 1]."""
     value = float(text)
     if not 0 <= value <= 1:
         raise ValueError("a number from 0 to 1")
@@ -274,7 +275,7 @@ def _share(text: str) -> float:
 
 
 def span(text: str) -> tuple[float, float]:
-    """Read `LOW..HIGH`, or one number for both."""
+    """Parse `LOW..HIGH`, or one number for both."""
     low, _, high = text.partition("..")
     ends = _share(low), _share(high or low)
     if ends[0] > ends[1]:
@@ -283,7 +284,7 @@ def span(text: str) -> tuple[float, float]:
 
 
 def yes(text: str) -> bool:
-    """Read yes or no."""
+    """Parse yes or no."""
     if text not in ("yes", "no"):
         raise ValueError("yes or no")
     return text == "yes"
@@ -307,16 +308,16 @@ STYLE_OPTIONS: dict[str, Callable[[str], Any]] = {
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of step: what may stand behind its name."""
+    """A kind of step: what may follow its name."""
 
     make: Callable[..., Any]
     options: dict[str, Callable[[str], Any]] = field(default_factory=dict)
     target: str = ""
-    """What follows the colon; empty where nothing may."""
+    """Name of the text after the colon; empty if there is none."""
 
 
 def make_style(target: str, *, seed: int, **options: Any) -> _Step:
-    """Make a `StyleAugment` of a bank, or of a generator that needs none of ours."""
+    """Return a `StyleAugment` of a bank, or of a generator that needs no shipped bank."""
     from styleaug.transforms.augment import StyleAugment
 
     alone = target in generator_names() and target not in bank_names()
@@ -328,37 +329,37 @@ def make_style(target: str, *, seed: int, **options: Any) -> _Step:
         if "generator" in options or not Path(target).is_file():
             raise
         try:
-            return StyleAugment(generator=target, **options)  # weights, with a prior or styles of its own
+            return StyleAugment(generator=target, **options)  # weights with a prior or their own styles
         except StyleAugError:
             raise error from None
 
 
 def make_swap(target: str, *, seed: int, **options: Any) -> _Step:
-    """Swap means and deviations of channels within the batch."""
+    """Return a step that swaps means and deviations of channels within the batch."""
     from styleaug.transforms.augment import StyleAugment
 
     return StyleAugment("batch", generator="reinhard-rgb", **options)
 
 
 def make_references(target: str, *, seed: int, kind: str, name: str, **options: Any) -> _Step:
-    """Make a step that takes reference images from folders."""
+    """Return a step with reference images from folders."""
     usual = (0.0, 0.1) if kind == "fda" else (0.5, 1.0)
     folders = [Path(folder) for folder in target.split(",")]
     return References(kind, folders, p=options.get("p", 0.5), span=options.get(name, usual), seed=seed)
 
 
 def make_mixer(target: str, *, seed: int, p: float = 0.5, alpha: float = 0.1) -> MixStyle:
-    """Make the hook that mixes features."""
+    """Return the hook that mixes features."""
     return MixStyle(p=p, alpha=alpha, seed=seed)
 
 
 def plain(step: Callable[..., Tensor]) -> Callable[..., _Step]:
-    """Make a step of a function of the batch."""
+    """Return the maker of a step for a function of the batch."""
     return lambda target, *, seed, **options: partial(step, **options)
 
 
 def policy(name: str) -> Callable[..., _Step]:
-    """Make one of torchvision's policies."""
+    """Return the maker of a step for one of torchvision's policies."""
     return lambda target, *, seed: torchvision_policy(name)
 
 
@@ -383,36 +384,36 @@ STEPS: dict[str, _Kind] = {
     ),
     "style": _Kind(make_style, STYLE_OPTIONS, "BANK or GENERATOR"),
 }
-"""Every step by its name."""
+"""Kinds of steps by name."""
 _BORDER = re.compile(rf"([+/])(?=(?:{'|'.join(STEPS)})(?:[:,+/]|$))")
-"""Between steps; a `+` or `/` inside a path has no step's name behind it."""
+"""Separator of steps: a `+` or `/` before the name of a step. Others are part of a path."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One step as it was written: its kind, what stands behind the colon, its options."""
+    """One parsed step: its kind, the text after the colon, its options."""
 
     kind: str
     target: str
     options: dict[str, Any]
 
     def make(self, seed: int) -> Any:
-        """Make the step; None does nothing."""
+        """Return the step; None changes nothing."""
         return STEPS[self.kind].make(self.target, seed=seed, **self.options)
 
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """An arm as it was written, read but not made."""
+    """A parsed arm, before its steps are made."""
 
     name: str
     spec: str
     steps: tuple[tuple[_Part, ...], ...]
 
     def digest(self) -> str:
-        """Hash the files that the arm reads, so that a bank fitted anew is another arm.
+        """Hash the files that the arm reads, so that a newly fitted bank is another arm.
 
-        Weights and banks count with their content, images with name and size.
+        Weights and banks are hashed by their content, images by name and size.
         """
         digest = hashlib.blake2b(digest_size=8)
         for part in (part for step in self.steps for part in step):
@@ -429,10 +430,10 @@ class ArmSpec:
 
 
 def parse_arm(text: str) -> ArmSpec:
-    """Read an arm; see the module's docstring for the grammar.
+    """Parse an arm; see the module's docstring for the grammar.
 
     Raises:
-        ConfigError: a step or option that there is not, or a value outside its range.
+        ConfigError: a step or option is unknown, or a value is out of its range.
     """
     named = _NAMED.fullmatch(text)
     name, spec = (named[1].strip(), named[2]) if named else (text, text)
@@ -444,28 +445,28 @@ def parse_arm(text: str) -> ArmSpec:
     for step in steps:
         if len(step) > 1 and any(part.kind == "mixstyle" for part in step):
             raise ConfigError(
-                f"arm {text!r}: mixstyle acts inside the classifier, so it is no alternative to other steps; "
-                "join it by +."
+                f"arm {text!r}: mixstyle acts inside the classifier, so it is no alternative to "
+                "other steps; join it by +."
             )
     return ArmSpec(name, spec, tuple(map(tuple, steps)))
 
 
 def split_steps(spec: str) -> list[tuple[str, str]]:
-    """Cut a text where a step begins; give each with the `+` or `/` before it."""
+    """Split a text before each step; return the steps with the `+` or `/` before them."""
     pieces = _BORDER.split(spec)
     steps = [("", pieces[0])]
     for joint, piece in zip(pieces[1::2], pieces[2::2], strict=True):
         before, written = steps[-1]
         name = written.rpartition(",")[2].rpartition(":")[2] + joint + piece.partition(",")[0]
         if ":" in written and Path(name).exists():
-            steps[-1] = (before, f"{written}{joint}{piece}")  # a folder that is called like a step
+            steps[-1] = (before, f"{written}{joint}{piece}")  # a folder with the name of a step
         else:
             steps.append((joint, piece))
     return steps
 
 
 def parse_step(written: str, arm: str) -> _Part:
-    """Read one step: `KIND[:TARGET][,OPTION=VALUE...]`."""
+    """Parse one step: `KIND[:TARGET][,OPTION=VALUE...]`."""
     head, *rest = written.strip().split(",")
     kind, colon, target = head.partition(":")
     if kind not in STEPS:
@@ -491,21 +492,21 @@ def parse_step(written: str, arm: str) -> _Part:
 
 
 class Arm:
-    """Change colour and texture of training images as a line says.
+    """Change colour and texture of training images, as described by one line.
 
-    It draws from a state of its own: torch's global generator is afterwards where it was, so that two
-    arms meet the same order, geometry and dropout.
+    It draws from its own random state and keeps torch's global state, so that two arms get the same order,
+    geometry and dropout.
 
     Args:
         text: the line, such as `"style:art,p=.5+jitter"`.
-        seed: of all that the arm draws.
+        seed: seed of all draws of the arm.
 
     Shape:
         `(B, 3, H, W)` in [0, 1] to the same.
 
     Raises:
-        ConfigError: the line is no arm.
-        BankError, WeightsError, FileError: what it names is missing or damaged.
+        ConfigError: the line is not a valid arm.
+        BankError, WeightsError, FileError: a file that it names is missing or damaged.
 
     Example:
         >>> arm = Arm("jitter+grey", seed=1)
@@ -530,7 +531,7 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """What the arm is called in a table."""
+        """Return the arm's name in tables."""
         return self.spec.name
 
     def __call__(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
@@ -544,7 +545,7 @@ class Arm:
 
 
 def _one_of(alternatives: list[_Step | None], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Give each image to one of the steps, with equal chance; None leaves it."""
+    """Apply to each image one of the steps, with equal probability; None keeps the image."""
     if len(alternatives) == 1:
         return images if alternatives[0] is None else alternatives[0](images)
     owner = torch.randint(len(alternatives), (len(images),))

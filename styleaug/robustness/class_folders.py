@@ -1,4 +1,4 @@
-"""Folders with a folder per class, read into memory as squares; which of them to train on."""
+"""Read folders with a subfolder for each class into memory, and split them for training."""
 
 import hashlib
 import math
@@ -24,7 +24,7 @@ __all__ = ["ClassFolders", "Fit", "class_names", "read_class_folders", "split_ho
 
 Fit = Literal["crop", "squash"]
 LEAST_PER_CLASS = 2
-"""One to train on, one to test on."""
+"""Least number of images of a class: one for training and one for the test."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class ClassFolders:
     """The images of one domain.
 
     Args:
-        images: squares.
-        labels: index of each image's class among those of the training folder.
-        failed: files that could not be read, and why.
-        digest: of the names and sizes of the files, to know the set again.
+        images: square images, uint8.
+        labels: index of each image's class among the classes of the training folder.
+        failed: files that could not be read, with the reasons.
+        digest: hash of the names and sizes of the files, to recognise the set.
     """
 
     images: UInt8[Tensor, "N 3 S S"]
@@ -45,15 +45,15 @@ class ClassFolders:
 
 
 def class_names(folder: Path, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
-    """List the classes of a training folder: the folders in it that hold images, sorted.
+    """List the classes of a training folder: its subfolders with images, sorted.
 
     Args:
-        folder: with a folder per class.
-        wanted: only these.
+        folder: folder with a subfolder for each class.
+        wanted: names of the classes to use; None uses all.
 
     Raises:
         FileError: no folder, no images, or fewer than two classes.
-        ConfigError: a wanted class that is not there.
+        ConfigError: a wanted class does not exist.
     """
     found = sorted({name for name in list_images(folder).classes if name})
     if unknown := sorted(set(wanted or ()) - set(found)):
@@ -79,22 +79,22 @@ def read_class_folders(
     threads: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> ClassFolders:
-    """Read the images of all classes, every format that `styleaug.io.files` knows.
+    """Read the images of all classes, in every format that `styleaug.io.files` knows.
 
     Args:
-        folder: with a folder per class; any of `classes` may be missing.
-        classes: the labels are their places in this list.
-        side: of the squares, in pixels.
-        fit: `"crop"` brings the short side to `side` and cuts the middle out, `"squash"` distorts.
-        limit: of images per class, evenly spread over the sorted names; None reads all.
-        foreign: leave other classes out; False makes them an error.
-        most_bytes: of memory; more is an error.
-        threads: that decode.
+        folder: folder with a subfolder for each class; any of `classes` may be missing.
+        classes: names of the classes; the labels are indices of this list.
+        side: side of the squares in pixels.
+        fit: `"crop"` resizes the short side to `side` and crops the middle; `"squash"` distorts.
+        limit: largest number of images per class, evenly spread over the sorted names; None reads all.
+        foreign: whether to ignore other classes; False makes them an error.
+        most_bytes: largest size of the images in memory, in bytes; more is an error.
+        threads: number of threads that decode.
         report: called with the number of images read and the number in all.
 
     Raises:
-        FileError: no folder, none of the classes, too many images, or none that can be read.
-        ConfigError: classes that are not in the list.
+        FileError: no folder, none of the classes, too many images, or no image that can be read.
+        ConfigError: the folder has classes that are not in the list.
     """
     if fit not in get_args(Fit):
         raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r}.")
@@ -127,7 +127,7 @@ def read_class_folders(
 
 
 def _thinned(classes: Sequence[str], label: str, limit: int | None) -> list[int]:
-    """Give the rows of a class, or `limit` of them at equal distances."""
+    """Return the rows of a class, or `limit` of them at equal distances."""
     rows = [row for row, name in enumerate(classes) if name == label]
     if limit is None or len(rows) <= limit:
         return rows
@@ -135,7 +135,7 @@ def _thinned(classes: Sequence[str], label: str, limit: int | None) -> list[int]
 
 
 def _digest_of(names: Sequence[str], paths: Sequence[Path], kept: Sequence[int]) -> str:
-    """Hash what the files are called and how large they are."""
+    """Hash the names and sizes of the files."""
     sizes = [paths[index].stat().st_size for index in kept]
     return hashlib.blake2b(repr((names, sizes)).encode(), digest_size=8).hexdigest()
 
@@ -143,14 +143,14 @@ def _digest_of(names: Sequence[str], paths: Sequence[Path], kept: Sequence[int])
 def _read_squares(
     paths: Sequence[Path], side: int, fit: Fit, threads: int, report: Callable[[int, int], None]
 ) -> tuple[list[Tensor | None], list[tuple[Path, str]]]:
-    """Read files, several at once; None where one cannot be read, with the reason in the second list."""
+    """Read files in parallel; None for unreadable files, with the reasons in the second list."""
     images: list[Tensor | None] = []
     failed: list[tuple[Path, str]] = []
 
     def read(path: Path) -> Tensor | str:
         try:
             return _read_square(path, side, fit)
-        except Exception as error:  # whatever is wrong with one image must not end a run
+        except Exception as error:  # one bad image must not end a run
             return reason_of(path, error)
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -163,10 +163,10 @@ def _read_squares(
 
 
 def _read_square(path: Path, side: int, fit: Fit) -> UInt8[Tensor, "3 S S"]:
-    """Read one file as a colour square of 8 bits.
+    """Read one file as a square RGB image with 8 bits.
 
     Raises:
-        FileError, ImageError: it cannot be read, naming the file.
+        FileError, ImageError: the file cannot be read; the message names it.
     """
     try:
         pixels, _ = to_pixels(as_picture(open_image(path, short_side=side)))
@@ -192,17 +192,17 @@ def split_home(
     per_class: int | None = None,
     balanced: bool = False,
 ) -> tuple[Int[Tensor, " T"], Int[Tensor, " H"]]:
-    """Draw the rows to train on, class by class, and give the others as the home test.
+    """Draw the rows for training, class by class; return them and the others as the home test.
 
     Args:
-        labels: of all rows.
-        seed: of the draw.
-        held_out: least share of each class that is tested on; 0 trains on all.
-        per_class: train on so many of each class; of one that has fewer left, again and again.
-        balanced: repeat the rows of smaller classes up to the size of the largest.
+        labels: labels of all rows.
+        seed: seed of the draw.
+        held_out: least share of each class that is kept for the test; 0 trains on all.
+        per_class: number of training images of each class; images of smaller classes are repeated.
+        balanced: repeat images of smaller classes up to the size of the largest.
 
     Raises:
-        ConfigError: a class that is too small to hold any out.
+        ConfigError: a class is too small to hold out images.
     """
     rng = torch.Generator().manual_seed(seed)
     counts = Counter(labels.tolist())

@@ -1,4 +1,4 @@
-"""One way to train and to test a classifier that all arms share: geometry, recipe, score."""
+"""Train and test a classifier in the same way for all arms: geometry, recipe, score."""
 
 import statistics
 from collections.abc import Callable
@@ -38,11 +38,11 @@ Schedule = Literal["one-cycle", "cosine"]
 
 MOMENTUM = 0.9
 PAD = 4
-"""Pixels by which `small` shifts, of 32 (Zagoruyko & Komodakis 2016)."""
+"""Largest shift of `small` in pixels, for images of 32 pixels (Zagoruyko & Komodakis 2016)."""
 
 
 class Warp(Protocol):
-    """Moves the pixels of a batch, with draws from `rng` alone."""
+    """Function that moves the pixels of a batch, with draws from `rng` only."""
 
     def __call__(self, images: _Images, *, rng: torch.Generator) -> _Images: ...
 
@@ -51,12 +51,12 @@ class Warp(Protocol):
 class Geometry:
     """Rotate by any angle, flip, scale by 0.6 to 1.6 (log-uniform), shift.
 
-    Cells have no up; laboratories differ in magnification by about that much. The border is
-    reflected. One `grid_sample` per batch.
+    Cells have no up, and magnifications of laboratories differ by about this factor. The border is
+    reflected. It takes one `grid_sample` per batch.
     """
 
     scale: tuple[float, float] = (0.6, 1.6)
-    shift: float = 0.1  # of the side, both ways
+    shift: float = 0.1  # share of the side, in both directions
 
     def __call__(self, images: _Images, *, rng: torch.Generator) -> _Images:
         """Move a batch; all draws are from `rng`."""
@@ -66,7 +66,7 @@ class Geometry:
 
         angle = uniform(-np.pi, np.pi)
         zoom = uniform(*np.log(self.scale)).exp()
-        flip = 1 - 2 * (uniform(0, 1) < 0.5).float()  # with any rotation, one flip is both
+        flip = 1 - 2 * (uniform(0, 1) < 0.5).float()  # one flip suffices, as any rotation is possible
         dx, dy = uniform(-2 * self.shift, 2 * self.shift), uniform(-2 * self.shift, 2 * self.shift)
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
         return warped(images, [flip * cos, -flip * sin, dx, sin, cos, dy])
@@ -74,10 +74,10 @@ class Geometry:
 
 @dataclass(frozen=True)
 class PhotoGeometry:
-    """Cut a random rectangle, bring it to the image's size, flip half of the images left to right."""
+    """Cut a random rectangle, resize it to the image's size, flip half of the images left to right."""
 
-    area: tuple[float, float] = (0.35, 1.0)  # of the image
-    aspect: float = 4 / 3  # and its inverse, log-uniform
+    area: tuple[float, float] = (0.35, 1.0)  # share of the image
+    aspect: float = 4 / 3  # up to this ratio or its inverse, log-uniform
 
     def __call__(self, images: _Images, *, rng: torch.Generator) -> _Images:
         """Move a batch; all draws are from `rng`."""
@@ -111,12 +111,12 @@ class SmallGeometry:
 
 
 def stay(images: _Images, *, rng: torch.Generator) -> _Images:
-    """Move nothing."""
+    """Return the images unchanged."""
     return images
 
 
 def warped(images: _Images, rows: list[Float[Tensor, " B"]]) -> _Images:
-    """Sample a batch through one affine matrix per image, given by its six entries."""
+    """Sample each image of a batch through an affine matrix, given by its six entries."""
     matrix = torch.stack(rows, dim=1).view(-1, 2, 3).to(images.device)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
@@ -135,19 +135,19 @@ class Recipe:
     """How a classifier is trained.
 
     Args:
-        side: of the images, in pixels.
-        epochs: times that every training image is seen.
-        lr: the highest learning rate.
-        batch: images in a step; the rest of an epoch that fills no batch is left out.
-        weight_decay: of the optimiser.
-        label_smoothing: of the cross-entropy.
+        side: side of the images in pixels.
+        epochs: number of passes over the training images.
+        lr: highest learning rate.
+        batch: number of images in a step; an incomplete batch at the end of an epoch is skipped.
+        weight_decay: weight decay of the optimiser, >= 0.
+        label_smoothing: label smoothing of the cross-entropy, in [0, 1).
         geometry: `"cells"`, `"photo"`, `"small"` or `"none"`; the same in all arms.
         optimiser: `"adamw"`, or `"sgd"` with Nesterov's momentum of 0.9.
         schedule: `"one-cycle"`, or `"cosine"` down to 0.
         precision: `"float32"`, or `"bf16"` for autocast.
 
     Raises:
-        ConfigError: a value outside its range.
+        ConfigError: a value is out of its range.
     """
 
     side: int
@@ -175,7 +175,7 @@ class Recipe:
                 raise ConfigError(f"{name} must be one of {', '.join(kinds)}, got {getattr(self, name)!r}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the values as JSON has them, without the choices that are the usual ones."""
+        """Return the values as JSON has them, without default choices."""
         usual = {field.name: field.default for field in fields(self)}
         values = asdict(self)
         return {name: value for name, value in values.items() if name not in _CHOICES or value != usual[name]}
@@ -200,24 +200,24 @@ def fit(
     device: str,
     steps: int | None = None,
 ) -> None:
-    """Train in place, in whole batches; the last epoch counts.
+    """Train `net` in place with full batches; the weights of the last epoch are the result.
 
-    Order and geometry are drawn from `seed` by a generator of their own, so they are the same whatever
-    `augment` draws.
+    Order and geometry are drawn from `seed` by a separate generator, so they do not depend on the draws of
+    `augment`.
 
     Args:
-        net: takes images in [0, 1]; on `device` already.
-        images: to train on.
-        labels: of the images.
-        augment: changes colour and texture of a batch in [0, 1], before geometry moves it.
-        recipe: of the training.
-        seed: of order and geometry.
-        device: where `net` is.
-        steps: stop after so many; to measure time.
+        net: network that takes images in [0, 1], already on `device`.
+        images: training images, uint8.
+        labels: labels of the images.
+        augment: function that changes colour and texture of a batch in [0, 1], before the geometry.
+        recipe: recipe of the training.
+        seed: seed of order and geometry.
+        device: device of `net`.
+        steps: stop after this number of steps, to measure time.
 
     Raises:
-        ConfigError: fewer images than a batch.
-        TrainError: the loss is no number any more.
+        ConfigError: there are fewer images than in a batch.
+        TrainError: the loss is not finite.
     """
     rng = torch.Generator().manual_seed(seed)  # order and geometry: the same in every arm
     geometry = GEOMETRIES[recipe.geometry]
@@ -249,7 +249,7 @@ def fit(
 
 
 def _make_optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Build the optimiser that a recipe names."""
+    """Return the optimiser that a recipe names."""
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(net.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
@@ -260,14 +260,14 @@ def _make_optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def make_schedule(
     optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Build the schedule of the learning rate that a recipe names."""
+    """Return the schedule of the learning rate that a recipe names."""
     if recipe.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, steps)
 
 
 def autocast(device: str | torch.device, precision: str) -> Any:
-    """Compute in bfloat16 where that is asked for."""
+    """Return an autocast context for "bf16"; otherwise one without effect."""
     if precision != "bf16":
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
@@ -277,7 +277,7 @@ def autocast(device: str | torch.device, precision: str) -> Any:
 def answers(
     net: nn.Module, images: Shaped[Tensor, "N 3 S S"], *, precision: str = "float32", batch: int = 64
 ) -> Int[Tensor, " N"]:
-    """Let a classifier name the class of each image, uint8 in memory or on disk."""
+    """Classify each image, uint8 in memory or on disk; return the classes."""
     net.eval()
     device = next(net.parameters()).device
     with autocast(device, precision):
@@ -286,16 +286,16 @@ def answers(
 
 
 def recall_mean(given: Int[Tensor, " N"], labels: Int[Tensor, " N"]) -> float:
-    """Average the recall over the classes that `labels` has."""
+    """Compute the mean recall over the classes in `labels`."""
     hits = (given == labels).float()
     return statistics.fmean(hits[labels == label].mean().item() for label in labels.unique())
 
 
 def accuracy(given: Int[Tensor, " N"], labels: Int[Tensor, " N"]) -> float:
-    """Give the share of right answers."""
+    """Compute the share of right answers."""
     return (given == labels).double().mean().item()
 
 
 def balanced_accuracy(net: nn.Module, images: UInt8[Tensor, "N 3 S S"], labels: Int[Tensor, " N"]) -> float:
-    """Average the recall over the classes."""
+    """Compute the mean recall over the classes."""
     return recall_mean(answers(net, images), labels)

@@ -1,4 +1,4 @@
-"""Classifiers by name: a small one from scratch, wide residual networks, ImageNet starts."""
+"""Classifiers by name: a small network, wide residual networks, ImageNet networks."""
 
 import re
 from collections.abc import Callable
@@ -33,14 +33,14 @@ WIDE_RECIPE = Recipe(
 
 
 def default_recipe(name: str, *, pretrained: bool = True) -> Recipe:
-    """Give the recipe that a classifier is trained with unless told otherwise."""
+    """Return the default recipe of a classifier."""
     if WIDE.fullmatch(name):
         return WIDE_RECIPE
     return FROM_SCRATCH if name == "small" or not pretrained else FINE_TUNED
 
 
 class Normalise(nn.Module):
-    """Map [0, 1] to what the network expects."""
+    """Map images in [0, 1] to the input range of a network."""
 
     mean: Tensor
     scale: Tensor
@@ -59,16 +59,16 @@ class Classifier(nn.Module):
     """A network that takes images in [0, 1].
 
     Args:
-        normalise: what the network wants of its input.
-        body: images to logits.
-        early: blocks of `body` whose outputs carry style; features are mixed behind them.
-        folded: whether the batch norm of `body` has its statistics inside the convolutions.
+        normalise: module for the input range of the network.
+        body: network from images to logits.
+        early: early blocks of `body`, whose outputs carry style; features are mixed after them.
+        folded: whether the statistics of the batch norms in `body` are folded into the convolutions.
     """
 
     def __init__(self, normalise: Normalise, body: nn.Module, early: list[nn.Module], folded: bool = False):
         super().__init__()
         self.normalise, self.body, self.folded = normalise, body, folded
-        self.early = tuple(early)  # a tuple, lest nn.Module own them twice
+        self.early = tuple(early)  # a tuple, so that nn.Module does not register them twice
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
         """Compute the logits."""
@@ -78,18 +78,18 @@ class Classifier(nn.Module):
 def make_classifier(
     name: str, classes: int, *, weights: str | Path | None = None, pretrained: bool = True
 ) -> Classifier:
-    """Build a classifier; what is random is drawn from torch's global generator.
+    """Build a classifier; random weights are drawn from torch's global generator.
 
     Args:
         name: `"small"`, `"wrn-16-2"` (any depth 6n + 4 and width), `"squeezenet"`, `"mobilenetv2"`,
-            `"timm:NAME"`, or a name that `torchvision.models.list_models` has.
+            `"timm:NAME"`, or a name in `torchvision.models.list_models`.
         classes: number of logits.
         weights: folder with the ImageNet weights of SqueezeNet and MobileNetV2; None downloads.
-        pretrained: start from ImageNet where the network can; False starts all from scratch.
+        pretrained: start from ImageNet weights if there are any; False starts from scratch.
 
     Raises:
-        ConfigError: an unknown name, or a library that is not installed.
-        WeightsError: weights that are missing, damaged or cannot be downloaded.
+            ConfigError: the name is unknown, or a library is not installed.
+            WeightsError: weights are missing, damaged or cannot be downloaded.
     """
     folder = Path(weights) if weights else None
     if classes < 2:
@@ -119,7 +119,7 @@ def make_small(classes: int) -> Classifier:
 
 
 class WideBlock(nn.Module):
-    """Batch norm, ReLU, convolution, twice, beside a shortcut."""
+    """Batch norm, ReLU and convolution, twice, with a shortcut."""
 
     def __init__(self, ins: int, outs: int, stride: int):
         super().__init__()
@@ -129,7 +129,7 @@ class WideBlock(nn.Module):
         self.shortcut = nn.Conv2d(ins, outs, 1, stride, bias=False) if ins != outs or stride > 1 else None
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K h w"]:
-        """Add what the two convolutions find."""
+        """Add the output of the two convolutions to the shortcut."""
         ready = F.relu(self.norm1(x))
         found = self.conv2(F.relu(self.norm2(self.conv1(ready))))
         return found + (self.shortcut(ready) if self.shortcut else x)
@@ -158,7 +158,7 @@ def make_wide(depth: int, width: int, classes: int) -> Classifier:
 
 
 def make_squeezenet(classes: int, folder: Path | None, *, pretrained: bool) -> Classifier:
-    """Build SqueezeNet 1.1 with a new head, without the ReLU that can kill a logit."""
+    """Build SqueezeNet 1.1 with a new head, without the final ReLU, which can zero a logit."""
     from torchvision.models import squeezenet1_1
 
     if not pretrained or folder:
@@ -170,14 +170,14 @@ def make_squeezenet(classes: int, folder: Path | None, *, pretrained: bool) -> C
     head = nn.Conv2d(512, classes, 1)
     nn.init.normal_(head.weight, std=0.01)
     body = nn.Sequential(net.features, nn.Dropout(0.5), head, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    # Caffe's input where the folder's weights want that, torchvision's otherwise.
+    # Caffe's input range if the folder's weights expect it, otherwise torchvision's.
     caffe = Normalise((123 / 255, 117 / 255, 104 / 255), 255.0)
     normalise = caffe if folder and pretrained else imagenet()
     return Classifier(normalise, body, [net.features[2], net.features[5]])
 
 
 def make_mobilenet(classes: int, folder: Path | None, *, pretrained: bool) -> Classifier:
-    """Build MobileNetV2 with a new head: timm's with the folder's weights, else torchvision's."""
+    """Build MobileNetV2 with a new head: timm's with weights of `folder`, otherwise torchvision's."""
     if not (folder and pretrained):
         return make_torchvision("mobilenet_v2", classes, pretrained=pretrained)
     timm = import_timm("mobilenetv2 with --weights")
@@ -211,22 +211,22 @@ def make_torchvision(name: str, classes: int, *, pretrained: bool) -> Classifier
 
 
 def imagenet() -> Normalise:
-    """Normalise as torchvision's and most other networks want it."""
+    """Return the normalisation of torchvision's and most other networks."""
     return Normalise(IMAGENET[0], tuple(1 / value for value in IMAGENET[1]))  # pyright: ignore
 
 
 def replace_head(net: nn.Module, name: str, classes: int) -> None:
-    """Put a new linear layer in the place of the last one."""
+    """Replace the last linear layer by a new one."""
     last = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
     if not last:
-        raise ConfigError(f"{name} ends in no linear layer, so its classes cannot be changed; take another.")
+        raise ConfigError(f"{name} has no final linear layer, so its classes cannot be changed; use another.")
     parent, _, leaf = last[-1].rpartition(".")
     old = net.get_submodule(last[-1])
     setattr(net.get_submodule(parent), leaf, nn.Linear(old.in_features, classes))  # pyright: ignore
 
 
 def early_blocks(net: nn.Module) -> list[nn.Module]:
-    """Find the first two stages of a network of the usual families; none where it is unlike them."""
+    """Find the first two stages of a network of a common family; none for other networks."""
     for first, second in (("layer1", "layer2"), ("stages.0", "stages.1"), ("blocks.0", "blocks.1"),
                           ("features.2", "features.4")):  # fmt: skip
         try:
@@ -237,7 +237,7 @@ def early_blocks(net: nn.Module) -> list[nn.Module]:
 
 
 def load(net: nn.Module, path: Path) -> None:
-    """Load weights whose batch norm may not count its batches."""
+    """Load weights, also those without the batch counters of batch norms."""
     missing, unexpected = net.load_state_dict(read_weights(path), strict=False)
     wrong = [*unexpected, *(name for name in missing if not name.endswith("num_batches_tracked"))]
     if wrong:
@@ -245,7 +245,7 @@ def load(net: nn.Module, path: Path) -> None:
 
 
 def import_timm(what: str) -> Any:
-    """Import timm, or say how to get it."""
+    """Import timm, or raise an error that says how to install it."""
     try:
         import timm
     except ImportError:
@@ -254,10 +254,10 @@ def import_timm(what: str) -> Any:
 
 
 def downloaded(make: Callable[[], Any], name: str) -> Any:
-    """Build a network whose library may download weights, with our error where it cannot."""
+    """Build a network whose library may download weights; raise our error if it fails."""
     try:
         return make()
-    # Hubs raise anything from URLError to their own kinds.
+    # Hubs raise many kinds of errors, from URLError to their own.
     except Exception as error:
         raise WeightsError(
             f"cannot get {name}: {str(error)[:200]}. Check the connection, give a folder of weights, or "
@@ -267,10 +267,10 @@ def downloaded(make: Callable[[], Any], name: str) -> Any:
 
 @torch.inference_mode()
 def unfold_batch_norm(net: Classifier, images: Float[Tensor, "B 3 H W"]) -> None:
-    """Give folded batch norms the statistics of `images`, so that they can be trained.
+    """Set the statistics of folded batch norms to those of `images`, so that they can be trained.
 
-    Where means and deviations were folded into the convolutions, a batch norm in training mode would
-    scale every channel to 1. The network's output stays what it was.
+    If means and deviations were folded into the convolutions, a batch norm in training mode would
+    scale every channel to 1. The network's output does not change.
     """
 
     def read(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -1,16 +1,16 @@
 """The fifteen common corruptions of ImageNet-C and CIFAR-10-C, at five severities each.
 
 Hendrycks & Dietterich 2019, *Benchmarking Neural Network Robustness to Common Corruptions and
-Perturbations*. The constants are those of the published sets; the code is our own, on torch and Pillow.
-Where it departs from theirs:
+Perturbations*. The constants are those of the published sets. The code is our own, on torch and Pillow.
+The differences:
 
-- Frost comes from the photographs in the package imagecorruptions where that is installed. Without it
-  crystals are drawn that have the colours and the contrast of these photographs, but are a stand-in:
-  accuracies under frost do not compare with published ones.
+- Frost uses the photographs in the package imagecorruptions if it is installed. Otherwise crystals are
+  drawn with the colours and the contrast of these photographs; accuracies with them are not comparable
+  with published ones.
 - Motion blur and the streaks of snow follow ImageMagick's rule, without its rounding.
-- Images may have any size from 32 pixels on. Lengths of noise, blur and JPEG stay as they are in pixels;
-  fog and the lengths of the elastic transform grow with the image, frost once it is too small for it.
-- ImageNet-C was saved as JPEG once more, at quality 85. Nothing is saved here.
+- Images may have any size from 32 pixels. Lengths of noise, blur and JPEG stay constant in pixels. Fog and
+  the lengths of the elastic transform grow with the image, as does frost if it is too small for the image.
+- ImageNet-C was finally saved as JPEG at quality 85. Nothing is saved here.
 """
 
 import math
@@ -53,18 +53,18 @@ Planes = Float[Tensor, "C H W"]
 
 
 def _cut(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """Scale [0, 1] to whole numbers 0..255, cutting the fraction off."""
-    # The small addend keeps k / 255 * 255 at k.
+    """Scale [0, 1] to whole numbers 0..255, rounding down."""
+    # The small addend makes sure that k / 255 * 255 becomes k.
     return (values * 255 + 1e-3).floor_()
 
 
 def tensor(values: np.ndarray) -> Tensor:
-    """Take what was drawn over to torch."""
+    """Convert drawn numbers to a float32 tensor."""
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
 def defocus_blur(image: _Pixels, c: tuple[float, float], rng: np.random.Generator) -> _Pixels:
-    """Blur by a disc of radius `c[0]`, itself smoothed by `c[1]`."""
+    """Blur by a disc of radius `c[0]` that is smoothed with sigma `c[1]`."""
     kernel = disc(*c)
     reach = kernel.shape[0] // 2
     padded = F.pad(image, (reach,) * 4, mode="reflect")
@@ -73,7 +73,7 @@ def defocus_blur(image: _Pixels, c: tuple[float, float], rng: np.random.Generato
 
 @lru_cache
 def disc(radius: float, softness: float) -> Float[Tensor, "K K"]:
-    """Make the kernel of an open lens."""
+    """Return the kernel of a lens: a smoothed disc."""
     reach = 8 if radius <= 8 else math.ceil(radius)
     steps = torch.arange(-reach, reach + 1.0)
     kernel = (steps[:, None] ** 2 + steps**2 <= radius**2).float()
@@ -85,10 +85,10 @@ def disc(radius: float, softness: float) -> Float[Tensor, "K K"]:
 
 
 def glass_blur(image: _Pixels, c: tuple[float, int, int], rng: np.random.Generator) -> _Pixels:
-    """Move pixels about by up to `c[1]`, `c[2]` times over, between two blurs of sigma `c[0]`.
+    """Move pixels by up to `c[1]`, `c[2]` times, between two blurs of sigma `c[0]`.
 
-    The original means to swap neighbours, one after the other. Through NumPy's views it copies, so that
-    one pixel may run on for several places; the published images have that, and these have it too.
+    The original code is meant to swap neighbours, one after the other. Because of NumPy's views it copies
+    them, so one pixel may move several places. The published images have this effect, and so do these.
     """
     sigma, reach, rounds = c
     shape = image.shape
@@ -99,10 +99,10 @@ def glass_blur(image: _Pixels, c: tuple[float, int, int], rng: np.random.Generat
 
 
 def copied_from(height: int, width: int, reach: int, rng: np.random.Generator) -> Int[Tensor, " N"]:
-    """Tell which pixel ends up at each place when all take a neighbour's value, from the last to the first.
+    """Compute the source of each pixel when all copy a neighbour, from the last to the first.
 
-    A neighbour that has had its turn gives what it received. Such chains are followed by doubling, all
-    at once, which gives what one step after the other would.
+    A neighbour that has already copied passes on its new value. Such chains are resolved by doubling, all at
+    once, with the same result as step by step.
     """
     places = torch.arange(height * width).view(height, width)
     inside = torch.zeros(height, width, dtype=torch.bool)
@@ -110,7 +110,7 @@ def copied_from(height: int, width: int, reach: int, rng: np.random.Generator) -
     down, right = torch.from_numpy(rng.integers(-reach, reach, size=(2, height, width)))
     source = torch.where(inside, places + width * down + right, places).flatten()
     received = inside.flatten()[source] & (source > places.flatten())
-    # Entries from `count` on stand for what lay there before.
+    # Entries from `count` on are the original pixels.
     count = len(source)
     links = torch.cat([source + count * ~received, places.flatten() + count])
     while not (links[:count] >= count).all():
@@ -119,14 +119,14 @@ def copied_from(height: int, width: int, reach: int, rng: np.random.Generator) -
 
 
 def _smooth(planes: Planes, sigma: float, *, reflect: bool = False) -> Planes:
-    """Blur by a Gaussian cut off at 4 sigma, or 3 where the border reflects; else its pixels go on."""
+    """Blur by a Gaussian up to 4 sigma with a repeated border, or 3 sigma with a reflected one."""
     rows, columns = (smoothing(length, sigma, reflect) for length in planes.shape[-2:])
     return rows @ planes @ columns.T
 
 
 @lru_cache(maxsize=64)
 def smoothing(length: int, sigma: float, reflect: bool) -> Float[Tensor, "L L"]:
-    """Make the matrix that blurs along one axis."""
+    """Return the matrix that blurs along one axis."""
     reach = int((3 if reflect else 4) * sigma + 0.5)
     steps = np.arange(-reach, reach + 1)
     weights = np.exp(-0.5 * (steps / sigma) ** 2) if reach else np.ones(1)
@@ -140,12 +140,12 @@ def smoothing(length: int, sigma: float, reflect: bool) -> Float[Tensor, "L L"]:
 
 
 def motion_blur(image: _Pixels, c: tuple[int, float], rng: np.random.Generator) -> _Pixels:
-    """Drag the image along by `2 c[0]` pixels, in a direction within 45 degrees of the horizontal."""
+    """Blur the image along a line of `2 c[0]` pixels, within 45 degrees of the horizontal."""
     return drag(image, *c, rng.uniform(-45, 45))
 
 
 def drag(planes: Planes, radius: int, sigma: float, angle: float) -> Planes:
-    """Average along a line that starts at the pixel, by half a Gaussian of `sigma` pixels."""
+    """Average along a line from each pixel, weighted by half a Gaussian of `sigma` pixels."""
     height, width = planes.shape[1:]
     reach = 2 * radius + 1
     steps = np.arange(reach)
@@ -171,7 +171,7 @@ def zoom_blur(image: _Pixels, c: tuple[float, float], rng: np.random.Generator) 
 
 
 def _enlarged(planes: Planes, factor: float) -> Planes:
-    """Zoom into the middle."""
+    """Enlarge the middle of the image to its full size."""
     (top, height, high), (left, width, wide) = (middle(length, factor) for length in planes.shape[1:])
     part = planes[None, :, top : top + height, left : left + width]
     zoomed = F.interpolate(part, size=(high, wide), mode="bilinear", align_corners=True)[0]
@@ -179,13 +179,13 @@ def _enlarged(planes: Planes, factor: float) -> Planes:
 
 
 def middle(length: int, factor: float) -> tuple[int, int, int]:
-    """Tell where the part to be enlarged starts, how long it is, and how long it becomes."""
+    """Compute the start, the length and the enlarged length of the part to enlarge."""
     part = math.ceil(length / factor)
     return (length - part) // 2, part, round(part * factor)
 
 
 _PICTURES = 5
-"""Pictures to choose from; the sixth photograph of the original is never drawn there."""
+"""Number of pictures of frost. The original has a sixth photograph, which it never draws."""
 COLOURS = (
     ((78, 149, 166), (27, 16, 15)),
     ((201, 205, 214), (21, 22, 23)),
@@ -193,15 +193,15 @@ COLOURS = (
     ((138, 153, 165), (28, 28, 30)),
     ((112, 123, 135), (44, 43, 42)),
 )
-"""Mean and deviation of red, green and blue in the photographs, 0..255; the drawn ones get the same."""
+"""Mean and deviation of red, green and blue in the photographs and the drawn pictures, 0..255."""
 _WIDTH, _HEIGHT = DRAWN = (640, 480)
-"""Of the drawn pictures; the photographs have about that."""
+"""Width and height of the drawn pictures in pixels, similar to those of the photographs."""
 _ROOM = 1.1
-"""Least size of a picture over that of the image, so that there is a choice of crops."""
+"""Least ratio of a picture's size to the image's, so that crops can differ."""
 
 
 def snow(image: _Pixels, c: tuple[float, ...], rng: np.random.Generator) -> _Pixels:
-    """Whiten the image, and let flakes fall in two opposite directions."""
+    """Whiten the image, and add flakes that fall in two opposite directions."""
     mean, deviation, size, least, radius, sigma, kept = c
     noise = mean + deviation * tensor(rng.standard_normal(image.shape[1:], dtype=np.float32))
     flakes = _enlarged(noise[None], size)
@@ -212,7 +212,7 @@ def snow(image: _Pixels, c: tuple[float, ...], rng: np.random.Generator) -> _Pix
 
 
 def frost(image: _Pixels, c: tuple[float, float, float], rng: np.random.Generator) -> _Pixels:
-    """Lay a crop of a picture of frost over the image, the picture scaled by `c[2]` at least."""
+    """Add a crop of a picture of frost to the image; the picture is scaled by at least `c[2]`."""
     height, width = image.shape[1:]
     picture = frost_picture(int(rng.integers(_PICTURES)), (height, width), c[2])
     top = rng.integers(picture.shape[1] - height)
@@ -229,12 +229,12 @@ def fog(image: _Pixels, c: tuple[float, float], rng: np.random.Generator) -> _Pi
 
 
 def plasma(side: int, decay: float, rng: np.random.Generator) -> np.ndarray:
-    """Make a cloud in [0, 1] by diamonds and squares on a torus; `side` is a power of two.
+    """Draw a cloud in [0, 1] by the diamond-square method on a torus.
 
     Args:
-        side: in pixels.
-        decay: the deviation of the mean of four neighbours falls by its square at each halving.
-        rng: where the draws come from.
+        side: side in pixels, a power of two.
+        decay: the deviation is divided by the square of this number at each halving.
+        rng: random generator of the draws.
     """
     cloud = np.zeros((side, side))
     step, swing = side, 1.0
@@ -254,9 +254,9 @@ def plasma(side: int, decay: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def frost_photographs() -> list[Path]:
-    """List the five photographs of frost that the package imagecorruptions carries; empty without it.
+    """List the five photographs of frost in the package imagecorruptions; empty if not installed.
 
-    The package is looked for, not imported.
+    The package is located, not imported.
     """
     found = find_spec("imagecorruptions")
     if found is None or found.origin is None:
@@ -269,12 +269,12 @@ def frost_photographs() -> list[Path]:
 
 @lru_cache(maxsize=2 * _PICTURES)
 def frost_picture(index: int, size: tuple[int, int], scale: float) -> Float[Tensor, "3 H2 W2"]:
-    """Give a picture of frost in [0, 1], larger than the image that it will lie on.
+    """Return a picture of frost in [0, 1], larger than the image.
 
     Args:
-        index: which one, 0..4.
+        index: index of the picture, 0..4.
         size: height and width of the image.
-        scale: of the picture; more where the image needs it.
+        scale: least scale of the picture; it is larger if the image requires it.
     """
     photographs = frost_photographs()
     if photographs:
@@ -285,13 +285,13 @@ def frost_picture(index: int, size: tuple[int, int], scale: float) -> Float[Tens
     needed = max(side / length for side, length in zip(size, picture.shape[1:], strict=True))
     factor = max(scale, _ROOM * needed)
     resized = [math.ceil(factor * length) for length in picture.shape[1:]]
-    # Without antialiasing, as the original: a fifth of the size is every fifth pixel's neighbourhood.
+    # Without antialiasing, as in the original: at a fifth of the size only every fifth pixel counts.
     mode = "bilinear" if factor < 1 else "bicubic"
     return F.interpolate(picture[None], size=resized, mode=mode, align_corners=False)[0].clamp_(0, 1)
 
 
 def drawn_frost(index: int) -> np.ndarray:
-    """Draw feathers of ice, and give them the colours of a photograph: `(H, W, 3)` float32 in [0, 1]."""
+    """Draw feathers of ice in the colours of a photograph, `(H, W, 3)` float32 in [0, 1]."""
     rng = np.random.default_rng((index, 2019))
     canvas = Image.new("L", (2 * _WIDTH, 2 * _HEIGHT), 90)
     pen = ImageDraw.Draw(canvas)
@@ -299,7 +299,7 @@ def drawn_frost(index: int) -> np.ndarray:
         _feather(pen, rng)
     ice = np.asarray(canvas.resize(DRAWN, Image.Resampling.BOX), dtype=np.float32)
     soft = np.asarray(canvas.filter(ImageFilter.GaussianBlur(60)).resize(DRAWN), dtype=np.float32)
-    # Ice grows in patches; where it is thin the glass shows.
+    # Ice grows in patches; thin ice is transparent.
     patches = rng.normal(size=(5, 7)).astype(np.float32)
     thickness = np.asarray(Image.fromarray(patches).resize(DRAWN, Image.Resampling.BICUBIC))
     relief = (ice - soft) / ice.std() * np.clip(1 + 0.5 * thickness, 0.3, 2) + thickness
@@ -319,7 +319,7 @@ def _feather(pen: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
         x2, y2 = x + 14 * math.cos(angle), y + 14 * math.sin(angle)
         pen.line((x, y, x2, y2), fill=light + 20, width=4)
         for side in (-1, 1):
-            # The two sides catch the light differently.
+            # The two sides reflect the light differently.
             shade = light + 12 * side + int(rng.integers(-15, 16))
             branch = reach * length * (1 - step / steps) * rng.uniform(0.7, 1.1)
             twigs(pen, (x, y), branch, angle + side * math.pi / 3, shade)
@@ -347,28 +347,28 @@ _LEAST_SIDE = 32
 def corrupt(
     images: Tensor, name: str, severity: int, *, seed: int = 0, scale: Scale = "imagenet", first: int = 0
 ) -> Tensor:
-    """Corrupt a batch of images, each by its own draw.
+    """Corrupt a batch of images, each with its own draws.
 
-    An image gets the same in any batch: its draws depend on `seed`, the corruption, the severity and its
-    place in the set alone.
+    The result for an image does not depend on its batch: the draws depend only on `seed`, the corruption, the
+    severity and the index of the image in its set.
 
     Args:
         images: `(B, 3, H, W)`, uint8 or float in [0, 1], RGB, at least 32 pixels on each side. JPEG and
-            pixelate pass through 8 bits.
+                pixelate round to 8 bits.
         name: one of `CORRUPTIONS`.
         severity: 1 to 5.
-        seed: 0 or more; repeats the draws.
-        scale: `"imagenet"` has the constants of ImageNet-C, made for 224 pixels; `"cifar"` the weaker ones
-            of CIFAR-10-C, made for 32.
-        first: place of `images[0]` in its set, where a set is given in pieces.
+        seed: seed of the draws, 0 or more.
+        scale: `"imagenet"` for the constants of ImageNet-C, made for 224 pixels; `"cifar"` for the weaker
+            constants of CIFAR-10-C, made for 32.
+        first: index of `images[0]` in its set, if the set is corrupted in parts.
 
     Returns:
-        New images of the same shape, dtype and device. Integers are cut off, not rounded, as in the
-        published sets.
+            New images of the same shape, dtype and device. Integers are rounded down, as in the published
+            sets.
 
     Raises:
-        ConfigError: an unknown name or scale, or a severity, seed or place out of range.
-        ImageError: other shapes or dtypes, or values outside [0, 1].
+            ConfigError: a name or scale is unknown, or a severity, seed or index is out of range.
+            ImageError: images of other shapes or dtypes, or with values outside [0, 1].
 
     Example:
         >>> noisy = corrupt(torch.rand(8, 3, 32, 32), "gaussian_noise", 3, scale="cifar")
@@ -388,7 +388,7 @@ def corrupt(
 
 
 def check(images: Tensor, name: str, severity: int, seed: int, scale: str, first: int) -> None:
-    """Refuse what `corrupt` cannot take."""
+    """Check the arguments of `corrupt`."""
     if name not in TABLE:
         raise ConfigError(f"corruptions are {', '.join(TABLE)}; got {name!r}.")
     if severity not in SEVERITIES:
@@ -413,7 +413,7 @@ def gaussian_noise(image: _Pixels, c: tuple[float], rng: np.random.Generator) ->
 
 
 def shot_noise(image: _Pixels, c: tuple[float], rng: np.random.Generator) -> _Pixels:
-    """Count photons: at most `c` on average."""
+    """Add Poisson noise, with `c` photons on average at white."""
     return tensor(rng.poisson(image.numpy() * c[0])) / c[0]
 
 
@@ -424,14 +424,14 @@ def impulse_noise(image: _Pixels, c: tuple[float], rng: np.random.Generator) -> 
 
 
 def _brightness(image: _Pixels, c: tuple[float], rng: np.random.Generator) -> _Pixels:
-    """Raise the value of HSV by `c`, at the same hue and saturation."""
+    """Add `c` to the value of HSV, with the same hue and saturation."""
     value = image.amax(dim=0)
     raised = (value + c[0]).clamp_max(1)
     return torch.where(value > 0, image * (raised / value.clamp_min(1e-6)), raised)
 
 
 def contrast(image: _Pixels, c: tuple[float], rng: np.random.Generator) -> _Pixels:
-    """Leave `c` of the distance from each channel's mean."""
+    """Multiply the distance from each channel's mean by `c`."""
     mean = image.mean(dim=(1, 2), keepdim=True)
     return mean + c[0] * (image - mean)
 
@@ -439,7 +439,7 @@ def contrast(image: _Pixels, c: tuple[float], rng: np.random.Generator) -> _Pixe
 def elastic_transform(image: _Pixels, c: tuple[float, ...], rng: np.random.Generator) -> _Pixels:
     """Shear the image, then move its pixels along a smooth random field.
 
-    The lengths are given for a shorter side of `c[3]` pixels, and grow with it.
+    The lengths are given for a shorter side of `c[3]` pixels, and are scaled with it.
     """
     sway, sigma, jitter = (min(image.shape[1:]) / c[3] * length for length in c[:3])
     sheared = shear(image, rng.uniform(-jitter, jitter, (3, 2)))
@@ -472,19 +472,19 @@ def pixelate(image: _Pixels, c: tuple[float], rng: np.random.Generator) -> _Pixe
 
 
 def jpeg_compression(image: _Pixels, c: tuple[int], rng: np.random.Generator) -> _Pixels:
-    """Save the image as JPEG of quality `c`, and read it."""
+    """Save the image as JPEG of quality `c`, and read it back."""
     file = BytesIO()
     to_picture(image).save(file, "JPEG", quality=c[0])
     return from_picture(Image.open(file))
 
 
 def to_picture(image: _Pixels) -> Image.Image:
-    """Round to 8 bits."""
+    """Round an image to 8 bits, as a PIL image."""
     return Image.fromarray((image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
 def from_picture(picture: Image.Image) -> _Pixels:
-    """Give a picture as float."""
+    """Convert a PIL image to float in [0, 1]."""
     return tensor(np.asarray(picture)).permute(2, 0, 1) / 255
 
 
@@ -492,7 +492,7 @@ Apply = Callable[[Tensor, Any, np.random.Generator], Tensor]
 
 
 class Corruption(NamedTuple):
-    """What a corruption does, and its constants at the five severities of each scale."""
+    """Function of a corruption, and its constants for the five severities of each scale."""
 
     apply: Apply
     imagenet: tuple[tuple[float, ...], ...]
@@ -500,7 +500,7 @@ class Corruption(NamedTuple):
 
 
 def each(*values: float) -> tuple[tuple[float, ...], ...]:
-    """Make one constant for each severity."""
+    """Return a tuple of one constant for each severity."""
     return tuple((value,) for value in values)
 
 
@@ -581,5 +581,5 @@ TABLE = {
     "pixelate": Corruption(pixelate, each(0.6, 0.5, 0.4, 0.3, 0.25), each(0.95, 0.9, 0.85, 0.75, 0.65)),
     "jpeg_compression": Corruption(jpeg_compression, each(25, 18, 15, 10, 7), each(80, 65, 58, 50, 40)),
 }
-"""In the paper's order."""
+"""Corruptions by name, in the paper's order."""
 CORRUPTIONS: tuple[str, ...] = tuple(TABLE)

@@ -1,4 +1,4 @@
-"""Does an augmentation help? Train a classifier with each arm, test it at home, elsewhere and corrupted."""
+"""Train a classifier with each arm, and test it at home, in other domains and on corrupted images."""
 
 import tempfile
 import time
@@ -23,10 +23,10 @@ from styleaug.robustness.runs import Key, Record, RunFile, Workers
 __all__ = ["evaluate_robustness", "plan_robustness"]
 
 _Report = Callable[[str, int, int], None]
-"""Called with what is done, how much of it is done, and how much there is."""
+"""Function called with the current task, the number of finished parts and of all parts."""
 CORRUPTED_AT_ONCE = 256
 CALIBRATED_ON = 128
-"""Training images from which folded batch norms read their statistics."""
+"""Number of training images from which statistics of folded batch norms are computed."""
 TIMED_STEPS, WARM_STEPS = 4, 2
 TIMED_IMAGES = 8
 
@@ -47,27 +47,27 @@ def evaluate_robustness(
     said: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> Robustness:
-    """Train a classifier with each arm and seed, and compare what they reach.
+    """Train a classifier with each arm and seed, and compare their scores.
 
     All arms of a seed share the split, the initial weights, the order of the batches, geometry and
-    dropout, so that they are compared pairwise. The last epoch counts; nothing is selected. Scores are the
-    recall averaged over the classes.
+    dropout, so that they are compared in pairs. The weights of the last epoch are tested; nothing is
+    selected. Scores are the mean recall over the classes.
 
     Args:
-        train: folder with a folder per class; a part is held out as the home test.
-        tests: folders of other domains, by name or alone; the one called `"home"` is the home test.
-        arms: see `styleaug.robustness.arms`.
-        out: result file, written after every run; runs that it has are not done again. None keeps nothing.
-        redo: do the runs of these arms and seeds again.
-        strict: stop at the first file that cannot be read, instead of leaving it out.
-        report: called with what is done, how much is done, and how much there is.
-        said: called with a line after each run.
-        options: see `Protocol`.
+        train: folder with a subfolder for each class; a part is held out as the home test.
+        tests: folders of other domains, with or without names; the one called `"home"` is the home test.
+        arms: lines as in `styleaug.robustness.arms`.
+        out: result file, written after every run; finished runs are not repeated. None writes no file.
+        redo: repeat the runs of these arms and seeds.
+        strict: raise an error for the first file that cannot be read; False leaves such files out.
+        report: function called with the current task, the number of finished parts and of all parts.
+        said: function called with a line of text after each run.
+        options: fields of `Protocol`.
 
     Raises:
-        ConfigError: an argument outside its range, or a file with runs of other settings.
-        FileError: a folder that cannot be used, or, if `strict`, a file.
-        StyleAugError: what an arm names is missing or damaged.
+        ConfigError: an argument is out of its range, or the file has runs with other settings.
+        FileError: a folder cannot be used or, if `strict`, a file cannot be read.
+        StyleAugError: a file that an arm names is missing or damaged.
 
     Example:
         >>> evaluate_robustness("photos", {"sketch": "sketches"},
@@ -99,7 +99,7 @@ def evaluate_robustness(
 
 
 def line_of(record: Record, number: int, total: int, left: float) -> str:
-    """Tell of a finished run."""
+    """Format the line for a finished run."""
     scores = "  ".join(f"{name} {score:.3f}" for name, score in record["scores"].items())
     if record["corrupted"]:
         scores += f"  corrupted {float(np.mean(list(record['corrupted'].values()))):.3f}"
@@ -119,20 +119,20 @@ def plan_robustness(
     report: _Report = _quiet,
     **options: Any,
 ) -> Plan:
-    """Say what `evaluate_robustness` would do with the same arguments, and how long, from a few steps.
+    """Return the plan of `evaluate_robustness` for the same arguments, with times from a few steps.
 
     Args:
-        train: as there.
-        tests: as there.
-        arms: as there.
-        out: as there; it is read, not written.
-        redo: as there.
-        strict: as there.
-        report: as there.
-        options: as there.
+        train: folder with a subfolder for each class.
+        tests: folders of other domains.
+        arms: lines as in `styleaug.robustness.arms`.
+        out: result file; it is read, not written.
+        redo: plan the finished runs of these arms and seeds again.
+        strict: raise an error for the first file that cannot be read.
+        report: function called with the current task, the number of finished parts and of all parts.
+        options: fields of `Protocol`.
 
     Raises:
-        StyleAugError: as there.
+        StyleAugError: every error that `evaluate_robustness` raises for these arguments.
     """
     protocol = Protocol.of(train, tests, arms=arms, **options)
     with prepared(protocol, report, strict) as store:
@@ -154,7 +154,7 @@ def plan_robustness(
 
 @contextmanager
 def prepared(protocol: Protocol, report: _Report, strict: bool) -> Iterator[Store]:
-    """Read all images into a folder that goes away again; arms are made once, to meet their errors early."""
+    """Read all images into a temporary folder, and make each arm once, to find errors early."""
     for spec in protocol.arms:
         Arm(spec)
     with tempfile.TemporaryDirectory(prefix="styleaug-", ignore_cleanup_errors=True) as folder:
@@ -166,29 +166,29 @@ def prepared(protocol: Protocol, report: _Report, strict: bool) -> Iterator[Stor
 
 @dataclass(frozen=True)
 class Job:
-    """All that a process needs for one run."""
+    """Everything that a process needs for one run."""
 
     arm: ArmSpec
     spec: str
-    """What the arm does, and a hash of the files that it reads."""
+    """The line of the arm, and a hash of the files that it reads."""
     seed: int
     protocol: Protocol
     store: Store
 
     @property
     def key(self) -> Key:
-        """Name the run."""
+        """Return the key of the run: arm and seed."""
         return self.arm.name, self.seed
 
 
 def plan_jobs(protocol: Protocol, store: Store) -> list[Job]:
-    """List all runs. One seed of all arms comes before the next, so a broken-off table is a fair one."""
+    """List all runs, seed by seed for all arms, so that an interrupted comparison is fair."""
     specs = [(arm, f"{arm.spec} #{arm.digest()}") for arm in protocol.arms]
     return [Job(arm, spec, seed, protocol, store) for seed in range(protocol.seeds) for arm, spec in specs]
 
 
 def run_one(job: Job) -> Record:
-    """Train one classifier with one arm, and test it everywhere."""
+    """Train one classifier with one arm, and test it on all tests."""
     protocol, store = job.protocol, job.store
     with settled(protocol.each_threads):
         arm, net, train, test = made(job)
@@ -230,7 +230,7 @@ def run_one(job: Job) -> Record:
 
 
 def made(job: Job) -> tuple[Arm, Classifier, torch.Tensor, torch.Tensor]:
-    """Make what a run needs from its seed: the arm, the classifier, rows to train on and to test on."""
+    """Return arm, classifier, training rows and test rows of a run, drawn from its seed."""
     protocol, store = job.protocol, job.store
     train, test = protocol.split(store.labels(TRAIN), job.seed)
     torch.manual_seed(job.seed)
@@ -248,7 +248,7 @@ def made(job: Job) -> tuple[Arm, Classifier, torch.Tensor, torch.Tensor]:
 
 @contextmanager
 def settled(threads: int) -> Iterator[None]:
-    """Compute with so many threads, and leave torch's global state as it was."""
+    """Use this number of threads in the block, and restore torch's global state after it."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -260,7 +260,7 @@ def settled(threads: int) -> Iterator[None]:
 
 @contextmanager
 def _mixed(net: Classifier, arm: Arm) -> Iterator[None]:
-    """Mix features behind the early blocks, if the arm does."""
+    """Mix features after the early blocks, if the arm has mixstyle."""
     handles = [block.register_forward_hook(mixer) for mixer in arm.mixers for block in net.early]
     try:
         yield
@@ -270,21 +270,21 @@ def _mixed(net: Classifier, arm: Arm) -> Iterator[None]:
 
 
 def corrupted_file(job: Job, name: str, severity: int) -> Path:
-    """Tell where the corrupted home test lies; a home test of its own is the same for all seeds."""
+    """Return the path of the corrupted home test; a separate home test is the same for all seeds."""
     split = HOME if HOME in job.store.domains else str(job.seed)
     return job.store.folder / f"corrupted-{split}-{name}-{severity}.npy"
 
 
 @dataclass(frozen=True)
 class CorruptionTask:
-    """One corruption in all severities of one home test."""
+    """One corruption of one home test, in all severities."""
 
     job: Job
     name: str
 
 
 def corruption_tasks(protocol: Protocol, store: Store, jobs: list[Job]) -> list[CorruptionTask]:
-    """List what to corrupt for these runs, if the disk may hold it."""
+    """List the corruptions for these runs, after checking their size on disk."""
     if not protocol.corruptions or not jobs:
         return []
     homes = {corrupted_file(job, "", 0): job for job in jobs}
@@ -300,14 +300,14 @@ def corruption_tasks(protocol: Protocol, store: Store, jobs: list[Job]) -> list[
 
 
 def home_test(job: Job) -> torch.Tensor:
-    """Give the rows of the home test in its domain."""
+    """Return the rows of the home test in its domain."""
     if HOME in job.store.domains:
         return torch.arange(len(job.store.labels(HOME)))
     return job.protocol.split(job.store.labels(TRAIN), job.seed)[1]
 
 
 def write_corrupted(task: CorruptionTask) -> None:
-    """Corrupt a home test once for all arms."""
+    """Corrupt a home test and write it, once for all arms."""
     job, store = task.job, task.job.store
     images = store.images(HOME if HOME in store.domains else TRAIN)
     rows = home_test(job)
@@ -323,7 +323,7 @@ def write_corrupted(task: CorruptionTask) -> None:
 
 
 def time_run(job: Job) -> tuple[float, float]:
-    """Measure a few steps of a run; estimate the seconds of its training and of its tests."""
+    """Time a few steps of a run, and estimate the seconds of its training and its tests."""
     protocol, store = job.protocol, job.store
     with settled(protocol.each_threads):
         arm, net, train, _ = made(job)
@@ -345,7 +345,7 @@ def time_run(job: Job) -> tuple[float, float]:
 
 
 def time_corruption(store: Store, protocol: Protocol, name: str) -> float:
-    """Measure the seconds that a corruption of middle severity takes of an image."""
+    """Measure the seconds that a corruption of middle severity takes for one image."""
     images = store.images(TRAIN)[:TIMED_IMAGES]
     started = time.perf_counter()
     corrupt(images, name, protocol.severities[len(protocol.severities) // 2], scale=protocol.scale)  # pyright: ignore

@@ -1,4 +1,4 @@
-"""The protocol of a robustness test: what is trained on, how, and what it is tested on."""
+"""The protocol of a robustness test: training data, training and tests."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -25,41 +25,41 @@ TRAIN = "train"
 RESERVED = {TRAIN, "mean of others", "corrupted", ""}
 _SEVERITIES = (1, 2, 3, 4, 5)
 LEAST_CORRUPTED = 32
-"""Pixels that an image must have to be corrupted."""
+"""Least side in pixels of an image that is corrupted."""
 CIFAR_SIDE = 64
-"""Up to this side corruptions are scaled as CIFAR-10-C's are."""
+"""Largest side in pixels for which corruptions have the scale of CIFAR-10-C."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a robustness test does.
+    """Settings of a robustness test.
 
     Args:
-        train: folder with a folder per class.
-        tests: other domains by name, with the same classes or some of them; `"home"` takes the place of
-            the images that are held out of `train`.
-        arms: see `styleaug.robustness.arms`.
-        baseline: name of the arm that the others are compared with; None takes `none`, or the first.
-        classifier: see `make_classifier`.
-        recipe: of the training; None takes the classifier's own.
-        seeds: runs of each arm, with seeds 0, 1, ...
-        corruptions: names, applied to the home test.
-        severities: of the corruptions, from 1 to 5.
-        classes: use these only; None uses all of `train`.
-        held_out: least share of each class that is kept for the home test.
-        per_class: train on so many images of each class.
+        train: folder with a subfolder for each class.
+        tests: other domains by name, with the same classes or some of them; `"home"` replaces
+            the held-out images of `train`.
+        arms: lines as in `styleaug.robustness.arms`.
+        baseline: name of the arm that the others are compared with; None is `none`, or the first.
+        classifier: name as in `make_classifier`.
+        recipe: recipe of the training; None uses the classifier's own.
+        seeds: number of runs of each arm, with seeds 0, 1, ...
+        corruptions: names of corruptions, applied to the home test.
+        severities: severities of the corruptions, from 1 to 5.
+        classes: names of the classes to use; None uses all of `train`.
+        held_out: least share of each class for the home test, in (0, 1).
+        per_class: number of training images of each class.
         balanced: repeat the images of smaller classes.
-        limit: read so many images per class and folder at most.
+        limit: largest number of images per class and folder.
         fit: how an image becomes square: `"crop"` or `"squash"`.
         weights: folder of ImageNet weights.
-        pretrained: start from them.
-        jobs: runs side by side.
-        threads: of each run; None shares the cores.
-        device: that is trained on.
-        memory: GiB for images in memory, and again for corrupted ones on disk.
+        pretrained: start from ImageNet weights.
+        jobs: number of runs in parallel.
+        threads: number of threads of each run; None divides the cores.
+        device: device of the training.
+        memory: GiB for images in memory, and the same for corrupted images on disk.
 
     Raises:
-        ConfigError: an argument outside its range.
+        ConfigError: an argument is out of its range.
     """
 
     train: Path
@@ -96,7 +96,7 @@ class Protocol:
         recipe: Recipe | None = None,
         **options: Any,
     ) -> "Protocol":
-        """Make a protocol of plain values: folders by name or alone, arms as text."""
+        """Make a protocol from plain values: folders with or without names, arms as text."""
         named = tests.items() if isinstance(tests, Mapping) else [(Path(test).name, test) for test in tests]
         folders: dict[str, Path] = {}
         for name, folder in named:
@@ -148,27 +148,27 @@ class Protocol:
 
     @property
     def compared_with(self) -> str:
-        """Name the baseline."""
+        """Return the name of the baseline."""
         names = [arm.name for arm in self.arms]
         return self.baseline or ("none" if "none" in names else names[0])
 
     @property
     def each_threads(self) -> int:
-        """Tell the threads of a run."""
+        """Return the number of threads of a run."""
         return self.threads or max(1, (os.cpu_count() or 1) // self.jobs)
 
     @property
     def scale(self) -> str:
-        """Tell how strong corruptions are meant."""
+        """Return the scale of the corruptions, `"imagenet"` or `"cifar"`."""
         return "cifar" if self.recipe.side <= CIFAR_SIDE else "imagenet"
 
     def split(self, labels: Int[Tensor, " N"], seed: int) -> tuple[Tensor, Tensor]:
-        """Draw the rows to train on and those of the home test."""
+        """Draw the training rows and the rows of the home test."""
         held_out = 0.0 if HOME in self.tests else self.held_out
         return split_home(labels, seed, held_out=held_out, per_class=self.per_class, balanced=self.balanced)
 
     def settings(self, store: "Store") -> dict[str, Any]:
-        """Give what all runs in a file share: enough to refuse to mix, and to run it again."""
+        """Return the settings that all runs of a file share, which suffice to repeat them."""
         return {
             "classes": list(store.classes),
             "classifier": self.classifier,
@@ -189,7 +189,7 @@ class Protocol:
 
 
 def _check_device(device: str) -> None:
-    """Refuse a device that torch does not have."""
+    """Check that torch can use a device."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -199,7 +199,7 @@ def _check_device(device: str) -> None:
 
 @dataclass(frozen=True)
 class Domain:
-    """What is known of a domain without its tensors; see `ClassFolders`."""
+    """Description of a domain without its tensors; see `ClassFolders`."""
 
     images: int
     failed: tuple[tuple[Path, str], ...]
@@ -210,12 +210,12 @@ class Domain:
 class Store:
     """The images of a protocol, read once, in files that all processes map into their memory.
 
-    It holds no tensor: those that are sent to a process go through sockets of the first one.
+    It holds no tensors, because tensors that are sent to a process go through sockets of the first process.
 
     Args:
-        folder: of the files.
-        classes: names, in the order of the labels.
-        domains: what was read, `"train"` first.
+        folder: folder of the files.
+        classes: names of the classes, in the order of the labels.
+        domains: descriptions of the domains, `"train"` first.
     """
 
     folder: Path
@@ -224,7 +224,7 @@ class Store:
 
     @classmethod
     def fill(cls, folder: Path, protocol: Protocol, *, report: Callable[[str, int, int], None]) -> "Store":
-        """Read all folders of a protocol, and keep their images as files in `folder`."""
+        """Read all folders of a protocol, and write their images to files in `folder`."""
         classes = class_names(protocol.train, protocol.classes)
         domains: dict[str, ClassFolders] = {}
         left = int(protocol.memory * 2**30)
@@ -259,19 +259,19 @@ class Store:
         return [failure for domain in self.domains.values() for failure in domain.failed]
 
     def labels(self, name: str) -> Int[Tensor, " N"]:
-        """Give the labels of a domain."""
+        """Return the labels of a domain."""
         return mapped(self.folder / f"{slot(name)}-labels.npy")
 
     def images(self, name: str) -> Shaped[Tensor, "N 3 S S"]:
-        """Map the images of a domain."""
+        """Return the images of a domain, mapped into memory."""
         return mapped(self.folder / f"{slot(name)}.npy")
 
 
 def slot(name: str) -> str:
-    """Give a name that any file system takes."""
+    """Return a name that is valid on any file system."""
     return name_bytes(name).hex()[:200]
 
 
 def mapped(path: Path) -> Shaped[Tensor, "N ..."]:
-    """Map a file into memory; writes stay private."""
+    """Map a file into memory; changes are not written to it."""
     return torch.from_numpy(np.load(path, mmap_mode="c"))

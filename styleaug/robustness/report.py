@@ -1,4 +1,4 @@
-"""What a robustness test found, as numbers and as a table; and what it is going to do."""
+"""Results and plan of a robustness test, as numbers and as tables."""
 
 import statistics as std
 from collections.abc import Mapping, Sequence
@@ -23,26 +23,26 @@ CORRUPTED = "corrupted"
 
 @dataclass(frozen=True)
 class ArmResult:
-    """What an arm reached."""
+    """Scores of an arm."""
 
     name: str
     spec: str
     seeds: tuple[int, ...]
     scores: dict[str, Spread]
-    """By domain; with several other domains also `"mean of others"`, with corruptions `"corrupted"`."""
+    """Scores by domain, and `"mean of others"` (several other domains) and `"corrupted"` if measured."""
     differences: dict[str, Difference]
-    """From the baseline in the same seeds, for the same keys."""
+    """Differences from the baseline over the same seeds, with the keys of `scores`."""
     p_holm: dict[str, float]
-    """Of the paired t test, corrected for the number of arms."""
+    """p values of the paired t test, corrected for the number of arms (Holm)."""
     seconds: float
-    """Median of the training."""
+    """Median time of a training, in seconds."""
     slowdown: float | None
-    """Over the baseline's."""
+    """Training time divided by the baseline's."""
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """What a robustness test found."""
+    """Results of a robustness test."""
 
     arms: list[ArmResult]
     baseline: str
@@ -51,11 +51,11 @@ class Robustness:
     corruptions: dict[str, dict[str, float]]
     """Mean score by arm and corruption."""
     failed: list[tuple[Path, str]]
-    """Files that could not be read, and why."""
+    """Files that could not be read, with the reasons."""
 
     @classmethod
     def of(cls, protocol: Protocol, store: Store, runs: RunFile) -> "Robustness":
-        """Sum up the runs of a file: the arms asked for, then those that it has besides."""
+        """Summarise the runs of a file: the arms of the protocol, then other arms in the file."""
         _, records = runs.read()
         names = [arm.name for arm in protocol.arms]
         names += [name for name in dict.fromkeys(record["arm"] for record in records) if name not in names]
@@ -70,7 +70,7 @@ class Robustness:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the same as JSON-ready values."""
+        """Return the same as JSON-ready values."""
         return {
             "baseline": self.baseline,
             "settings": self.settings,
@@ -79,13 +79,13 @@ class Robustness:
         }
 
     def table(self) -> str:
-        """Lay the scores out as text for a terminal."""
+        """Format the scores as text for a terminal."""
         from styleaug.robustness.report import plain_table
 
         return plain_table(self)
 
     def markdown(self) -> str:
-        """Lay the scores out as Markdown."""
+        """Format the scores as Markdown."""
         return _markdown_table(self)
 
     def save(self, path: Path) -> Path:
@@ -96,7 +96,7 @@ class Robustness:
 
 
 def measures_of(record: Record) -> dict[str, float]:
-    """Give the scores of a run: every domain, the mean of the others, the mean of the corruptions."""
+    """Return the scores of a run: each domain, mean of the others, mean of the corruptions."""
     others = [score for name, score in record["scores"].items() if name != HOME]
     found = dict(record["scores"])
     if len(others) > 1:
@@ -107,7 +107,7 @@ def measures_of(record: Record) -> dict[str, float]:
 
 
 def by_corruption(records: Sequence[Record]) -> dict[str, float]:
-    """Average over seeds and severities."""
+    """Compute the mean score of each corruption over seeds and severities."""
     names = dict.fromkeys(key.rpartition(" ")[0] for key in records[0]["corrupted"])
     return {
         name: std.fmean(
@@ -121,7 +121,7 @@ def by_corruption(records: Sequence[Record]) -> dict[str, float]:
 
 
 def _compare(by_arm: Mapping[str, Sequence[Record]], baseline: str) -> list[ArmResult]:
-    """Summarise each arm, and its difference from the baseline in the same seeds."""
+    """Summarise each arm and its difference from the baseline over the same seeds."""
     scores = {
         name: {
             measure: {record["seed"]: measures_of(record)[measure] for record in records}
@@ -161,22 +161,22 @@ def _compare(by_arm: Mapping[str, Sequence[Record]], baseline: str) -> list[ArmR
 
 @dataclass(frozen=True)
 class Plan:
-    """What a robustness test is going to do, and for how long."""
+    """Planned runs of a robustness test, and their estimated time."""
 
     classes: tuple[str, ...]
     images: dict[str, int]
     runs: int
     missing: int
     seconds: dict[str, float]
-    """Of one training, by arm that is missing."""
+    """Seconds of one training, for each arm with missing runs."""
     test_seconds: float
-    """Of the tests of one run."""
+    """Seconds of the tests of one run."""
     corruption_seconds: float
     total_seconds: float
     jobs: int
     settings: dict[str, Any]
     failed: list[tuple[Path, str]]
-    """Files that could not be read, and why."""
+    """Files that could not be read, with the reasons."""
 
     @classmethod
     def of(
@@ -188,7 +188,7 @@ class Plan:
         seconds: Mapping[str, tuple[float, float]],
         per_corruption: Mapping[str, float],
     ) -> "Plan":
-        """Add up what was measured."""
+        """Make a plan from the measured times."""
         homes = protocol.seeds if HOME not in store.domains else 1
         held_out = len(store.labels(HOME)) if HOME in store.domains else held_out_of(protocol, store)
         corrupting = sum(per_corruption.values()) * held_out * len(protocol.severities) * homes
@@ -208,11 +208,11 @@ class Plan:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the same as JSON-ready values."""
+        """Return the same as JSON-ready values."""
         return {name: value for name, value in asdict(self).items() if name != "failed"}
 
     def table(self) -> str:
-        """Lay the plan out as text."""
+        """Format the plan as text."""
         lines = [f"{len(self.classes)} classes: {', '.join(map(printable, self.classes))}"]
         lines += ["images: " + ", ".join(f"{printable(name)} {n}" for name, n in self.images.items())]
         recipe = ", ".join(f"{key} {value}" for key, value in self.settings["recipe"].items())
@@ -234,7 +234,7 @@ def held_out_of(protocol: Protocol, store: Store) -> int:
 
 
 def duration(seconds: float) -> str:
-    """Say a time in words."""
+    """Format a time in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -249,7 +249,7 @@ NOTE = (
 
 
 def rows_of(result: "Robustness") -> list[list[str]]:
-    """Give the cells of the table, its head first."""
+    """Return the cells of the table, the header first."""
     measures = list(result.arms[0].scores) if result.arms else []
     compared = [name for name in ("mean of others", "corrupted") if name in measures]
     if "mean of others" not in measures:
@@ -266,12 +266,12 @@ def rows_of(result: "Robustness") -> list[list[str]]:
 
 
 def spread_cell(found: Spread) -> str:
-    """Show a mean and its deviation."""
+    """Format a mean and its deviation."""
     return f"{100 * found.mean:.1f}" + ("" if found.deviation is None else f" ± {100 * found.deviation:.1f}")
 
 
 def gap_cell(arm: "ArmResult", measure: str, baseline: str) -> str:
-    """Show a difference, its interval and what may be said of it."""
+    """Format a difference, its interval and its verdict."""
     gap: Difference | None = arm.differences.get(measure)
     if gap is None:
         return "" if arm.name == baseline else "no common seed"
@@ -283,7 +283,7 @@ def gap_cell(arm: "ArmResult", measure: str, baseline: str) -> str:
 
 
 def corruption_rows(result: "Robustness") -> list[list[str]]:
-    """Give the cells of the table of single corruptions, averaged over severities."""
+    """Return the cells of the table of corruptions, averaged over severities."""
     names = list(next(iter(result.corruptions.values()), {}))
     rows = [["corruption", *result.corruptions]]
     for name in names:
@@ -292,7 +292,7 @@ def corruption_rows(result: "Robustness") -> list[list[str]]:
 
 
 def plain_table(result: "Robustness") -> str:
-    """Lay the scores out for a terminal."""
+    """Format the scores for a terminal."""
     lines = aligned(rows_of(result))
     if result.corruptions:
         lines += ["", *aligned(corruption_rows(result))]
@@ -300,7 +300,7 @@ def plain_table(result: "Robustness") -> str:
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
-    """Pad cells to columns."""
+    """Pad cells to aligned columns."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
@@ -313,7 +313,7 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _markdown_table(result: "Robustness") -> str:
-    """Lay the scores out in Markdown, with the settings."""
+    """Format the scores and the settings in Markdown."""
     settings = result.settings
     recipe = ", ".join(f"{name} {value}" for name, value in settings["recipe"].items())
     domains = ", ".join(f"{markdown(name)} {found['images']}" for name, found in settings["domains"].items())
@@ -333,6 +333,6 @@ def _markdown_table(result: "Robustness") -> str:
 
 
 def text_table(rows: list[list[str]]) -> list[str]:
-    """Draw a Markdown table of cells that are any text."""
+    """Format a Markdown table; cells may contain any text."""
     head, *others = ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]
     return [head, "|---|" + "--:|" * (len(rows[0]) - 1), *others]

@@ -1,4 +1,4 @@
-"""The result file of a comparison: one record per finished run, so that it can be gone on with."""
+"""The result file of a comparison, with a record per finished run, so that it can be resumed."""
 
 import json
 import os
@@ -27,19 +27,19 @@ _FORMAT = "styleaug robustness 1"
 
 
 def _key_of(record: Mapping[str, Any]) -> Key:
-    """Name a run: a file holds one of each arm and seed."""
+    """Return the key of a run: arm and seed, unique in a file."""
     return record["arm"], record["seed"]
 
 
 class RunFile:
-    """A JSON file of runs that share their settings; None keeps them in memory.
+    """A JSON file of runs with the same settings.
 
     Args:
-        path: of the file; it need not be there.
-        settings: what all its runs have in common, as JSON has it.
+        path: path of the file, which need not exist; None keeps the runs in memory.
+        settings: settings that all its runs share, as JSON values.
 
     Raises:
-        FileError: the file is none of ours, or damaged.
+        FileError: the file is not a result file, or is damaged.
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]):
@@ -49,7 +49,7 @@ class RunFile:
         self.read()
 
     def read(self) -> tuple[dict[str, Any], list[Record]]:
-        """Give the settings and the runs of the file as it is now."""
+        """Read the current settings and runs of the file."""
         if self.path is None or not self.path.exists():
             return self.settings, list(self.memory)
         try:
@@ -66,11 +66,11 @@ class RunFile:
             ) from None
 
     def finished(self) -> dict[Key, Record]:
-        """Give the runs that are done, by arm and seed."""
+        """Return the finished runs, by arm and seed."""
         return {_key_of(record): record for record in self.read()[1]}
 
     def same(self) -> tuple[dict[str, Any], list[Record]]:
-        """Give the settings and the runs, if the settings are ours."""
+        """Return settings and runs, after checking that the settings are the same."""
         settings, runs = self.read()
         if runs and settings != self.settings:
             differing = "; ".join(differences(settings, self.settings))
@@ -81,7 +81,7 @@ class RunFile:
         return self.settings, runs
 
     def drop(self, keys: Iterable[Key]) -> None:
-        """Forget runs, so that they are run again; with the last of them go the settings."""
+        """Delete runs, so that they are repeated; without runs the settings are deleted, too."""
         gone = set(keys)
         with self.locked():
             settings, runs = self.read()
@@ -89,13 +89,13 @@ class RunFile:
             self.write(settings if kept else self.settings, kept)
 
     def check(self, planned: Mapping[Key, str]) -> None:
-        """Refuse to mix runs with other settings, or other arms under the same name.
+        """Check that the file has the same settings, and the same arms by name.
 
         Args:
-            planned: by key, what the arm is and reads.
+            planned: line and hash of the arm, by the run's key.
 
         Raises:
-            ConfigError: saying what differs.
+            ConfigError: they differ; the message says where.
         """
         for record in self.same()[1]:
             wanted = planned.get(_key_of(record))
@@ -106,14 +106,14 @@ class RunFile:
                 )
 
     def add(self, record: Record) -> None:
-        """Write one more run; other processes may add theirs to the same file."""
+        """Add a run to the file; other processes may do so at the same time."""
         with self.locked():
             settings, runs = self.same()
             others = [old for old in runs if _key_of(old) != _key_of(record)]
             self.write(settings, [*others, record])
 
     def write(self, settings: Mapping[str, Any], runs: list[Record]) -> None:
-        """Replace the file by one with these runs."""
+        """Replace the file by one with these settings and runs."""
         self.memory = runs
         if self.path is None:
             return
@@ -124,7 +124,7 @@ class RunFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from rewriting the file, where the system can; no lock file is left."""
+        """Lock the file against other processes, if the system can; no lock file remains."""
         try:
             import fcntl
         except ImportError:  # Windows
@@ -143,7 +143,7 @@ class RunFile:
 
 
 def differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
-    """Say in which entries two settings differ."""
+    """List the entries in which two settings differ."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in sorted(set(there) | set(here)):
             yield from differences(there.get(key), here.get(key), f"{name} {key}".strip())
@@ -155,7 +155,7 @@ Task = tuple[Callable[[Any], Any], Any]
 
 
 class Workers:
-    """Do tasks one after the other here, or several at once in processes of their own."""
+    """Run tasks one after the other in this process, or in parallel in several processes."""
 
     def __init__(self, jobs: int):
         self.tasks: list[Task] = []
@@ -163,17 +163,17 @@ class Workers:
         self.pool = None
         self.strangers = set(active_children())
         if jobs > 1:
-            # Ctrl-C reaches every process of a terminal; only this one is to answer.
+            # Ctrl-C reaches every process of a terminal; only this one must react.
             deaf = (signal.SIGINT, signal.SIG_IGN)
             spawn = get_context("spawn")
             self.pool = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=signal.signal, initargs=deaf)
 
     def __enter__(self) -> "Workers":
-        """Give the workers."""
+        """Return the workers."""
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        """End the processes; on an error, at once."""
+        """End the processes; after an error, immediately."""
         if self.pool is None:
             return
         self.pool.shutdown(wait=error is None, cancel_futures=True)
@@ -182,11 +182,11 @@ class Workers:
                 child.terminate()
 
     def add(self, function: Callable[[Any], Any], argument: Any) -> None:
-        """Put a task on the list."""
+        """Add a task."""
         self.tasks.append((function, argument))
 
     def run(self, keep: Callable[[Any], None] = lambda result: None) -> Iterator[tuple[int, int]]:
-        """Do the tasks of the list; give how many are done, and how many there are, after each."""
+        """Run the tasks; after each yield the number of finished tasks and of all."""
         tasks, self.tasks = self.tasks, []
         for number, result in enumerate(self.results(tasks), start=1):
             self.last = result
@@ -194,7 +194,7 @@ class Workers:
             yield number, len(tasks)
 
     def results(self, tasks: list[Task]) -> Iterator[Any]:
-        """Give the results as they come."""
+        """Yield the results as tasks finish."""
         if self.pool is None:
             yield from (function(argument) for function, argument in tasks)
             return
@@ -204,6 +204,6 @@ class Workers:
                 yield future.result()
         except BrokenProcessPool:
             raise StyleAugError(
-                "a process ended unexpectedly, perhaps for want of memory; use fewer jobs (--workers). "
+                "a process ended unexpectedly, perhaps because memory ran out; use fewer jobs (--workers). "
                 "Finished runs are kept."
             ) from None

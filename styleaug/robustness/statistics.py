@@ -1,4 +1,4 @@
-"""Means over seeds, paired differences from a baseline, and what may be said of them."""
+"""Means over seeds, paired differences from a baseline, and their verdicts."""
 
 import math
 import statistics as std
@@ -22,49 +22,49 @@ __all__ = [
 
 _Verdict = Literal["better", "worse", "within noise", "one seed only"]
 _TINY = 1e-9
-"""A standard error below this is rounding."""
+"""A standard error below this is a rounding error."""
 MOST_EXACT = 16
-"""Seeds up to which every combination of signs is counted."""
+"""Largest number of seeds for which all combinations of signs are counted."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, standard deviation and t interval of values that are independent."""
+    """Mean, standard deviation and t interval of independent values."""
 
     count: int
     mean: float
     deviation: float | None
-    """Of the sample, n - 1; None of one value."""
+    """Standard deviation of the sample (n - 1); None for one value."""
     low: float | None
     high: float | None
 
 
 @dataclass(frozen=True)
 class Difference(Spread):
-    """How far an arm lies above the baseline with the same seeds."""
+    """Difference of an arm from the baseline with the same seeds; above 0 the arm is better."""
 
     p: float | None
-    """Of the paired t test, two-sided."""
+    """Two-sided p value of the paired t test."""
     p_exact: float | None
-    """Of the sign-flip test, two-sided; with n seeds it cannot be below 2 / 2**n."""
+    """Two-sided p value of the sign-flip test; with n seeds it is at least 2 / 2**n."""
     wins: int
-    """Seeds in which the arm is the better one."""
+    """Number of seeds in which the arm is better."""
     verdict: _Verdict
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the values as JSON has them."""
+        """Return the values as JSON has them."""
         return asdict(self)
 
 
 def spread(values: Sequence[float], *, confidence: float = 0.95) -> Spread:
-    """Summarise values; a single one has no interval.
+    """Compute mean, deviation and interval of values; a single value has no interval.
 
     Args:
-        values: at least one, finite.
-        confidence: of the interval.
+        values: at least one finite value.
+        confidence: confidence of the interval, in (0, 1).
 
     Raises:
-        ConfigError: no values, or some that are not finite.
+        ConfigError: there are no values, or some are not finite.
     """
     if not values or not all(math.isfinite(value) for value in values):
         raise ConfigError(f"expected finite values, got {list(values)[:5]}.")
@@ -79,12 +79,12 @@ def spread(values: Sequence[float], *, confidence: float = 0.95) -> Spread:
 def difference(
     arm: Mapping[int, float], baseline: Mapping[int, float], *, confidence: float = 0.95
 ) -> Difference | None:
-    """Compare an arm with the baseline in the seeds that both have; None if there is none.
+    """Compare an arm with the baseline over the seeds that both have; None if there are none.
 
     Args:
         arm: score by seed.
         baseline: score by seed.
-        confidence: of the interval.
+        confidence: confidence of the interval, in (0, 1).
     """
     pairs = [arm[seed] - baseline[seed] for seed in sorted(set(arm) & set(baseline))]
     if not pairs:
@@ -98,14 +98,14 @@ def difference(
     if error > _TINY:
         p = 2 * t_cdf(-abs(of.mean) / error, of.count - 1)
     else:
-        # Equal by chance, as scores of small test sets often are: nothing is known of the noise.
+        # Equal by chance, which is frequent in small test sets: the noise is unknown.
         p = exact if exact is not None else 2.0 ** (1 - of.count)
         verdict = verdict if p < 1 - confidence else "within noise"
     return Difference(of.count, of.mean, of.deviation, of.low, of.high, p, exact, wins, verdict)
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
-    """Give the share of all sign flips whose mean lies as far from 0; None of more than 16 values."""
+    """Compute the share of sign flips with a mean as far from 0; None for more than 16 values."""
     if len(differences) > MOST_EXACT:
         return None
     seen = abs(sum(differences))
@@ -118,7 +118,7 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Correct p values for their number (Holm 1979)."""
+    """Correct p values for the number of tests (Holm 1979)."""
     ordered = sorted(p_values, key=lambda name: p_values[name])
     corrected, worst = {}, 0.0
     for rank, name in enumerate(ordered):
@@ -128,7 +128,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def t_quantile(share: float, freedom: int) -> float:
-    """Give the value below which `share` of Student's t distribution lies."""
+    """Compute the quantile of Student's t distribution for `share`."""
     if not (0 < share < 1 and freedom >= 1):
         raise ConfigError(f"expected a share in (0, 1) and freedom >= 1, got {share} and {freedom}.")
     if share < 0.5:
@@ -143,7 +143,7 @@ def t_quantile(share: float, freedom: int) -> float:
 
 
 def t_cdf(value: float, freedom: int) -> float:
-    """Give the share of Student's t distribution below `value`, by its finite sum for whole freedom."""
+    """Compute the share of Student's t distribution below `value`, by a finite sum."""
     if math.isinf(value):
         return 1.0 if value > 0 else 0.0
     theta = math.atan2(value, math.sqrt(freedom))
