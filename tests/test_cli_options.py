@@ -281,8 +281,7 @@ def test_reports_show_stains_on_tissue_and_say_what_they_show(folders, command):
     ):
         told = command(*made, "--generator", name, "--report", folders / "r.html").stderr
         assert (
-            shown in (folders / "r.html").read_text()
-            and "use --reference for an image of your own" in told
+            shown in (folders / "r.html").read_text() and "use --reference for an image of your own" in told
         )
     told = command(*made, "--report", folders / "r.html", "--reference", folders / "ours" / "0.png").stderr
     assert "the image given for it" in (folders / "r.html").read_text() and "use --reference" not in told

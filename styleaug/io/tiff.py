@@ -317,7 +317,7 @@ def check_end(file: Any, path: Path) -> None:
     """
     form, handle = file.tiff, file.filehandle
     if len(file.pages) > trusted(MOST_UNLIKE) and not file.is_uniform:
-        raise FileError(f"{path} holds {len(file.pages):,} pages that are not alike; split it.")
+        raise FileError(f"{path} holds {len(file.pages):,} pages of different forms; split it.")
     start = file.pages[len(file.pages) - 1].offset
     handle.seek(start)
     count = int.from_bytes(handle.read(form.tagnosize), ORDER[form.byteorder])

@@ -1,7 +1,7 @@
-"""Slides and other images beyond memory: styled tile by tile, with the statistics of the whole image.
+"""Stylise slides and other large images tile by tile, with the statistics of the whole image.
 
-`StyleAugment` takes any image that is in memory, and needs many times its size: for 6000 x 6000 pixels 2 GB
-with `reinhard-rgb`, 6 GB with `photo`. `stylise_tiles` with an `ArrayReader` does it in some hundred MB.
+`StyleAugment` needs many times the size of an image in memory: for 6000 x 6000 pixels 2 GB with
+`reinhard-rgb`, 6 GB with `photo`. `stylise_tiles` with an `ArrayReader` needs a few hundred MB.
 """
 
 import random
@@ -31,42 +31,42 @@ TILE = 1024
 """Side of a tile in pixels."""
 
 _SURVEY_PIXELS = 2**24
-"""How many pixels the statistics are read from; an image of no more is seen whole."""
+"""Most pixels from which statistics are read; a smaller image is read whole."""
 
 SURVEY_SIDE = 64
-"""Side of the smallest view that they are read from: many small views stand for an image better than few."""
+"""Side in pixels of the smallest view for statistics; many small views represent an image best."""
 
 CHUNK_PIXELS = 2**20
-"""How many of them a generator is given at a time."""
+"""Most pixels of views that a generator gets at a time."""
 
 WHOLE_SIDE = 512
-"""Short side of the reduced copy, for generators that look at the whole image."""
+"""Short side in pixels of the reduced copy, for generators that look at the whole image."""
 
 
 class Reader(Protocol):
-    """An image of which any part can be read: `TiledReader`, or `ArrayReader` where it is in memory."""
+    """An image of which any part can be read: `TiledReader`, or `ArrayReader` for arrays."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Give `(H, W, C)`."""
+        """Return `(H, W, C)`."""
         ...
 
     @property
     def dtype(self) -> np.dtype:
-        """Give the type of the pixels."""
+        """Return the dtype of the pixels."""
         ...
 
     @property
     def alpha(self) -> bool:
-        """Tell whether the last channel is transparency."""
+        """Return True if the last channel is transparency."""
         ...
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Give a part, `(height, width, C)`."""
+        """Return a part `(height, width, C)`."""
         ...
 
     def thumbnail(self, short_side: int) -> np.ndarray:
-        """Give the image reduced, `(h, w, C)`, its short side at least `short_side`, if it was."""
+        """Return the reduced image `(h, w, C)`; its short side is at least `short_side`, if possible."""
         ...
 
 
@@ -76,7 +76,7 @@ class ArrayReader:
 
     Args:
         pixels: `(H, W, C)`.
-        alpha: the last channel is transparency.
+        alpha: True if the last channel is transparency.
     """
 
     pixels: np.ndarray
@@ -84,21 +84,21 @@ class ArrayReader:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Give `(H, W, C)`."""
+        """Return `(H, W, C)`."""
         height, width, channels = self.pixels.shape
         return height, width, channels
 
     @property
     def dtype(self) -> np.dtype:
-        """Give the type of the pixels."""
+        """Return the dtype of the pixels."""
         return self.pixels.dtype
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """View a part, `(height, width, C)`."""
+        """Return a view of a part, `(height, width, C)`."""
         return self.pixels[top : top + height, left : left + width]
 
     def thumbnail(self, short_side: int) -> np.ndarray:
-        """Average squares of pixels, a row of squares at a time."""
+        """Return the image reduced by averaging squares of pixels, one row of squares at a time."""
         step = max(1, min(self.pixels.shape[:2]) // short_side)
         high, wide = (size // step for size in self.pixels.shape[:2])
         whole = self.pixels[: high * step, : wide * step].reshape(high, step, wide, step, -1)
@@ -118,32 +118,31 @@ def stylise_tiles(
 ) -> Iterator[np.ndarray]:
     """Stylise one image of any size, and yield it tile by tile, row by row.
 
-    The statistics that a generator takes of its content are read once for all tiles, so that no tile
-    differs from its neighbours, and each tile sees as many pixels around it as the generator needs. So
-    the result is that of the whole image, up to the statistics. Those are read from up to `survey`
-    pixels: from all of an image that has no more, else from small views spread evenly over it, the same
-    ones in every call. Background, such as the glass of a slide, counts as it does where an image is
-    styled whole, unless `background` says otherwise.
+    The generator's statistics of the content are read once for all tiles, so tiles fit together. Each tile
+    is painted with as many surrounding pixels as the generator needs. The result is that of the whole
+    image, except that the statistics come from at most `survey` pixels: from the whole image if it is
+    smaller, else from small views spread evenly over it, the same in every call. Background, such as the
+    glass of a slide, counts as for an image styled whole, unless `background` is False.
 
     Args:
-        stylizer: one that does not splice, and takes no styles from the batch.
-        reader: of uint8 or uint16, grey or colour. Transparency stays as it is, and what it hides counts
-            for nothing.
-        params: drawn for one image.
-        tile: side in pixels, a multiple of 16. Tiles at the right and lower border are cut short.
-        survey: pixels that the statistics are read from. They are kept in memory, at 3 bytes each for
-            colour of 8 bits, and seen once for every normalisation of a network, some fifteen times.
-        value_range: which values are black and white; None takes the stylizer's.
-        device: where to stylise.
-        background: False leaves what is nearly white alone, in the statistics as well, if the generator
-            can; see `on_tissue` of a generator.
+        stylizer: a transform without splice and without styles from the batch.
+        reader: reader of a grey or colour image, uint8 or uint16. Transparency is kept, and hidden pixels do
+            not count.
+        params: parameters drawn for one image.
+        tile: side of a tile in pixels, a multiple of 16. Tiles at the right and lower border may be smaller.
+        survey: most pixels from which statistics are read. They stay in memory, 3 bytes each for 8-bit
+            colour, and pass through the network once for each normalisation, about fifteen times.
+        value_range: values of black and white; None uses the stylizer's.
+        device: device on which to stylise.
+        background: False keeps nearly white pixels, and excludes them from the statistics, if the generator
+            supports it; see `on_tissue` of a generator.
 
     Returns:
-        `(h, w, C)` each, of the reader's type.
+        An iterator of tiles `(h, w, C)`, of the reader's dtype.
 
     Raises:
-        ImageError: other pixels, or more than `MOST_PIXELS`.
-        ConfigError: a generator that must see an image whole; another stylizer or tile than above.
+        ImageError: the pixels are of another kind, or more than `MOST_TIFF_PIXELS`.
+        ConfigError: the generator must see an image whole, or the stylizer or tile is not as above.
 
     Example:
         >>> with TiledReader("slide.tif") as slide:  # doctest: +SKIP
@@ -171,7 +170,7 @@ def stylise_tiles(
 
 
 def check_reader(reader: Reader) -> None:
-    """Refuse what cannot be stylised before any of it is read."""
+    """Check that an image can be stylised, before it is read."""
     height, width, channels = reader.shape
     if height * width > MOST_TIFF_PIXELS:
         raise ImageError(
@@ -184,14 +183,14 @@ def check_reader(reader: Reader) -> None:
 
 
 def known_range(stylizer: StyleAugment) -> tuple[float, float] | None:
-    """Give the range of a stylizer, if it does not depend on the image."""
+    """Return the value range of a stylizer; it must not depend on the image."""
     if stylizer.value_range == "auto":
         raise ConfigError('an image in tiles needs a known range; give value_range=(low, high), not "auto".')
     return stylizer.value_range
 
 
 def check_style(generator: AbstractGenerator, params: StyleParams, tile: int) -> None:
-    """Refuse what cannot be done tile by tile."""
+    """Check that generator and parameters work tile by tile."""
     if generator.margin is None:
         raise ConfigError(
             f"{generator.name!r} must see an image whole, and this one is too large for that. "
@@ -205,14 +204,14 @@ def check_style(generator: AbstractGenerator, params: StyleParams, tile: int) ->
 
 
 _Box = tuple[int, int, int, int]
-"""Top, left, height, width."""
+"""Top, left, height and width in pixels."""
 
 Chunk = tuple[np.ndarray, list[Place]]
-"""Views `(V, H, W, C)` and where they lie."""
+"""Views `(V, H, W, C)` and their places."""
 
 
 def tiles_of(shape: tuple[int, int, int], tile: int) -> list[_Box]:
-    """Cut an image into tiles, row by row."""
+    """Return the boxes of the tiles of an image, row by row."""
     height, width, _ = shape
     return [
         (top, left, min(tile, height - top), min(tile, width - left))
@@ -222,17 +221,17 @@ def tiles_of(shape: tuple[int, int, int], tile: int) -> list[_Box]:
 
 
 def views_of(height: int, width: int, margin: int, step: int, most: int) -> tuple[int, int, list[Place]]:
-    """Choose where the statistics of a large image are read: height and width of the views, and their places.
+    """Choose views for the statistics of a large image: their height, width and places.
 
-    One view in each cell of a grid, somewhere in it: a regular pattern in the image, such as that of
-    a scanner's fields, does not fall in with theirs.
+    Each cell of a grid has one view at a random position, so that views do not line up with a regular pattern
+    in the image, such as a scanner's fields.
 
     Args:
         height: rows of the image.
         width: columns of the image.
-        margin: pixels of a view that do not count, on each side.
-        step: of which places and sizes are multiples.
-        most: pixels in all views, less than the image has.
+        margin: pixels at each side of a view that do not count.
+        step: places and sizes are multiples of this.
+        most: most pixels in all views, fewer than in the image.
     """
     side = ceil_to(max(SURVEY_SIDE, 2 * margin), step) + 2 * margin
     high, wide = min(side, height), min(side, width)
@@ -242,7 +241,7 @@ def views_of(height: int, width: int, margin: int, step: int, most: int) -> tupl
     rng = random.Random(0)
     places = []
     for row in range(rows):
-        # A row's views start at the same line, so strips are decoded once for all of them.
+        # The views of a row start at the same line, so that each strip is decoded only once.
         top = place_in(row, rows, height, high, step, rng)
         for column in range(columns):
             left = place_in(column, columns, width, wide, step, rng)
@@ -255,18 +254,18 @@ def views_of(height: int, width: int, margin: int, step: int, most: int) -> tupl
 
 
 def ceil_to(value: int, step: int) -> int:
-    """Round up to a multiple."""
+    """Round up to a multiple of `step`."""
     return -(-value // step) * step
 
 
 def place_in(index: int, cells: int, length: int, view: int, step: int, rng: random.Random) -> int:
-    """Choose where a view starts in its cell."""
+    """Choose the start of a view in its cell."""
     room = length / cells - view
     return min(int(index * length / cells + rng.random() * max(0, room)), length - view) // step * step
 
 
 def _inside(start: int, length: int, view: int, margin: int) -> tuple[int, int]:
-    """Take the margin off a view, but at the image's own border."""
+    """Return the part of a view without its margin; at the border of the image there is no margin."""
     end = start + view
     return (start + margin if start else 0), (end - margin if end < length else length)
 
@@ -283,17 +282,17 @@ class Painting:
     strength: Float[Tensor, " 1"]
 
     def tiles(self, boxes: list[_Box], most: int) -> Iterator[np.ndarray]:
-        """Read the statistics, then paint tile after tile."""
+        """Read the statistics, then yield the painted tiles."""
         with torch.inference_mode(), torch.autocast(self.code.device.type, enabled=False):
             shared = self.survey(most)
         for box in boxes:
-            # Not around the yield, which would leave the modes on in the caller.
+            # Not around the yield, because the modes would stay on in the caller.
             with torch.inference_mode(), torch.autocast(self.code.device.type, enabled=False):
                 tile = self.paint(box, shared)
             yield tile
 
     def survey(self, most: int) -> Shared:
-        """Read the statistics of the whole image, one after the other, as each depends on those before."""
+        """Read the statistics of the whole image, one after the other; each depends on earlier ones."""
         generator, (height, width, _) = self.generator, self.reader.shape
         chunks = list(self.all_of_it() if height * width <= most else self.some_of_it(most))
         whole = cache(lambda: self.seen(self.reader.thumbnail(min(height, width, WHOLE_SIDE))[None]))
@@ -315,7 +314,7 @@ class Painting:
             shared.values.append(tuple(pooled))
 
     def all_of_it(self) -> Iterator[Chunk]:
-        """Cut the image into views, with their margins."""
+        """Yield views of the whole image, with their margins."""
         height, width, _ = self.reader.shape
         for top, left, high, wide in tiles_of(self.reader.shape, TILE):
             first, begin, tall, broad = self.around((top, left, high, wide))
@@ -324,7 +323,7 @@ class Painting:
             yield part[None], [Place(first, begin, height, width, core)]
 
     def some_of_it(self, most: int) -> Iterator[Chunk]:
-        """Read views that are spread over the image."""
+        """Yield views spread over the image."""
         generator, (height, width, _) = self.generator, self.reader.shape
         high, wide, places = views_of(height, width, generator.margin or 0, generator.multiple, most)
         together = max(1, CHUNK_PIXELS // (high * wide))
@@ -333,7 +332,7 @@ class Painting:
             yield np.stack([self.reader.read(place.top, place.left, high, wide) for place in part]), part
 
     def around(self, box: _Box) -> _Box:
-        """Add the margin to a tile, as far as the image reaches."""
+        """Return the box of a tile with its margin, inside the image."""
         (top, left, high, wide), (height, width, _) = box, self.reader.shape
         margin = self.generator.margin or 0
         first, begin = max(0, top - margin), max(0, left - margin)
@@ -341,7 +340,7 @@ class Painting:
         return first, begin, last - first, end - begin
 
     def paint(self, box: _Box, shared: Shared) -> np.ndarray:
-        """Paint a tile with its surroundings, and cut them off."""
+        """Paint a tile with its margin, and return it without."""
         (top, left, high, wide), (height, width, _) = box, self.reader.shape
         first, begin, tall, broad = self.around(box)
         part = self.reader.read(first, begin, tall, broad)
@@ -355,19 +354,19 @@ class Painting:
         return np.concatenate([colours, part[*inner, -1:]], axis=2) if self.reader.alpha else colours
 
     def pixels(self, parts: Shaped[np.ndarray, "V H W C"]) -> Shaped[Tensor, "V C H W"]:
-        """Give grey or colours, without transparency, on the device."""
+        """Return grey or colour pixels, without transparency, on the device."""
         channels = parts.shape[3] - self.reader.alpha
         values = np.ascontiguousarray(parts[..., :channels].transpose(0, 3, 1, 2))
         return torch.from_numpy(values).to(self.code.device)
 
     def seen(self, parts: Shaped[np.ndarray, "V H W C"]) -> Float[Tensor, "V 3 H W"]:
-        """Give parts as a generator sees them."""
+        """Return parts as input of a generator: RGB in [0, 1]."""
         unit, _ = as_unit(self.pixels(parts), self.value_range)
         return unit.expand(-1, 3, -1, -1)
 
 
 class Found(Exception):
-    """Carries a statistic out of a forward, of which the rest is not needed."""
+    """Carries a statistic out of a forward, whose remaining work is not needed."""
 
     def __init__(self, values: tuple[Tensor, ...]):
         super().__init__()
@@ -376,20 +375,20 @@ class Found(Exception):
 
 @dataclass
 class _Step(Forward):
-    """A forward that goes by the statistics that are known, and ends at the next one."""
+    """A forward that uses the known statistics and stops at the first unknown one."""
 
     def recall(self, rows: int) -> tuple[Tensor, ...]:
-        """Give the next statistics, and remember where there are no more."""
+        """Return the next known statistics, and note whether more are known."""
         values = super().recall(rows)
         self.painting = self.used < len(self.shared.values)
         return values
 
     def record(self, rows: int, *values: Tensor) -> tuple[Tensor, ...]:
-        """End here."""
+        """Stop: raise the statistics as `Found`."""
         raise Found(values)
 
     @property
     def area(self) -> int:
-        """Count the pixels that the views stand for, with those by which the generator pads the image."""
+        """Return the number of pixels that the views represent, with the generator's padding."""
         height, width = map(self.padded, self.size)
         return sum(map(area, self.boxes((height, width))))
