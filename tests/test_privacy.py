@@ -71,7 +71,7 @@ def test_groups_are_of_neighbours():
 def test_many_codes_are_parted_first(monkeypatch):
     from styleaug.fitting import privacy as clusters
 
-    monkeypatch.setattr(clusters, "BLOCK", 50)
+    monkeypatch.setattr(clusters, "_BLOCK", 50)
     codes = torch.randn(407, 3)
     groups = microaggregate(codes, 5)
     assert sorted(torch.cat(groups).tolist()) == list(range(407))
