@@ -35,14 +35,14 @@ from styleaug.errors import StyleAugError
 
 OUTCOMES = ("clean", "right", "wrong", "foreign", "hang", "crash", "memory")
 HANG = 5.0
-"""Seconds of a processor; a case that waits without one is ended after six times as many."""
+"""Processor seconds after which a case counts as a hang; a waiting case is ended after six times as many."""
 MEMORY = 500 * 2**20
-"""Bytes that a case may take beyond what the process had."""
+"""Bytes that a case may allocate in addition to what the process had."""
 ROOM = 6 * 2**30
-"""Bytes of its own beyond which a process is given none, so that no case ends the machine."""
+"""Largest number of bytes of a process, so that no case can exhaust the machine's memory."""
 BATCH = 250
 NEW = ("chunk", "repack")
-"""Changes after which the checksum is made anew: another file, just as valid."""
+"""Changes after which the checksum is recomputed, so that the file is valid again."""
 
 NOTES = """\
 Kinds of files, and what became of cases. *clean*: our error, which names the file. *right*: used, with the
@@ -126,7 +126,7 @@ def attack(cases: int, seed: int, only: list[str], folder: Path) -> list[dict[st
 
 
 def watch(child: int, log: Path) -> str:
-    """Wait for a process; end it if a case takes too long. Gives how it ended."""
+    """Wait for a process, end it if a case takes too long, and return how it ended."""
     size, since, used = -1, time.monotonic(), 0.0
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -172,7 +172,7 @@ def batch(seed: int, numbers: range, kinds: list[Kind], whole: dict, folder: Pat
 
 
 def described(seed: int, number: int, kinds: list[Kind]) -> tuple[Kind, str]:
-    """Tell of which kind a case is, and what is done to its file."""
+    """Return the kind of a case, and the change of its file."""
     specials = [(kind, name) for kind in kinds for name in special(kind)]
     if number < len(specials):
         return specials[number]
@@ -232,7 +232,7 @@ def judge(kind: Kind, path: Path, whole: dict, *, loud: bool, special: bool) -> 
 
 
 def names(error: Exception, path: Path) -> bool:
-    """Tell whether an error names a file, or its folder, however its name is written."""
+    """Return whether an error names a file or its folder, in any spelling."""
     words = re.findall(r"[A-Za-z0-9]{1,40}", path.name) or [path.name]
     return path.parent.name in str(error) or all(word in str(error) for word in words)
 
@@ -292,7 +292,7 @@ def memory(field: str) -> int:
 
 
 def reset_peak() -> None:
-    """Begin anew to count the most memory that was taken."""
+    """Reset the peak of this process's memory."""
     with suppress(OSError):  # without the right to it the peak of the batch so far counts
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -35,7 +35,7 @@ from styleaug.weights import save_generator
 __all__ = ["KINDS", "Kind", "mutate", "special"]
 
 Malice = Callable[[Path], Path | None]
-"""Changes a file, or writes another one beside it and gives that."""
+"""Function that changes a file, or writes another file beside it and returns its path."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Kind:
     name: str
     file: str
     make: Callable[[Path], Any]
-    """Writes it, well."""
+    """Function that writes a valid file."""
     use: Callable[[Path], dict[str, Any]]
-    """Uses it as its user does, and gives what came of it."""
+    """Function that uses the file as a user does, and returns the results."""
     checked: bool = False
-    """A checksum in it tells other values."""
+    """Whether the file has a checksum, which detects changed values."""
     bounded: bool = False
-    """Nothing in it can be as large as 1e30."""
+    """Whether all values in the file are below 1e30."""
     text: bool = False
 
 
@@ -84,7 +84,7 @@ def use_image(path: Path) -> dict[str, Any]:
 
 
 def values(picture: Any) -> np.ndarray:
-    """Give a picture as an array."""
+    """Convert a picture to an array."""
     return picture.frames if isinstance(picture, Scan) else np.asarray(picture)
 
 
@@ -399,7 +399,7 @@ NUMBER = re.compile(rb"-?\d+\.?\d*")
 
 
 def mutate(content: bytes, rng: random.Random, kind: Kind) -> tuple[bytes, str]:
-    """Change a file once, at random; give it, and say how."""
+    """Change a file once at random; return it with a description of the change."""
     ways = [flip, flip, cut, insert, repeat, clear, swap, field, field, number]
     ways += {"png": [chunk, chunk], "nifti, gzipped": [repack]}.get(kind.name.split(" of ")[0], [])
     way = rng.choice(ways)
@@ -503,7 +503,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def renamed(name: str | bytes, path: Path) -> Path:
-    """Give a file another name, of which only the suffix stays."""
+    """Rename a file, keeping only the suffix."""
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     raw = name if isinstance(name, bytes) else name.encode()
     new = path.parent / os.fsdecode(raw + suffix.encode())
@@ -591,7 +591,7 @@ def sparse(path: Path, shape: tuple[int, ...], dtype: str = "|u1") -> None:
 
 
 def zeros_gz(path: Path, head: bytes, count: int) -> None:
-    """Pack a header and so many zeros."""
+    """Write a gzip file of a header and `count` zeros."""
     block = gzip.compress(b"\0" * 2**24, 9, mtime=0)  # gzip may hold several streams
     write(path, gzip.compress(head, mtime=0) + block * (count // 2**24))
 
@@ -607,7 +607,7 @@ def nifti_head(path: Path, dims: tuple[int, ...], *, extension: int = 0) -> byte
 
 
 def pages(count: int, path: Path) -> None:
-    """Write a TIFF of so many pages, each a dozen bytes more."""
+    """Write a TIFF of `count` pages of about a dozen bytes each."""
     entries = [(256, 3, 1, 4), (257, 3, 1, 4), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
     entries += [(273, 4, 1, 8), (277, 3, 1, 1), (278, 3, 1, 4), (279, 4, 1, 16)]
     body, at = bytearray(b"\0" * 16), 24
@@ -807,7 +807,7 @@ SPECIAL: dict[str, dict[str, Malice]] = {
         "a number of 10,000 digits": lambda path: append(path, b'{"output": ' + b"9" * 10_000 + b"}\n"),
     },
 }
-"""By kind."""
+"""Malicious cases by kind of file."""
 
 
 def append(path: Path, content: bytes) -> None:

@@ -52,16 +52,16 @@ IN_WORKERS = ("reinhard-rgb", "photo", "adain")
 BATCHES = (1, 4, 16, 64, 256)
 SIDES = (32, 64, 128, 224, 512, 1024)
 WARM = 3
-"""Rounds before the clock counts."""
+"""Number of rounds before time is measured."""
 LEAST = 3
-"""Readings of calls that take long, where others have `--rounds`."""
+"""Number of readings of slow calls; other calls have `--rounds`."""
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 LONG = 2.0
-"""Seconds that a call's readings may take, from which on `LEAST` are enough."""
+"""A call is slow if its readings take more than this number of seconds."""
 
 
 def picture(index: int, height: int, width: int) -> Image.Image:
-    """Give a crop of a shipped photograph; six of them in turns, each time from elsewhere."""
+    """Return a crop of one of the six shipped photographs, at another place for each index."""
     files = sorted((pretrained_folder() / "samples").glob("*.jpg"))
     with Image.open(files[index % len(files)]) as image:
         shift = 7 * (index // len(files)) % 64
@@ -76,7 +76,7 @@ def photographs(count: int, side: int, device: torch.device) -> Tensor:
 
 
 def styles(name: str) -> dict:
-    """Give the arguments that let a transform draw styles for this generator."""
+    """Return the arguments with which a transform draws styles for this generator."""
     if name in SHIPPED:
         return {"bank": SHIPPED[name]}
     if load_generator(name).has_prior:
@@ -297,7 +297,7 @@ MEASURES = {"memory": memory_part, "step": step_part, "scaling": scaling_part, "
 
 
 def save(out: Path | None, parts: dict[str, dict]) -> str:
-    """Write what is measured so far as JSON and as tables beside it; give the tables."""
+    """Write the measurements so far as JSON and as tables beside it; return the tables."""
     lines = ["# What styles cost", "", *(__doc__ or "").split("\n\n")[-1].strip().splitlines()]
     head = ""
     for made in (parts[part] for part in PARTS if part in parts):

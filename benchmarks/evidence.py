@@ -58,11 +58,11 @@ REFERENCED = {
     "fda (albumentations)": "fda:@targets,p=.8",
     "histogram matching (albumentations)": "histogram-matching:@targets,p=.8",
 }
-"""What other libraries do with target images."""
+"""Arms of other libraries that use target images."""
 
 
 def on_targets(*generators: str, options: str = FULL) -> dict[str, str]:
-    """Give an arm for each generator, with a bank of each target."""
+    """Return an arm for each generator, with a bank of each target."""
     return {name: f"@{name},{options}" for name in generators}
 
 
@@ -238,7 +238,7 @@ def unpack(data: Path) -> str:
 
 
 def ask(name: str, question: Question, args: argparse.Namespace) -> str:
-    """Run what is missing of a question; give the table."""
+    """Run the missing runs of a question; return the table."""
     data, weights = folder_of("STYLEAUG_DATA"), folder_of("STYLEAUG_WEIGHTS")
     out = (args.out or RESULTS).resolve() / f"evidence_{name.replace('-', '_')}.json"
     recipe = default_recipe(question.classifier)

@@ -85,19 +85,19 @@ def run(case: Case, data: Path, weights: Path, most: int, strengths: list[float]
 
 
 def shares(flips: Flips) -> dict[str, str]:
-    """Give the rates as cells."""
+    """Format the rates as cells."""
     found = {"flips": cell(flips.all)}
     return found if flips.right is None else {**found, "right": cell(flips.right)}
 
 
 def cell(rate: Rate) -> str:
-    """Give a rate in percent with its interval."""
+    """Format a rate in percent with its interval."""
     low, high = rate.ends
     return f"{100 * rate.share:.0f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def rounded(figures: Mapping[str, float]) -> dict[str, Any]:
-    """Give what was measured as cells, in the table's order."""
+    """Format the figures as cells, in the table's order."""
     names = {"moved": "moved", "moved_95": "moved_95", "matched": "matched", "contrast": "contrast"}
     names |= {"contrast_worst": "worst", "edges": "edges", "border_95": "border_95"}
     known = {new: figures.get(old, math.nan) for old, new in names.items()}

@@ -51,9 +51,9 @@ FOLDERS = {
     "content/caltech101": "photos", "content/bsds500": "photos",
 }  # fmt: skip
 BANKS = {"photo": "photo-tones", "adain": "art", "patchswap": "art-patches"}
-"""Shipped banks; other generators get one fitted to the pictures that are shipped as samples,"""
+"""Shipped banks by generator. Other generators get a bank fitted to the shipped sample pictures."""
 STAINS = {"macenko", "vahadane", "randstainna", "reinhard-hed", "hed-jitter", "hed-jitter-strong"}
-"""and those of stains one fitted to blood cells of another laboratory, unless they need none."""
+"""Stain generators; if they need a bank, it is fitted to blood cells of another laboratory."""
 GENERATORS = (
     "reinhard-rgb,reinhard-lab,histogram,fourier,photo,adain,patchswap,cell-stain,cell-stains,macenko,"
     "randstainna,hed-jitter"
@@ -121,7 +121,7 @@ def disc(lesion: Lesion, *, radius: float, soft: float) -> Tensor:
 
 @cache
 def regions(lesion: Lesion) -> tuple[Tensor, Tensor]:
-    """Give the pixels of a lesion and of the ring around it, each as weights that sum to one."""
+    """Return the pixels of a lesion and of the ring around it, each as weights with sum 1."""
     radius = lesion.diameter / 2
     inside = (disc(lesion, radius=radius, soft=1e-3)).float()
     ring = disc(lesion, radius=1.6 * radius + 3, soft=1e-3) - disc(lesion, radius=radius + 1.5, soft=1e-3)
@@ -192,13 +192,13 @@ def contrasts(images: Tensor, study: Study) -> Tensor:
 
 
 def auc(present: Tensor, absent: Tensor) -> float:
-    """Give the chance that an answer with a lesion is above one without."""
+    """Compute the probability that an answer with a lesion is above one without."""
     above = (present[:, None] > absent).double() + 0.5 * (present[:, None] == absent).double()
     return above.mean().item()
 
 
 def detected(plain: Tensor, marked: Tensor, sizes: Tensor) -> dict[str, float]:
-    """Tell how well the filter's answers tell lesions from none, averaged over sizes."""
+    """Measure how well the filter's answers detect lesions, averaged over sizes."""
     areas, hits = [], []
     for size in DIAMETERS:
         absent, present = plain[sizes == size], marked[sizes == size]
@@ -209,7 +209,7 @@ def detected(plain: Tensor, marked: Tensor, sizes: Tensor) -> dict[str, float]:
 
 @cache
 def bank_for(name: str) -> StyleBank | None:
-    """Give a shipped bank, one fitted to the shipped samples, or None for a prior."""
+    """Return a shipped bank, a bank fitted to the shipped samples, or None for a prior."""
     if load_generator(name).has_prior:
         return None
     if name in BANKS:
@@ -278,7 +278,7 @@ def cost(name: str, images: Tensor, calls: int) -> float:
 
 
 def loss_of(found: Found, chosen: Tensor) -> dict[str, float]:
-    """Give the median and the worst decile of the loss in percent, for some of the lesions."""
+    """Return the median and the worst decile of the loss in percent, for some of the lesions."""
     row = {}
     for guard, loss in zip(("off", "on"), found.loss, strict=True):
         values = 100 * loss[chosen]

@@ -44,7 +44,7 @@ def describe_card(card: dict[str, str | int | float]) -> str:
 
 
 def publish(out: Path | None, title: str, rows: dict[str, dict], *, notes: str = "") -> str:
-    """Write `rows` as JSON and as a table beside it, with the command and the machine; give the table.
+    """Write `rows` as JSON and as a table, with command and machine card; return the table.
 
     Args:
         out: the JSON file; None writes nothing.
@@ -64,7 +64,7 @@ def publish(out: Path | None, title: str, rows: dict[str, dict], *, notes: str =
 
 
 def markdown(rows: dict[str, dict]) -> list[str]:
-    """Give the lines of a table: name -> column -> value; a column that a row lacks stays empty."""
+    """Return the lines of a table: name -> column -> value; missing values stay empty."""
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in rows.items():
@@ -100,7 +100,7 @@ def ram_gb() -> float:
 
 
 def commit() -> str:
-    """Name the commit of this checkout, with `+` where the library differs from it."""
+    """Return the commit of this checkout, with `+` if the library differs from it."""
     root = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:

@@ -73,7 +73,7 @@ def area(members: Tensor, others: Tensor) -> float:
 def judge(
     codes: Tensor, foreign: Tensor, generator: AbstractGenerator, seed: int
 ) -> dict[str, tuple[float, float, int]]:
-    """Give area, relative distance and number of styles of each kind of bank of one laboratory."""
+    """Return area, relative distance and number of styles of each kind of bank of one laboratory."""
     std = codes.std(dim=0).clamp_min(1e-6)
     order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))
     members, others = codes[order[: len(codes) // 2]], codes[order[len(codes) // 2 :]]

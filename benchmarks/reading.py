@@ -1,11 +1,11 @@
-"""How much of a package one call of a transform leads a reader through, beside other libraries.
+"""Count the files, classes, functions and lines that one call of a transform runs through.
 
     python benchmarks/reading.py [--out benchmarks/results/reading.json] [--list]
 
-A call is made twice; the second one, with everything loaded, is traced. Counted are the functions of the
-package that were entered: their full spans with decorators and docstrings, lines that lie in two of them
-once; the classes whose methods they are; and their files. `--list` names them. Of our own calls a row
-without the generator leaves out `styleaug/generators/`, which is the paper's and not the transform's.
+Other libraries are measured in the same way. A call is made twice, and the second one, with everything
+loaded, is traced. It counts the entered functions of the package, with their full spans of lines including
+decorators and docstrings (a line in two functions counts once), their classes and their files. `--list` names
+them. For our own calls, the row without the generator leaves out `styleaug/generators/`.
 """
 
 import argparse

@@ -42,7 +42,7 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
 def measure(
     generators: dict[str, torch.nn.Module], batch: int, dtype: torch.dtype, device: torch.device, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Give each generator's median and middle half of images per second."""
+    """Return each generator's median and middle half of images per second."""
     calls = {}
     for name, generator in generators.items():
         if dtype != torch.float32 and name in TRAINING_FREE:

@@ -50,7 +50,7 @@ from styleaug.training.recipes import make_recipe
 PRECISIONS = ("32-true", "bf16-mixed")
 MOST_SECONDS = 600
 STYLES = 8
-"""Images in the folder of noise."""
+"""Number of images in the folder of noise."""
 
 
 def write_noise(folder: Path, size: int) -> Path:
@@ -70,7 +70,7 @@ def resident(what: str) -> float:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Let the peak start anew, at what is held now."""
+    """Reset the peak of memory to the current value."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -78,7 +78,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> float:
-    """Give the megabytes held at most since then."""
+    """Return the peak of memory since `forget_peak`, in megabytes."""
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else resident("VmHWM")
 
 

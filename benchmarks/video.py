@@ -85,13 +85,13 @@ PAIRS = {
 }
 MEASURES = ("farneback", "dis")
 SEEN_AGAIN = 0.15
-"""True flow says nothing of what is covered: a pixel counts if it leads to what looks alike, within this."""
+"""Largest difference in [0, 1] at which a pixel counts as visible again; true flow ignores occlusion."""
 JUDGED = 2
-"""Frames of a clip whose style loss and LPIPS are measured."""
+"""Number of frames of a clip whose style loss and LPIPS are measured."""
 ANOTHER, BASELINE = "each frame another style", "same style, each frame by itself"
 Found = dict[str, dict[str, list[float]]]
 Follow = list[dict[str, tuple[Tensor, Tensor]]]
-"""For each frame but the first: by which flows to go to the one before, and what can be followed."""
+"""For each frame but the first: flows to the frame before by name, and which pixels can be followed."""
 
 
 def read(path: Path) -> Tensor:
@@ -129,14 +129,14 @@ def read_pairs(folder: Path) -> dict[str, tuple[Tensor, Follow]]:
 
 
 def focus(frames: Tensor) -> tuple[float, float]:
-    """Give the root of the mean square, and the mean size, of the Laplacian of grey."""
+    """Compute the root mean square and the mean magnitude of the Laplacian of grey."""
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
     found = F.conv2d(luminance(frames), kernel)
     return found.square().mean().sqrt().item(), found.abs().mean().item()
 
 
 def arms(name: str, code: Tensor, others: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Give what styles a clip, by name; each paints with this one code."""
+    """Return the functions that style a clip, by name; all use the given code."""
     generator = load_generator(name)
 
     def bank(codes: Tensor) -> StyleBank:
