@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from styleaug.bank import StyleBank, tool_version
 from styleaug.errors import BankError, ConfigError, WeightsError, missing_extra, printable
 from styleaug.generators.base import AbstractGenerator
-from styleaug.images import luminance, to_float, to_pixels
+from styleaug.images import luminance, to_float
 from styleaug.io.atomic import atomic
-from styleaug.io.files import image_files, open_image
+from styleaug.io.files import image_files
 from styleaug.io.paths import check_path
-from styleaug.io.scan import as_picture
+from styleaug.io.pixels import read_pixels
 from styleaug.weights import cards, find_styles, generator_names, load_generator, pretrained_folder
 
 __all__ = [
@@ -164,7 +164,7 @@ def read_samples(folder: str | Path | None = None) -> list[Tensor]:
     """
     paths = image_files(pretrained_folder() / "samples" if folder is None else Path(folder))
     paths = paths[:: -(-len(paths) // MOST_SAMPLES)]
-    opened = [to_float(to_pixels(as_picture(open_image(path, short_side=256)))[0]) for path in paths]
+    opened = [to_float(read_pixels(path, short_side=256)) for path in paths]
     return [picture.expand(-1, 3, -1, -1) for picture in opened]
 
 

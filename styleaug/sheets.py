@@ -15,10 +15,11 @@ from styleaug.bank import StyleBank
 from styleaug.checks import check_count, check_seed, check_share
 from styleaug.errors import ConfigError, FileError, ImageError, printable
 from styleaug.generators.base import AbstractGenerator
+from styleaug.images import from_float, to_float
 from styleaug.io.atomic import atomic
-from styleaug.io.files import image_files, open_image, save_image
+from styleaug.io.files import image_files, save_image
 from styleaug.io.paths import check_path
-from styleaug.io.scan import as_picture
+from styleaug.io.pixels import read_pixels
 from styleaug.transforms.augment import WITHIN_BATCH, StyleAugment, StyleParams
 from styleaug.transforms.splice import Splice
 from styleaug.weights import STAIN_GENERATORS, pretrained_folder
@@ -160,13 +161,8 @@ def _square(path: Path, size: int) -> Image.Image:
 
 def open_rgb(path: Path, size: int) -> Image.Image:
     """Read an image as 8-bit RGB."""
-    picture = as_picture(open_image(path, short_side=size))
-    if not isinstance(picture, Image.Image):
-        scaled = picture if picture.dtype.kind == "u" else (picture * 255).clip(0, 255).astype("uint8")
-        picture = Image.fromarray(scaled.squeeze())
-    if picture.mode == "I;16":
-        picture = picture.convert("I").point(lambda value: value / 257).convert("L")
-    return picture.convert("RGB")
+    pixels = from_float(to_float(read_pixels(path, short_side=size)), torch.uint8)
+    return Image.fromarray(pixels[0].expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
 
 
 def choose_styles(

@@ -1,4 +1,4 @@
-"""Read images for style codes: as RGB, reduced, whole or in crops; of volumes, some slices."""
+"""The one way from a file to pixels: `read_pixels`, and `open_style` for what a style is read from."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -17,9 +17,9 @@ from styleaug.io.files import as_sixteen_bit, is_blank, open_image
 from styleaug.io.lists import LISTS, list_images
 from styleaug.io.paths import check_path
 from styleaug.io.profiles import to_rgb
-from styleaug.io.scan import Scan, Window
+from styleaug.io.scan import Scan, Window, as_picture
 
-__all__ = ["images_in", "opaque", "open_style", "shrink", "usable", "views"]
+__all__ = ["images_in", "opaque", "open_style", "read_pixels", "shrink", "usable", "views"]
 
 MIN_SIDE = 8
 """Least side in pixels of an image that a style can be read from."""
@@ -27,6 +27,33 @@ FRAMES = 8
 """Largest number of slices that are read from a volume."""
 MARGIN = 0.1
 """Share of a volume's slices that is skipped at each end, because they are mostly air."""
+
+
+def read_pixels(
+    path: Path, *, short_side: int | None = None, blank: bool = True
+) -> Shaped[Tensor, "1 C H W"]:
+    """Read the pixels of an image file, or of a volume's middle slice.
+
+    Args:
+        path: of any file that `open_image` reads. Hidden colours are filled, see `images.filled`.
+        short_side: in pixels; the decoder may reduce a larger image to not less than this.
+        blank: accept an image that is transparent all over.
+
+    Returns:
+        uint8, uint16, or float32 in [0, 1], with 1 or 3 channels.
+
+    Raises:
+        FileError, ImageError: the image cannot be read; the message names the file.
+    """
+    picture = open_image(path, short_side=short_side)
+    if not blank and is_blank(picture):
+        raise ImageError(f"{path} is transparent all over, so there is nothing to learn; leave it out.")
+    try:
+        pixels, _ = to_pixels(as_picture(picture))
+        check_range(pixels)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+    return pixels
 
 
 def images_in(source: Any) -> list[Any]:

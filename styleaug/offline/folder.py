@@ -368,7 +368,7 @@ def in_processes(
 ) -> Generator[tuple[list[Line], StyleAugError | None]]:
     """Process the units in DataLoader's workers; yield results in order."""
     dataset = UnitDataset(units, copier)
-    loader = iter(DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=start()))
+    loader = iter(DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=start_context()))
     while True:
         try:
             result = next(loader, None)
@@ -385,7 +385,7 @@ def in_processes(
         yield result
 
 
-def start() -> BaseContext | None:
+def start_context() -> BaseContext | None:
     """Choose how workers start: by a server that forks, where the system has one.
 
     A fork of this process could hang: of its threads, and of those of libraries such as Ray, only one is in

@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from styleaug.errors import ConfigError, FileError, ImageError, reason_of
-from styleaug.images import check_range, to_float, to_pixels
-from styleaug.io.files import open_image
+from styleaug.errors import ConfigError, FileError, reason_of
+from styleaug.images import to_float
 from styleaug.io.lists import list_images
-from styleaug.io.scan import as_picture
+from styleaug.io.pixels import read_pixels
 
 __all__ = ["ClassFolders", "Fit", "class_names", "read_class_folders", "split_home"]
 
@@ -168,12 +167,7 @@ def _read_square(path: Path, side: int, fit: Fit) -> UInt8[Tensor, "3 S S"]:
     Raises:
         FileError, ImageError: the file cannot be read; the message names it.
     """
-    try:
-        pixels, _ = to_pixels(as_picture(open_image(path, short_side=side)))
-        check_range(pixels)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
-    images = to_float(pixels)
+    images = to_float(read_pixels(path, short_side=side))
     height, width = images.shape[-2:]
     if fit == "crop":
         short = min(height, width)

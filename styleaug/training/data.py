@@ -13,10 +13,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from styleaug.errors import FileError, ImageError, name_bytes, reason_of
-from styleaug.images import check_range, resized, to_pixels
-from styleaug.io.files import is_blank, open_image
+from styleaug.images import resized
 from styleaug.io.lists import ImageList, list_images
-from styleaug.io.scan import as_picture
+from styleaug.io.pixels import read_pixels
 from styleaug.training.config import TrainConfig
 
 __all__ = ["Crop", "TrainingData", "is_held_out", "read_image", "square"]
@@ -122,14 +121,7 @@ def read_image(path: Path, short_side: int) -> Shaped[Tensor, "3 H W"]:
     Raises:
         FileError, ImageError: the image cannot be read; the message names the file.
     """
-    picture = open_image(path, short_side=short_side)
-    if is_blank(picture):
-        raise ImageError(f"{path} is transparent all over, so there is nothing to learn; leave it out.")
-    try:
-        pixels, _ = to_pixels(as_picture(picture))
-        check_range(pixels)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
+    pixels = read_pixels(path, short_side=short_side, blank=False)
     height, width = pixels.shape[-2:]
     if max(height, width) > MOST_ASPECT * min(height, width):
         raise ImageError(f"{path} has {width} x {height} pixels, too narrow for a crop; cut it into tiles.")
