@@ -204,6 +204,6 @@ def test_a_picture_that_cannot_be_encoded_leaves_the_old_one(tmp_path):
 
     save_image(pil("RGB"), tmp_path / "a.jpg")
     before = (tmp_path / "a.jpg").read_bytes()
-    with pytest.raises(FileError, match="JPEG does not hold transparency"):
+    with pytest.raises(FileError, match="JPEG cannot hold transparency"):
         save_image(pil("RGBA"), tmp_path / "a.jpg")
     assert (tmp_path / "a.jpg").read_bytes() == before and len(list(tmp_path.iterdir())) == 1

@@ -364,7 +364,7 @@ def test_training_says_a_line_now_and_then_where_there_is_no_terminal(capsys, mo
     with training_progress(4) as report:
         report(1, 9, {"l1": 0.5})
     assert capsys.readouterr().err == "", "not yet"
-    monkeypatch.setattr(console_module, "SECONDS", 0.0)
+    monkeypatch.setattr(console_module, "_SECONDS", 0.0)
     with training_progress(4) as report:
         report(1, 9, {"l1": 0.5, "adversarial": 1234.5678})
         report(2, 9, {"l1": 0.25})

@@ -291,13 +291,13 @@ def translated(name: str) -> Callable[..., bytes]:
 
 @pytest.mark.parametrize("wrong", ["network", "limit", "nan"])
 def test_files_that_differ_are_not_written(wrong, monkeypatch, tmp_path):
-    monkeypatch.setattr(export, "translate", translated("reinhard-rgb"))
+    monkeypatch.setattr(export, "_translate", translated("reinhard-rgb"))
     if wrong == "network":
-        monkeypatch.setattr(export, "translate", translated("reinhard-lab"))
+        monkeypatch.setattr(export, "_translate", translated("reinhard-lab"))
     elif wrong == "limit":
         monkeypatch.setitem(export.LIMITS, "float32", (1e-12, 1.0))
     else:
-        monkeypatch.setattr(export, "compare", lambda *args: (float("nan"), 0.0, 1.0))
+        monkeypatch.setattr(export, "_compare", lambda *args: (float("nan"), 0.0, 1.0))
     out = tmp_path / "a.onnx"
     out.write_bytes(b"before")
     with pytest.raises(WeightsError, match="'reinhard-rgb' in float32 differs from torch by"):

@@ -236,7 +236,7 @@ def test_frames_of_unlike_sizes_are_refused(tmp_path):
 
 def test_sizes_and_numbers_are_bounded(tmp_path, monkeypatch):
     source = make_film(tmp_path / "in.mp4")
-    monkeypatch.setattr(clips, "MOST_PIXELS", 47 * 64)
+    monkeypatch.setattr(clips, "_MOST_PIXELS", 47 * 64)
     with pytest.raises(FileError, match=r"in\.mp4 has frames of 64 x 48 pixels"):
         style(source, tmp_path / "out.mp4")
     monkeypatch.undo()

@@ -96,7 +96,7 @@ def test_every_measure_is_there_for_every_pair(found):
 
 
 def test_a_pair_scores_the_same_in_any_company(found, networks, sides, monkeypatch):
-    monkeypatch.setattr(judging, "BATCH", 2)
+    monkeypatch.setattr(judging, "_BATCH", 2)
     alone = evaluate_quality("reinhard-rgb", *sides, pairs=9, weights=networks, **SMALL)
     assert alone.pairs == found.pairs
     for name, values in alone.scores["reinhard-rgb"].rows.items():

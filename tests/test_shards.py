@@ -333,7 +333,7 @@ def test_a_dataset_of_hugging_face_keeps_its_features(tmp_path):
 def test_few_samples_are_in_memory(kind, monkeypatch, tmp_path):
     write = write_parquet if kind == "parquet" else write_tars
     source = write(tmp_path / "in", 1, 300)
-    monkeypatch.setattr(copies, "WINDOW", 8)
+    monkeypatch.setattr(copies, "_WINDOW", 8)
     monkeypatch.setattr("styleaug.io.shards.FLUSH_BYTES", 4_000)
     held, most = 0, 0
     decode, encode = copies.decode_image, copies.encode_image

@@ -339,7 +339,7 @@ def test_scans_without_a_style(monkeypatch, tmp_path):
 
 def test_a_fit_that_dies_goes_on(tree, tmp_path, monkeypatch):
     keep, whole = tmp_path / "codes", fit_style(tree, patches=2, seed=4).bank
-    monkeypatch.setattr(unfinished, "SECONDS", 0.0)
+    monkeypatch.setattr(unfinished, "_SECONDS", 0.0)
     monkeypatch.setattr(unfinished, "WRITING", 0)
 
     def stop(done: int, total: int) -> None:
@@ -381,7 +381,7 @@ def test_other_settings_and_files_are_read_anew(tree, tmp_path):
 
 
 def test_a_fit_that_fails_leaves_no_codes(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr(unfinished, "SECONDS", 0.0)
+    monkeypatch.setattr(unfinished, "_SECONDS", 0.0)
     with pytest.raises(ConfigError):
         fit_style(tree, min_images=50, keep=tmp_path / "codes")
     assert not list(tmp_path.iterdir())

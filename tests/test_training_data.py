@@ -309,7 +309,7 @@ def test_scores_use_some_of_all_classes(paired, tmp_path, monkeypatch):
 @pytest.mark.parametrize("limit", [0, 3 * 40 * 48 * 4])
 def test_the_cache_is_bounded_and_changes_nothing(limit, many, monkeypatch):
     wanted = [TrainingData(*many, CONFIG).batch(step, range(4)) for step in range(10)]
-    monkeypatch.setattr(module, "CACHE_BYTES", limit)
+    monkeypatch.setattr(module, "_CACHE_BYTES", limit)
     data = TrainingData(*many, CONFIG)
     for step, batch in enumerate(wanted):
         assert all(map(torch.equal, data.batch(step, range(4)), batch))

@@ -204,7 +204,7 @@ def encoded(image: Image.Image | np.ndarray, codec: Codec, path: Path | str) -> 
     mode = image.mode if isinstance(image, Image.Image) else ""
     if mode and codec.modes and mode not in codec.modes:
         what = "transparency" if mode in ("LA", "RGBA") else f"pixels of mode {mode}"
-        raise FileError(f"cannot write {path}: {codec.name} does not hold {what}; save it as .png.")
+        raise FileError(f"cannot write {path}: {codec.name} cannot hold {what}; save it as .png.")
     content = BytesIO()
     try:
         codec.save(image, content, codec.options)

@@ -368,7 +368,9 @@ def in_processes(
 ) -> Generator[tuple[list[Line], StyleAugError | None]]:
     """Process the units in DataLoader's workers; yield results in order."""
     dataset = UnitDataset(units, copier)
-    loader = iter(DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=start_context()))
+    loader = iter(
+        DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=start_context())
+    )
     while True:
         try:
             result = next(loader, None)
