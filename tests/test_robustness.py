@@ -397,5 +397,5 @@ def test_wrong_commands_end_without_a_traceback(folders, command):
     told = command("evaluate", "robustness", folders / "photo", "--arm", "jitters", code=1)
     assert "Error: arm 'jitters': there is no step 'jitters'" in told.stderr
     told = command("evaluate", "robustness", folders / "photo", "--severities", "strong", code=1)
-    assert "as in 1-5 or 1,3,5, got 'strong'" in told.stderr
+    assert "severities must look like 1-5 or 1,3,5, got 'strong'" in told.stderr
     command("evaluate", "robustness", folders / "photo", "--seeds", "0", code=2)
