@@ -1,6 +1,6 @@
 """What fine-tuning gives: style reached and edges kept on held-out images, before and after.
 
-    styleaug fit-style SOURCE TARGET --finetune 300 --generator adain --networks WEIGHTS -o RUN
+    styleaug train adain SOURCE TARGET --init adain --steps 300 --learning-rate 5e-4 --networks WEIGHTS -o RUN
     STYLEAUG_WEIGHTS=WEIGHTS python benchmarks/finetune.py SOURCE TARGET RUN
 
 The twentieth of each side that no training read; each held-out source in the style of a held-out target,

@@ -16,11 +16,10 @@ from PIL import Image
 from specimens import photo, photos
 from workshop import RECIPES, SMALL_NETWORKS, TINY, loss_networks, two_sides, write, written
 
-from styleaug import ConfigError, StyleAugment, load_bank, load_generator
+from styleaug import StyleAugment, load_bank, load_generator
 from styleaug.cli import console as console_module
 from styleaug.cli.console import training_progress
 from styleaug.cli.main import cli
-from styleaug.cli.training import origin
 from styleaug.training.config import preset
 
 Command = Callable[..., SimpleNamespace]
@@ -123,9 +122,8 @@ def test_options_of_another_recipe_are_refused(command, tmp_path):
 def test_files_without_options(content, message, command, sides, tmp_path):
     file = tmp_path / "a.json"
     file.write_bytes(content)
-    for words in (["train", "cut"], ["fit-style", "--method", "cut"]):
-        error = command(*words, *sides, "-o", tmp_path / "x", "--config", file, code=1).stderr
-        assert error.startswith("Error: ") and message in error and error.count("\n") == 1
+    error = command("train", "cut", *sides, "-o", tmp_path / "x", "--config", file, code=1).stderr
+    assert error.startswith("Error: ") and message in error and error.count("\n") == 1
     assert not (tmp_path / "x").exists()
 
 
@@ -155,21 +153,9 @@ def test_wrong_options(args, code, message, command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["a", "--method", "cut"], "training needs two folders: SOURCE TARGET"),
-        (["a", "--finetune", "3"], "training needs two folders"),
-        (["a", "b", "c", "--method", "cut"], "training needs two folders"),
+        (["a", "b", "--method", "cut"], "styleaug train cut SOURCE TARGET -o OUT"),
+        (["a", "b", "--finetune", "3"], "styleaug train NAME --init GENERATOR --steps STEPS SOURCE TARGET"),
         (["a", "b"], "give one folder"),
-        (["a", "b", "--method", "cut", "--licence", "CC0"], "--licence can only be used without training"),
-        (
-            ["a", "b", "--method", "cut", "--max-styles", "9"],
-            "--max-styles can only be used without training",
-        ),
-        (["a", "--config", "x.json"], "--config can only be used with training"),
-        (["a", "--resume"], "--resume can only be used with training"),
-        (["a", "b", "--method", "cut", "--generator", "adain"], "leave out --finetune and --generator"),
-        (["a", "b", "--method", "adain", "--finetune", "3"], "leave out --finetune and --generator"),
-        (["a", "b", "--method", "nonsense"], "'nonsense' is not one of"),
-        (["a", "b", "--finetune", "0"], "0 is not in the range"),
         ([], "Missing argument"),
     ],
 )
@@ -308,16 +294,16 @@ def test_train_stop_resume_and_use(sides, command, tmp_path):
         with Image.open(sheet) as image:
             assert image.width > 2 * 192  # one column: there is no code to draw
 
-    assert origin(str(run)) == ("patchgan", made | {"learning_rate": 2e-4})
-    command("fit-style", *sides, "--finetune", 2, "--generator", run, "-o", tmp_path / "further")
-    made = json.loads((tmp_path / "further" / "config.json").read_text())
-    assert (made["init"], made["steps"], made["width"]) == (str(run), 2, 4)
+    command("train", "patchgan", *sides, "--init", run, "--width", 4, "--depth", made["depth"], "--steps", 2,
+            "-o", tmp_path / "further")  # fmt: skip
+    further = json.loads((tmp_path / "further" / "config.json").read_text())
+    assert (further["init"], further["steps"], further["width"]) == (str(run), 2, 4)
 
 
 @pytest.mark.slow
-def test_fit_style_trains(sides, command, tmp_path):
+def test_a_run_is_stopped_and_goes_on_by_the_line_that_it_prints(sides, command, tmp_path):
     run, file = tmp_path / "run", options(tmp_path / "tiny.json", "cut", steps=2, seed=5)
-    words = ["fit-style", *sides, "--method", "cut", "--config", file, "-o", run, "--minutes", 0]
+    words = ["train", "cut", *sides, "--config", file, "-o", run, "--minutes", 0]
     first = command(*words)
     assert "stopped at step 1" in first.stderr
     assert "go on with --resume" in command(*words, code=1).stderr
@@ -327,7 +313,7 @@ def test_fit_style_trains(sides, command, tmp_path):
     made = json.loads((run / "config.json").read_text())
     assert made["seed"] == 5, "--seed was not given, so the file's holds"
     assert StyleAugment(generator=run, p=1.0)(photo()).shape == photo().shape
-    error = command("fit-style", *sides, "--method", "vaegan", "-o", run, "--resume", code=1).stderr
+    error = command("train", "vaegan", *sides, "-o", run, "--resume", code=1).stderr
     assert "options of the recipe 'cut'" in error
 
 
@@ -336,7 +322,7 @@ def test_finetuning_gives_a_generator_and_its_bank(sides, command, tmp_path):
     networks, run = loss_networks(tmp_path / "networks"), tmp_path / "run"
     file = options(tmp_path / "tiny.json", "adain", steps=99, batch=2)
     told = command(
-        "fit-style", *sides, "--finetune", 2, "--generator", "adain", "--config", file,
+        "train", "adain", *sides, "--init", "adain", "--steps", 2, "--learning-rate", 5e-4, "--config", file,
         "--networks", networks, "-o", run,
     )  # fmt: skip
     assert "of 2 has the lowest held-out score" in told.stderr
@@ -348,16 +334,6 @@ def test_finetuning_gives_a_generator_and_its_bank(sides, command, tmp_path):
     assert 0 < max(differences) < 0.1
     torch.manual_seed(0)
     assert StyleAugment(run, p=1.0)(photo(40, 50)).shape == (3, 40, 50)
-
-
-def test_what_can_be_trained_further(command, sides, tmp_path):
-    assert origin("adain") == ("adain", {"learning_rate": 5e-4})
-    with pytest.raises(ConfigError, match="'reinhard-lab' has no weights to train"):
-        origin("reinhard-lab")
-    told = command("fit-style", *sides, "--finetune", 2, "-o", tmp_path / "x", code=1).stderr
-    assert told.startswith("Error: generator 'reinhard-rgb' has no weights to train")
-    told = command("fit-style", *sides, "--finetune", 2, "--generator", "no", "-o", tmp_path / "x", code=1)
-    assert "there is no generator 'no'" in told.stderr and not (tmp_path / "x").exists()
 
 
 def test_training_says_a_line_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
-from click.core import ParameterSource
 
 from styleaug.cli.console import NEW_FILE, finish, going_on, output, progress, say, training_progress
 from styleaug.cli.options import NamedOption, shell_words
@@ -35,25 +34,26 @@ RECIPES = {
     "cut": "One folder to another, without pairs; half cyclegan's cost.",
     "vaegan": "One folder to another with many outputs, with or without pairs.",
 }
-TRAINED_BY = {"pix2pix": "patchgan"}
-"""The recipe that trains a generator, if their names differ."""
-
 FLAGS = {"devices": "workers"}
 """The option's name for a field of the configuration, if their names differ."""
 OLD = {"devices": ("--devices",), "learning_rate": ("--lr",)}
 
-TRAINING_ONLY = ("config", "networks", "resume", "minutes")
-FITTING_ONLY = (
-    "max_styles", "patches", "choose", "min_images", "epsilon", "delta", "group_by", "class_by", "labels",
-    "split", "window", "report", "reference", "licence", "strict",
-)  # fmt: skip
-"""Options of `fit-style` that are refused with training; those of `TRAINING_ONLY` are refused without."""
+
+def refuse(context: click.Context, option: click.Parameter, value: Any) -> None:
+    """Refuse an option that `fit-style` had, with the command that does the same."""
+    if value is None:
+        return
+    further = "NAME --init GENERATOR --steps STEPS" if option.name == "finetune" else value
+    raise click.UsageError(
+        f"--{option.name} is now a command of its own: styleaug train {further} SOURCE TARGET -o OUT. OUT is "
+        "a run folder, which StyleAugment takes like a bank."
+    )
 
 
 @click.command("fit-style")
-@click.argument("images", type=_INPUT, nargs=-1, required=True, metavar="[SOURCE] TARGET...")
+@click.argument("images", type=_INPUT, nargs=-1, required=True, metavar="IMAGES...")
 @click.option(
-    "-o", "--out", type=_OUTPUT, required=True, help="Bank to write (.safetensors), or a run folder."
+    "-o", "--out", type=_OUTPUT, required=True, help="Bank to write (.safetensors), or a folder with --split."
 )
 @click.option("--generator", default="reinhard-rgb", show_default=True, help="Name, or path to weights.")
 @click.option(
@@ -103,19 +103,8 @@ FITTING_ONLY = (
     type=_INPUT,
     help="Image for the report; readers of the report see it.  [default: a sample image]",
 )
-@click.option(
-    "--method", type=click.Choice(RECIPES), help="First train this generator from SOURCE to TARGET."
-)
-@click.option(
-    "--finetune", type=click.IntRange(1), metavar="STEPS",
-    help="First train --generator for STEPS more steps, on SOURCE in the styles of TARGET.",
-)  # fmt: skip
-@click.option("--config", type=_INPUT, help="Options of the training, in a .json or .toml file.")
-@click.option("--networks", type=_INPUT, help="Folder of the training's loss networks.")
-@click.option("--resume", is_flag=True, help="Continue the training in OUT.")
-@click.option(
-    "--minutes", type=MINUTES, default=float("inf"), help="Stop the training after this number of minutes."
-)
+@click.option("--method", callback=refuse, expose_value=False, hidden=True)
+@click.option("--finetune", callback=refuse, expose_value=False, hidden=True)
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Seed for the choice of images and crops."
 )
@@ -140,53 +129,21 @@ def fit_style_command(
     window: str | None,
     report: Path | None,
     reference: Path | None,
-    method: str | None,
-    finetune: int | None,
-    config: Path | None,
-    networks: Path | None,
-    resume: bool,
-    minutes: float,
     seed: int,
     licence: str,
     strict: bool,
 ) -> None:
     """Read the styles of images into a bank of a few kilobytes.
 
-    TARGET is a folder, a CSV or TSV list with the column `path`, or image files. No labels are needed. The
+    IMAGES are a folder, a CSV or TSV list with the column `path`, or image files. No labels are needed. The
     bank holds statistics, but no pixels and no file names. Each style is a mean over several images, so
     fewer than five images, such as one painting, need --min-images 1. If the command is interrupted, call
     it again to go on.
-
-    With --method or --finetune, a generator is first trained on SOURCE and TARGET. OUT is then a run folder,
-    which StyleAugment accepts like a bank; see `styleaug train`.
     """
-    given = [name for name in context.params if is_given(context, name)]
-    misplaced = [name for name in (FITTING_ONLY if method or finetune else TRAINING_ONLY) if name in given]
-    if misplaced:
-        kind = "without" if method or finetune else "with"
-        raise click.UsageError(
-            f"--{misplaced[0].replace('_', '-')} can only be used {kind} training (--method or --finetune)."
-        )
-    if method and (finetune or "generator" in given):
-        raise click.UsageError("--method trains from the start: leave out --finetune and --generator.")
-    if method or finetune:
-        if len(images) != 2:
-            raise click.UsageError("training needs two folders: SOURCE TARGET.")
-        options: dict[str, Any] = {"seed": seed} if "seed" in given else {}
-        base: dict[str, Any] = {}
-        name = method or ""
-        if finetune:
-            name, base = origin(generator)
-            options |= {"init": generator, "steps": finetune}
-        run_training(
-            name, *images, out, options, base=base, config=config, networks=networks, resume=resume,
-            minutes=minutes,
-        )  # fmt: skip
-        return
     if len(images) > 1 and not all(path.is_file() for path in images):
         raise click.UsageError(
-            "give one folder, or image files. Two folders are for --method and --finetune. To join banks of "
-            "several folders: styleaug bank merge."
+            "give one folder, or image files. To join banks of several folders: styleaug bank merge. To "
+            "train a generator from one folder to another: styleaug train."
         )
     if split and group_by is None:
         raise click.UsageError("--split needs --group-by.")
@@ -248,32 +205,6 @@ def file_names(banks: dict[str, Any]) -> dict[str, Any]:
         taken = {other.lower() for other in named}  # some file systems ignore case
         named[name if name and name.lower() not in taken else f"{name}-{number}".strip("-")] = bank
     return named
-
-
-def is_given(context: click.Context, name: str) -> bool:
-    """Return True if the option was given on the command line, False if it is a default."""
-    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
-def origin(generator: str) -> tuple[str, dict[str, Any]]:
-    """Return the recipe that trains a generator further, and the options of its run at a lower rate.
-
-    Raises:
-        ConfigError: the generator has no weights to train.
-    """
-    from styleaug.training.config import preset, read_config
-    from styleaug.weights import generator_names, load_generator
-
-    name = load_generator(generator).name
-    recipe, options = TRAINED_BY.get(name, name), {}
-    file = Path(generator) / "config.json"
-    if generator not in generator_names() and file.is_file():
-        options = read_config(file)
-        recipe = options.get("recipe", recipe)
-    if recipe not in RECIPES:
-        raise ConfigError(f"generator {name!r} has no weights to train; choose another, such as adain.")
-    rate = preset(recipe).with_options(options).learning_rate
-    return recipe, options | {"learning_rate": min(rate, 5e-4)}
 
 
 @click.group()
@@ -351,7 +282,6 @@ def run_training(
     out: Path,
     options: dict[str, Any],
     *,
-    base: dict[str, Any] | None = None,
     config: Path | None = None,
     preset_name: str = "small",
     networks: Path | None = None,
@@ -361,12 +291,11 @@ def run_training(
 ) -> None:
     """Resolve the configuration, train, and print how it ended.
 
-    Options come from, in this order: the preset, `base`, the resumed run, the file, `options`. Later ones
-    win.
+    Options come from, in this order: the preset, the resumed run, the file, `options`. Later ones win.
     """
     from styleaug.training.config import preset
 
-    wanted = preset(name, preset_name).with_options(base or {})
+    wanted = preset(name, preset_name)
     if resume and (out / "config.json").exists():
         wanted = with_file(wanted, out / "config.json")
     if config is not None:

@@ -22,8 +22,6 @@ from styleaug.io.pixels import read_pixels
 __all__ = ["ClassFolders", "Fit", "class_names", "read_class_folders", "split_home"]
 
 Fit = Literal["crop", "squash"]
-LEAST_PER_CLASS = 2
-"""Least number of images of a class: one for training and one for the test."""
 
 
 @dataclass(frozen=True)

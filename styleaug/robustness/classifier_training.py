@@ -23,7 +23,6 @@ __all__ = [
     "SmallGeometry",
     "accuracy",
     "answers",
-    "balanced_accuracy",
     "fit",
     "recall_mean",
 ]
@@ -294,8 +293,3 @@ def recall_mean(given: Int[Tensor, " N"], labels: Int[Tensor, " N"]) -> float:
 def accuracy(given: Int[Tensor, " N"], labels: Int[Tensor, " N"]) -> float:
     """Compute the share of right answers."""
     return (given == labels).double().mean().item()
-
-
-def balanced_accuracy(net: nn.Module, images: UInt8[Tensor, "N 3 S S"], labels: Int[Tensor, " N"]) -> float:
-    """Compute the mean recall over the classes."""
-    return recall_mean(answers(net, images), labels)
