@@ -88,9 +88,9 @@ def pipeline_of(path: str, seed: int | None, p: float = 1.0) -> Any:
         (0, None, False),
         (2, "fork", False),
         (2, "fork", True),
-        (4, "fork", False),
-        (4, "fork", True),
-        (2, "spawn", False),
+        pytest.param(4, "fork", False, marks=pytest.mark.slow),
+        pytest.param(4, "fork", True, marks=pytest.mark.slow),
+        pytest.param(2, "spawn", False, marks=pytest.mark.slow),
         pytest.param(4, "spawn", True, marks=pytest.mark.slow),
     ],
 )

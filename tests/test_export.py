@@ -136,6 +136,7 @@ def test_onnx_runtime_gives_the_same(name):
         assert torch.equal(run(file, **known(file, inputs)), inputs["images"])
 
 
+@pytest.mark.slow
 def test_inputs_follow_the_generator():
     assert exported("tiny-adain").inputs == ("images", "codes", "strength")
     assert exported("tiny-cyclegan").inputs == exported("tiny-pix2pix").inputs == ("images", "strength")
@@ -212,6 +213,7 @@ def test_float16_is_half_inside(name):
     assert 0 < file.mean < 1e-4 and file.largest < 0.01 and file.similarity > 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mean", "alike"), [("tiny-pix2pix", 2, 0.99), ("adain", 1, 0.995), ("photo", 0.2, 0.999)]
 )
@@ -226,6 +228,7 @@ def test_int8_stays_close(name, mean, alike):
     assert 255 * (styled - network(*inputs.values())).abs().mean() < 2 * mean
 
 
+@pytest.mark.slow
 def test_int8_is_inside_the_blocks_alone():
     graph = onnx.load(exported("adain", precision="int8").path).graph
     kinds = {item.name: item.data_type for item in graph.initializer}
@@ -289,6 +292,7 @@ def translated(name: str) -> Callable[..., bytes]:
     return lambda *args: content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["network", "limit", "nan"])
 def test_files_that_differ_are_not_written(wrong, monkeypatch, tmp_path):
     monkeypatch.setattr(export, "_translate", translated("reinhard-rgb"))

@@ -219,8 +219,8 @@ def test_damaged_images_are_named_and_the_rest_goes_on(tmp_path):
     good = [encoded(0), encoded(1, "PNG")]
     bad = {
         "cut": (good[0][:300], "cannot be read"),
-        "text": (b"hello", "no JPEG, PNG"),
-        "ico": (encoded(0, "ICO"), "no JPEG, PNG"),
+        "text": (b"hello", "not a JPEG, PNG"),
+        "ico": (encoded(0, "ICO"), "not a JPEG, PNG"),
         "none": (b"", "no image"),
     }
     write_tar(

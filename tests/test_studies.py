@@ -134,7 +134,7 @@ def test_a_patient_in_two_groups_is_counted_in_one_if_that_is_to_be_private(tmp_
     assert sum(group.origins for group in fit_style(tmp_path, **options).groups.values()) == 8
     fit = fit_style(tmp_path, epsilon=5, **options)
     assert sum(group.origins for group in fit.groups.values()) == 4
-    assert any("4 images are left out, as their patients" in text for text in fit.warnings)
+    assert any("4 images are left out, because their patients" in text for text in fit.warnings)
 
 
 # Classes

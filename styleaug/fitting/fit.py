@@ -47,7 +47,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class _Fit:
+class Fit:
     """A fitted bank, the files that could not be read, and warnings."""
 
     bank: StyleBank
@@ -86,7 +86,7 @@ def fit_style(
     seed: int = 0,
     licence: str = "",
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> _Fit:
+) -> Fit:
     """Read the styles of images into a bank.
 
     No labels are needed, and no pixels or names are kept. Each style is the mean of similar styles of several
@@ -281,7 +281,7 @@ class Reading:
 
 def make_bank(
     reading: Reading, quota: int, rng: torch.Generator, *, grouped: bool, labels: bool, licence: str
-) -> _Fit:
+) -> Fit:
     """Return a bank with rows of each group that has enough origins."""
     network, privacy, failed, warnings = reading.network, reading.privacy, reading.failed, reading.warnings()
     pools = {name: pool for name, pool in reading.pools.items() if pool.codes}
@@ -316,10 +316,10 @@ def make_bank(
         delta=privacy.delta,
     )
     if not grouped:
-        return _Fit(StyleBank(rows[0], provenance), sorted(failed), warnings, left_out=left_out)
+        return Fit(StyleBank(rows[0], provenance), sorted(failed), warnings, left_out=left_out)
     numbers = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(part) for part in rows]))
     bank = StyleBank(torch.cat(rows), provenance, groups=numbers, labels=tuple(groups))
-    return _Fit(bank, sorted(failed), warnings, groups, left_out)
+    return Fit(bank, sorted(failed), warnings, groups, left_out)
 
 
 def noise_warning(pool: Pool, network: AbstractGenerator, privacy: Privacy, of: str) -> list[str]:

@@ -19,9 +19,9 @@ from styleaug.images import to_float
 from styleaug.io.lists import list_images
 from styleaug.io.pixels import read_pixels
 
-__all__ = ["ClassFolders", "Fit", "class_names", "read_class_folders", "split_home"]
+__all__ = ["ClassFolders", "Squaring", "class_names", "read_class_folders", "split_home"]
 
-Fit = Literal["crop", "squash"]
+Squaring = Literal["crop", "squash"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def read_class_folders(
     classes: Sequence[str],
     side: int,
     *,
-    fit: Fit = "crop",
+    fit: Squaring = "crop",
     limit: int | None = None,
     foreign: bool = False,
     most_bytes: int = 4 * 2**30,
@@ -93,8 +93,8 @@ def read_class_folders(
         FileError: no folder, none of the classes, too many images, or no image that can be read.
         ConfigError: the folder has classes that are not in the list.
     """
-    if fit not in get_args(Fit):
-        raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r}.")
+    if fit not in get_args(Squaring):
+        raise ConfigError(f"fit must be one of {', '.join(get_args(Squaring))}, got {fit!r}.")
     listed = list_images(folder)
     others = sorted(set(listed.classes) - set(classes))
     if others and not foreign:
@@ -138,7 +138,7 @@ def _digest_of(names: Sequence[str], paths: Sequence[Path], kept: Sequence[int])
 
 
 def _read_squares(
-    paths: Sequence[Path], side: int, fit: Fit, threads: int, report: Callable[[int, int], None]
+    paths: Sequence[Path], side: int, fit: Squaring, threads: int, report: Callable[[int, int], None]
 ) -> tuple[list[Tensor | None], list[tuple[Path, str]]]:
     """Read files in parallel; None for unreadable files, with the reasons in the second list."""
     images: list[Tensor | None] = []
@@ -159,7 +159,7 @@ def _read_squares(
     return images, failed
 
 
-def _read_square(path: Path, side: int, fit: Fit) -> UInt8[Tensor, "3 S S"]:
+def _read_square(path: Path, side: int, fit: Squaring) -> UInt8[Tensor, "3 S S"]:
     """Read one file as a square RGB image with 8 bits.
 
     Raises:

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from styleaug.errors import ConfigError, FileError, name_bytes
 from styleaug.robustness.arms import ArmSpec, parse_arm
-from styleaug.robustness.class_folders import ClassFolders, Fit, class_names, read_class_folders, split_home
+from styleaug.robustness.class_folders import (
+    ClassFolders,
+    Squaring,
+    class_names,
+    read_class_folders,
+    split_home,
+)
 from styleaug.robustness.classifier_training import Recipe
 from styleaug.robustness.classifiers import default_recipe
 from styleaug.robustness.corruptions import CORRUPTIONS
@@ -76,7 +82,7 @@ class Protocol:
     per_class: int | None = None
     balanced: bool = False
     limit: int | None = None
-    fit: Fit = "crop"
+    fit: Squaring = "crop"
     weights: Path | None = None
     pretrained: bool = True
     jobs: int = 1
