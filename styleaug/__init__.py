@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from styleaug.generators.base import AbstractGenerator
     from styleaug.offline.folder import apply_folder
     from styleaug.offline.stylizing import stylize
+    from styleaug.samplers import Mix, Weighted
     from styleaug.sheets import preview
     from styleaug.transforms.augment import StyleAugment
+    from styleaug.transforms.guard import Preserve
     from styleaug.transforms.loader import StyleCollate, StyleLoader
+    from styleaug.transforms.splice import Splice
     from styleaug.video.transform import StyleVideo
     from styleaug.weights import bank_names, card, generator_names, load_bank, load_generator
 
@@ -41,7 +44,10 @@ __all__ = [
     "FileError",
     "ImageError",
     "MissingExtraError",
+    "Mix",
+    "Preserve",
     "Provenance",
+    "Splice",
     "StyleAugError",
     "StyleAugment",
     "StyleBank",
@@ -49,6 +55,7 @@ __all__ = [
     "StyleLoader",
     "StyleVideo",
     "TrainError",
+    "Weighted",
     "WeightsError",
     "apply_folder",
     "bank_names",
@@ -70,7 +77,10 @@ HOMES = {
     "FileError": "errors",
     "ImageError": "errors",
     "MissingExtraError": "errors",
+    "Mix": "samplers",
+    "Preserve": "transforms.guard",
     "Provenance": "bank",
+    "Splice": "transforms.splice",
     "StyleAugError": "errors",
     "StyleAugment": "transforms.augment",
     "StyleBank": "bank",
@@ -78,6 +88,7 @@ HOMES = {
     "StyleLoader": "transforms.loader",
     "StyleVideo": "video.transform",
     "TrainError": "errors",
+    "Weighted": "samplers",
     "WeightsError": "errors",
     "apply_folder": "offline.folder",
     "bank_names": "weights",

@@ -342,10 +342,10 @@ class StyleBank:
         return StyleBank(codes.clone(), self.provenance, groups=groups, labels=labels)
 
     def balanced_weights(self) -> Float[Tensor, " N"]:
-        """Return weights `(N,)` with which `sampler="weighted"` draws each group equally often.
+        """Return weights `(N,)` with which the sampler `Weighted` draws each group equally often.
 
         Example:
-            StyleAugment(bank, sampler="weighted", weights=bank.balanced_weights())
+            StyleAugment(bank, sampler=Weighted(bank.balanced_weights()))
         """
         if self.groups is None:
             return torch.ones(len(self))

@@ -1,13 +1,28 @@
 """Checks of arguments: numbers of Python, NumPy or torch, and names with a suggestion."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from styleaug.errors import ConfigError
 
-__all__ = ["check_count", "check_number", "check_seed", "check_share", "check_switch", "nearest", "number"]
+__all__ = [
+    "brief",
+    "changed",
+    "check_count",
+    "check_number",
+    "check_seed",
+    "check_share",
+    "check_switch",
+    "made_of",
+    "nearest",
+    "number",
+]
+
+_Value = TypeVar("_Value")
 
 
 def number(value: Any) -> int | float | None:
@@ -70,3 +85,33 @@ def nearest(name: str | Path, names: list[str]) -> str:
     """Return " Did you mean NAME?" for the name most like `name`, or an empty text."""
     found = get_close_matches(str(name).lower(), names, 1, 0.7)
     return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def brief(value: Any) -> str:
+    """Format a dataclass as it is written: the first field by its place, then those that are not usual."""
+    first, *others = fields(value)
+    said = [f"{field.name}={getattr(value, field.name)!r}" for field in others if changed(value, field)]
+    own = getattr(value, first.name)
+    return f"{type(value).__name__}({', '.join(([repr(own)] if changed(value, first) else []) + said)})"
+
+
+def changed(value: Any, field: Any) -> bool:
+    """Return whether a dataclass's field has another value than its default."""
+    return getattr(value, field.name) != field.default
+
+
+def made_of(kind: type[_Value], given: Mapping[str, Any], name: str) -> _Value:
+    """Make a dataclass of a dict of its fields, as JSON and YAML hold one.
+
+    Args:
+        kind: the dataclass.
+        given: its fields.
+        name: of the option, for the message.
+
+    Raises:
+        ConfigError: a field that it does not have, or a value outside its range.
+    """
+    known = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
+    if strange := [key for key in given if key not in known]:
+        raise ConfigError(f"{name} has no {strange[0]!r}; a dict of it may hold {', '.join(known)}.")
+    return kind(**given)

@@ -1,26 +1,33 @@
 """Samplers draw codes `(B, S)` from a bank."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from styleaug.checks import check_count, made_of
 from styleaug.errors import ConfigError
 
 __all__ = [
     "SAMPLERS",
     "Draw",
+    "Mix",
     "Sampler",
+    "SamplerName",
+    "Weighted",
+    "check_weights",
     "draw_others",
     "gaussian",
     "lerp",
     "make_sampler",
     "mix",
     "prior",
+    "read_sampler",
     "sample",
     "slerp",
     "spherical",
@@ -28,8 +35,51 @@ __all__ = [
     "weighted",
 ]
 
-Sampler = Literal["uniform", "weighted", "mix", "gaussian", "slerp"]
-SAMPLERS = get_args(Sampler)
+SamplerName = Literal["uniform", "mix", "gaussian", "slerp"]
+SAMPLERS = get_args(SamplerName)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Join several styles, with shares drawn anew each time; `"mix"` in short for two.
+
+    Example:
+        >>> StyleAugment("art", sampler=Mix(3))  # doctest: +SKIP
+    """
+
+    components: int = 2
+    """How many styles are joined, from 1."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "components", check_count("components", self.components))
+
+    def __repr__(self) -> str:
+        return f"Mix({self.components})"
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Draw styles in proportion to weights.
+
+    Example:
+        >>> StyleAugment(bank, sampler=Weighted(bank.balanced_weights()))  # doctest: +SKIP
+    """
+
+    weights: Sequence[float] | Tensor
+    """A number for each style of the bank: finite, none negative, and not all zero. Kept as a tuple."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", tuple(check_weights(self.weights).tolist()))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self.weights[:SHOWN]))
+        more = f", ... {len(self.weights)} in all" if len(self.weights) > SHOWN else ""
+        return f"Weighted([{shown}{more}])"
+
+
+Sampler = SamplerName | Mix | Weighted
+SHOWN = 8
+"""Weights that a repr shows."""
 
 
 class Draw(NamedTuple):
@@ -44,54 +94,78 @@ class Draw(NamedTuple):
 
 
 def sample(
-    kind: Sampler,
-    codes: Float[Tensor, "N S"],
-    count: int,
-    rng: torch.Generator | None = None,
-    *,
-    weights: Tensor | None = None,
-    components: int = 2,
+    sampler: Sampler, codes: Float[Tensor, "N S"], count: int, rng: torch.Generator | None = None
 ) -> Draw:
-    """Draw `count` codes with the sampler named `kind`.
+    """Draw `count` codes.
 
     Args:
-        kind: `"uniform"`, `"weighted"`, `"mix"`, `"gaussian"` or `"slerp"`.
+        sampler: see `make_sampler`.
         codes: codes of the bank, `(N, S)`.
         count: number of codes to draw, B.
         rng: random generator; None uses torch's global one.
-        weights: weight of each style of the bank, `(N,)`, for `"weighted"`.
-        components: number of styles that `"mix"` joins.
     """
-    return make_sampler(kind, weights=weights, components=components)(codes, count, rng)
+    return make_sampler(sampler)(codes, count, rng)
 
 
-def make_sampler(
-    kind: Sampler, *, weights: Tensor | None = None, components: int = 2
-) -> Callable[[Tensor, int, torch.Generator | None], "Draw"]:
-    """Return the sampler named `kind`, a function of `(codes, count, rng)`.
-
-    Args:
-        kind: `"uniform"`, `"weighted"`, `"mix"`, `"gaussian"` or `"slerp"`.
-        weights: weight of each style of the bank, `(N,)`, for `"weighted"`.
-        components: number of styles that `"mix"` joins.
+def read_sampler(given: Any) -> Sampler:
+    """Read a sampler as a user gives it: a name, a value, or a dict of the value's field.
 
     Raises:
-        ConfigError: the name is unknown, or `"weighted"` has no weights.
+        ConfigError: anything else.
     """
-    match kind:
+    if isinstance(given, Mapping):
+        return made_of(Weighted if "weights" in given else Mix, given, "sampler")
+    if isinstance(given, Mix | Weighted) or (isinstance(given, str) and given in SAMPLERS):
+        return given  # pyright: ignore[reportReturnType]
+    if isinstance(given, str) and given == "weighted":
+        raise ConfigError(
+            "the weighted sampler needs weights, one for each style of the bank; "
+            "write sampler=Weighted(weights)."
+        )
+    raise ConfigError(
+        f"unknown sampler {given!r}; choose from {', '.join(SAMPLERS)}, Mix(components), Weighted(weights)."
+    )
+
+
+def make_sampler(sampler: Sampler) -> Callable[[Tensor, int, torch.Generator | None], "Draw"]:
+    """Return the function `(codes, count, rng)` that draws as a sampler does.
+
+    Args:
+        sampler: `"uniform"`, `"mix"`, `"gaussian"`, `"slerp"`, `Mix(components)` or `Weighted(weights)`.
+
+    Raises:
+        ConfigError: another one.
+    """
+    match read_sampler(sampler):
         case "uniform":
             return uniform
-        case "weighted":
-            if weights is None:
-                raise ConfigError("the weighted sampler needs weights, one per style of the bank.")
-            return partial(weighted, weights=weights)
-        case "mix":
-            return partial(mix, components=components)
         case "gaussian":
             return gaussian
         case "slerp":
             return spherical
-    raise ConfigError(f"unknown sampler {kind!r}; choose from {', '.join(SAMPLERS)}.")
+        case Weighted(weights):
+            return partial(weighted, weights=torch.as_tensor(weights, dtype=torch.float64))
+        case Mix(components):
+            return partial(mix, components=components)
+    return mix
+
+
+def check_weights(weights: Any) -> Float64[Tensor, " N"]:
+    """Check what the weighted sampler goes by, up to how many there are.
+
+    Raises:
+        ConfigError: no row of real numbers, or weights that are negative, not finite, or all zero.
+    """
+    try:
+        found = torch.as_tensor(weights).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(0, dtype=torch.bool)
+    if found.ndim != 1 or found.dtype == torch.bool or found.is_complex():
+        raise ConfigError(f"weights must be a number for each style of the bank, got {weights!r:.200}.")
+    found = found.to(torch.float64)
+    if not (bool((found >= 0).all()) and 0 < float(found.sum()) < math.inf):
+        raise ConfigError("weights must be finite, none negative, and not all zero.")
+    return found
 
 
 def uniform(codes: Float[Tensor, "N S"], count: int, rng: torch.Generator | None = None) -> Draw:
@@ -111,11 +185,9 @@ def weighted(
     Raises:
         ConfigError: the number of weights is wrong, or they are negative, not finite, or all zero.
     """
-    weights = torch.as_tensor(weights, dtype=torch.float64)
+    weights = check_weights(weights)
     if weights.shape != (len(codes),):
         raise ConfigError(f"weights must be one per style, ({len(codes)},), got {tuple(weights.shape)}.")
-    if not (bool((weights >= 0).all()) and 0 < float(weights.sum()) < math.inf):
-        raise ConfigError("weights must be finite, none negative, and not all zero.")
     # A cumulative sum, because torch.multinomial is limited to 2^24 styles.
     edges = torch.cumsum(weights, 0)
     points = torch.rand(count, generator=rng, dtype=torch.float64) * edges[-1]

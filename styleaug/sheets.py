@@ -20,8 +20,8 @@ from styleaug.io.atomic import atomic
 from styleaug.io.files import image_files, save_image
 from styleaug.io.paths import check_path
 from styleaug.io.pixels import read_pixels
-from styleaug.transforms.augment import WITHIN_BATCH, StyleAugment, StyleParams
-from styleaug.transforms.splice import Splice
+from styleaug.transforms.augment import StyleAugment, StyleParams
+from styleaug.transforms.splice import Splice, SpliceKind
 from styleaug.weights import STAIN_GENERATORS, pretrained_folder
 
 __all__ = ["check_report", "contact_sheet", "draw_tissue", "preview", "sample_photos", "write_report"]
@@ -75,7 +75,7 @@ def preview(
     target: str | Path | Sequence[str | Path] | None = None,
     styles: int = 6,
     strength: float = 1.0,
-    splice: Splice | None = None,
+    splice: Splice | SpliceKind | None = None,
     size: int = 192,
     most: int = 8,
     seed: int = 0,
@@ -94,7 +94,7 @@ def preview(
         styles: number of columns; styles are drawn from the bank without repetition, or from the generator's
             prior.
         strength: in [0, 1], 1 is the full style.
-        splice: `"halves"` or `"fields"`: each image has two styles.
+        splice: `"halves"`, `"fields"` or `Splice`: each image has two or more styles.
         size: side of a tile in pixels.
         most: largest number of rows; of more images, evenly spaced ones are shown.
         seed: seed for the choice of styles.
@@ -109,9 +109,9 @@ def preview(
         check_seed(seed),
         check_share("strength", strength),
     )
-    if (isinstance(bank, str) and bank == WITHIN_BATCH) or splice == "mask":
-        raise ConfigError('a contact sheet has neither batches nor masks; leave out "batch" and "mask".')
     stylizer = StyleAugment(bank, generator=generator, p=1.0, strength=strength, splice=splice)
+    if stylizer.within_batch or stylizer.splices_by_mask:
+        raise ConfigError('a contact sheet has neither batches nor masks; leave out "batch" and "mask".')
     tiles = squares(_spread(images or sample_photos(), most), size)
     sources = [] if target is None else [target] if isinstance(target, str | Path) else target
     goals = squares(_spread(sources, len(tiles)), size) if sources else []

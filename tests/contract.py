@@ -14,7 +14,7 @@ from torch import Tensor
 
 from styleaug.bank import StyleBank
 from styleaug.generators.base import AbstractGenerator
-from styleaug.samplers import Draw, Sampler, sample, slerp
+from styleaug.samplers import Draw, Sampler, Weighted, sample, slerp
 
 SIZES = [(1, 1), (1, 9), (7, 1), (2, 3), (15, 16), (33, 18)]
 
@@ -156,10 +156,11 @@ GENERATOR_CHECKS: list[Callable[[AbstractGenerator], None]] = [
 ]
 
 
-def draw(kind: Sampler, codes: Tensor, count: int, seed: int | None = 0) -> Draw:
-    """Draw with the sampler's own needs filled in."""
+def draw(kind: Sampler | type[Weighted], codes: Tensor, count: int, seed: int | None = 0) -> Draw:
+    """Draw with weights filled in where they are needed."""
     rng = None if seed is None else torch.Generator().manual_seed(seed)
-    return sample(kind, codes, count, rng, weights=torch.arange(1.0, len(codes) + 1), components=3)
+    sampler = Weighted(torch.arange(1.0, len(codes) + 1)) if isinstance(kind, type) else kind
+    return sample(sampler, codes, count, rng)
 
 
 def draws_have_the_codes_shape(kind: Sampler) -> None:

@@ -21,12 +21,23 @@ from hypothesis import strategies as st
 from specimens import bank, bank_of, generator, photo
 from torch import Tensor
 
-from styleaug import BankError, ConfigError, ImageError, StyleAugError, StyleBank
+from styleaug import (
+    BankError,
+    ConfigError,
+    ImageError,
+    Mix,
+    Preserve,
+    Splice,
+    StyleAugError,
+    StyleBank,
+    Weighted,
+)
 from styleaug.transforms.host import rng_from
 
 A = pytest.importorskip("albumentations")
 
 from styleaug.transforms.albumentations import StyleAugment  # noqa: E402
+from styleaug.transforms.options import in_short  # noqa: E402
 
 ADVICE = r"place StyleAugment before A.Normalize and ToTensorV2; images are arrays \(H, W\[, C\]\)"
 DTYPES = ("uint8", "uint16", "float32", "float64")
@@ -121,7 +132,7 @@ def test_targets_in_a_pipeline(target, stacked, channels, dtype):
 
 
 @pytest.mark.parametrize("name", ["reinhard-rgb", "tiny-adain"])
-@pytest.mark.parametrize("options", [{}, {"splice": "fields", "parts": 3}])
+@pytest.mark.parametrize("options", [{}, {"splice": Splice("fields", parts=3)}])
 def test_all_images_and_slices_of_a_call_share_a_style(name, options):
     transform, volumes = augment(name, **options), array(2, 3, 12, 10, 3, dtype="float32")
     still = volumes[:, :1].repeat(3, axis=1)  # frames share statistics, so only alike ones tell
@@ -202,9 +213,7 @@ def test_replay_is_exact(path):
     assert 0 < seen < 12
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"sampler": "mix", "components": 3}, {"splice": "halves", "keep": True}]
-)
+@pytest.mark.parametrize("options", [{}, {"sampler": Mix(3)}, {"splice": Splice("halves", keep=True)}])
 def test_a_record_tells_what_was_drawn(path, options):
     pipeline = A.ReplayCompose([StyleAugment(path, p=1.0, **options)])
     done = pipeline(image=picture())
@@ -221,13 +230,12 @@ def test_a_record_tells_what_was_drawn(path, options):
 
 OPTIONS = {
     "strength": [0.2, 0.7],
-    "sampler": "weighted",
-    "weights": torch.tensor([0.5, 0.0, 0.25, 0.0, 0.25]),
-    "components": 2,
+    "sampler": Weighted(torch.tensor([0.5, 0.0, 0.25, 0.0, 0.25])),
     "keep_luminance": True,
-    "splice": "fields",
-    "parts": 3,
-    "keep": True,
+    "splice": Splice("fields", parts=3, keep=True),
+    "preserve": Preserve(0.5),
+    "channels": "shared",
+    "value_range": (0.0, 255.0),
     "least_side": 40,
     "precision": "float32",
     "compiled": False,
@@ -281,29 +289,34 @@ def test_copies_draw_alike():
             assert np.array_equal(other(image=picture())["image"], styled)
 
 
-def test_every_argument_is_known_to_the_schema_and_reaches_the_core(path):
-    ours = set(inspect.signature(StyleAugment).parameters)
-    # The host drops arguments in silence that its schema does not name.
-    assert set(StyleAugment.InitSchema.model_fields) == ours | {"strict"}
-    assert ours == set(inspect.signature(type(StyleAugment(path).stylizer)).parameters), (
-        "they are kept in step by hand"
-    )
+def test_every_option_reaches_the_core_and_is_kept_as_plain_values(path):
     transform = StyleAugment(path, **OPTIONS)
-    core = transform.stylizer
+    core, kept = transform.stylizer, transform.get_transform_init_args()
+    assert set(kept) == set(inspect.signature(type(core)).parameters) == {"bank", *OPTIONS}
     assert (core.p, transform.p) == (1.0, 0.9)
-    for name in (
-        "sampler",
-        "components",
-        "keep_luminance",
-        "splice",
-        "parts",
-        "keep",
-        "least_side",
-        "precision",
-    ):
-        assert getattr(core, name) == getattr(transform, name) == OPTIONS[name]
-    assert core.strength == (0.2, 0.7) and torch.equal(core.weights, OPTIONS["weights"].double())
+    for name, value in OPTIONS.items():
+        if name not in ("p", "generator", "strength"):
+            assert getattr(core, name) == value and kept[name] == in_short(value), name
+    assert core.strength == kept["strength"] == (0.2, 0.7) and kept["generator"] == "reinhard-rgb"
+    assert json.loads(json.dumps(kept)) == {**kept, "strength": [0.2, 0.7], "value_range": [0.0, 255.0]}
     assert StyleAugment(path, compiled=True).stylizer.compiled
+
+
+def test_old_pipelines_are_told_the_new_spelling(path):
+    written = json.loads(json.dumps(A.to_dict(A.Compose([StyleAugment(path, splice="fields")]))))
+    (saved,) = written["transform"]["transforms"]
+    old = {"weights": None, "components": 2, "parts": 3, "keep": True, "edges": None, "protect": "mask"}
+    saved.update(old)
+    with pytest.raises(ConfigError, match='In JSON or YAML: "splice"') as caught:
+        A.from_dict(written)
+    new = json.loads(f"{{{str(caught.value).partition('YAML: ')[2][:-1]}}}")
+    assert new == {
+        "splice": {"kind": "fields", "parts": 3, "keep": True}, "preserve": {"protect": "mask"}
+    }  # fmt: skip
+    for name in old:
+        del saved[name]
+    saved.update(new)
+    assert A.from_dict(written).transforms[0].stylizer.splice == Splice("fields", parts=3, keep=True)
 
 
 def test_seeds_make_a_pipeline_reproducible():
@@ -354,10 +367,8 @@ def test_strict_pipelines_and_unknown_arguments(path):
         [A.ToFloat(), StyleAugment(path, p=1.0), A.Normalize(max_pixel_value=1.0)], strict=True
     )
     assert strict(image=picture(), mask=array(24, 32))["image"].dtype == np.float32
-    with pytest.warns(UserWarning, match="'stile' are not valid for transform StyleAugment"):
-        wrong = StyleAugment(path, stile="art")
-    with pytest.raises(ValueError, match="stile"):
-        A.Compose([wrong], strict=True)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'stile'"):
+        StyleAugment(path, stile="art")
 
 
 def test_a_float_image_is_stylised_as_its_integers_are():

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from styleaug import ConfigError, ImageError, StyleAugment, StyleCollate, StyleLoader, StyleVideo
+from styleaug import ConfigError, ImageError, Splice, StyleAugment, StyleCollate, StyleLoader, StyleVideo
 
 SIZE = (12, 16)
 IMAGE_DTYPES = [torch.uint8, torch.uint16, torch.float16, torch.float32, torch.float64]
@@ -133,7 +133,7 @@ def test_collate_knows_masks_that_protect_and_splice():
     half = torch.zeros(SIZE, dtype=torch.uint8)
     half[:, :8] = 1
     samples = [(tv_tensors.Mask(half), tv_tensors.Image(photo(*SIZE, seed=n))) for n in range(2)]
-    masks, images = StyleCollate(augment(splice="mask", keep=True))(samples)
+    masks, images = StyleCollate(augment(splice=Splice("mask", keep=True)))(samples)
     assert torch.equal(masks, torch.stack([half, half]))
     before = torch.stack([image for _, image in samples])
     assert (images - before)[..., :2].abs().max() < 0.02 < (images - before)[..., 12:].abs().max()

@@ -9,7 +9,7 @@ from strategies import lay_out
 from torch import Tensor
 from torchvision import tv_tensors
 
-from styleaug import ConfigError, ImageError, StyleAugment
+from styleaug import ConfigError, ImageError, Splice, StyleAugment
 from styleaug.transforms.params import StyleParams, first_rows, join
 
 NAMES = ["reinhard-rgb", "tiny-adain"]
@@ -134,14 +134,14 @@ def test_arrays_of_many_channels(channels, shape):
 def test_spliced_channels(splice, channels):
     """One draw for all channels has one border for all of them; independent ones have their own."""
     images = torch.full((2, 4, 16, 16), 0.3) + 0.2 * torch.rand(2, 1, 16, 16)
-    augment = tiny(splice=splice, parts=3, channels=channels)
+    augment = tiny(splice=Splice(splice, parts=3), channels=channels)
     params = augment.make_params(images)
     assert len(params["strength"]) == 2 * 3 * (4 if channels == "independent" else 1)
     styled = augment.apply(images, params)
     same = torch.allclose(styled[:, 0], styled[:, 1], atol=1e-6)
     assert same == (channels == "auto")
     grey = images.flatten(0, 1)[:, None] if channels == "independent" else images[:, :1]
-    wanted = StyleAugment(bank("reinhard-rgb"), splice=splice, parts=3).apply(grey, params)
+    wanted = StyleAugment(bank("reinhard-rgb"), splice=Splice(splice, parts=3)).apply(grey, params)
     torch.testing.assert_close(
         styled.flatten(0, 1)[: len(wanted), None] if channels == "independent" else styled[:, :1], wanted
     )
@@ -151,7 +151,7 @@ def test_spliced_channels(splice, channels):
 def test_a_mask_splices_all_channels(channels):
     images, mask = torch.rand(2, 4, 16, 16), torch.zeros(2, 16, 16, dtype=torch.uint8)
     mask[0, :8], mask[1, :, :8] = 1, 1
-    augment = tiny(splice="mask", keep=True, strength=1.0, channels=channels)
+    augment = tiny(splice=Splice("mask", keep=True), strength=1.0, channels=channels)
     styled = augment.apply(images, augment.make_params(images), masks=mask)
     assert torch.equal(styled[0, :, :6], images[0, :, :6]) and torch.equal(
         styled[1, :, :, :6], images[1, :, :, :6]

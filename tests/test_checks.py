@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from specimens import bank, generator, photo, pil
 
 import styleaug
-from styleaug import BankError, ConfigError, ImageError, StyleAugment, StyleVideo, WeightsError, fit_style
+from styleaug import (
+    BankError,
+    ConfigError,
+    ImageError,
+    Mix,
+    Preserve,
+    Splice,
+    StyleAugment,
+    StyleVideo,
+    WeightsError,
+    fit_style,
+)
 from styleaug.checks import check_count, check_number, check_seed, check_share, check_switch, number
 from styleaug.transforms.albumentations import StyleAugment as AlbumentationsStyle
 from styleaug.transforms.kornia import RandomStyle
@@ -105,15 +116,17 @@ def test_every_adapter_takes_them(share, whole):
     half, three = FRACTIONS[share](0.5), FORMS[whole](3)
     made_of = bank("reinhard-rgb")
     options = {"strength": half, "preserve": half, "least_side": three, "value_range": (half, three)}
-    several = {"splice": "halves", "parts": three, "sampler": "mix", "components": three}
+    several = {"splice": Splice("halves", parts=three), "sampler": Mix(three)}
     augment = StyleAugment(made_of, p=half, **options, **several)
     assert augment.p == 0.5 and augment.strength == (0.5, 0.5)
-    assert augment.parts == augment.components == augment.least_side == 3
-    assert augment.guard.floor == 0.5 and augment.value_range == (0.5, 3.0)
+    assert augment.parts == augment.sampler.components == augment.least_side == 3
+    assert type(augment.splice.parts) is type(augment.sampler.components) is int
+    assert augment.preserve == Preserve(0.5) and augment.value_range == (0.5, 3.0)
     assert RandomStyle(made_of, p=half, p_batch=half, **options).p == 0.5
     assert RandStyle(made_of, prob=half, **options).prob == 0.5
     host = AlbumentationsStyle(made_of, p=half, **options, **several)
-    assert (host.p, host.preserve, host.components, host.parts, host.least_side) == (0.5, 0.5, 3, 3, 3)
+    assert (host.p, host.preserve, host.sampler, host.least_side) == (0.5, 0.5, {"components": 3}, 3)
+    assert host.splice == {"kind": "halves", "parts": 3}
     assert StyleVideo(made_of, p=half, strength=half, smoothing=half, blend=half, flow=None).blend == 0.5
 
 
@@ -157,46 +170,6 @@ def test_tools_take_them(tmp_path):
     for name in ("max_styles", "patches", "min_images", "seed"):
         with pytest.raises(ConfigError, match=f"{name} must be a whole number"):
             fit_style([pil()], **{"min_images": 1, name: 1.5})
-
-
-PARTNERS = [
-    ({"weights": [1.0] * 5}, "weights go with sampler=\"weighted\", got sampler='uniform'"),
-    ({"weights": [1.0] * 5, "sampler": "mix"}, "weights go with sampler=\"weighted\", got sampler='mix'"),
-    ({"sampler": "weighted"}, 'sampler="weighted" needs weights'),
-    ({"sampler": "weighted", "weights": [1.0] * 3}, r"one per style, \(5,\), got \(3,\)"),
-    ({"sampler": "weighted", "weights": [-1.0] * 5}, "none negative"),
-    ({"sampler": "weighted", "weights": [0.0] * 5}, "not all zero"),
-    ({"sampler": "weighted", "weights": [math.nan] * 5}, "must be finite"),
-    ({"sampler": "weighted", "weights": ["a"] * 5}, "weights must be a number for each style"),
-    ({"sampler": "weighted", "weights": [True] * 5}, "weights must be a number for each style"),
-    ({"sampler": "weighted", "weights": [[1.0], [1.0, 2.0]]}, "weights must be a number for each style"),
-    ({"sampler": "weighted", "weights": 1.0}, "weights must be a number for each style"),
-    ({"components": 3}, 'components go with sampler="mix"'),
-    ({"components": 3, "sampler": "slerp"}, "components go with sampler=\"mix\", got sampler='slerp'"),
-    ({"components": 0, "sampler": "mix"}, "components must be a whole number from 1, got 0"),
-    ({"parts": 3}, "parts and keep are about splicing"),
-    ({"keep": True}, "parts and keep are about splicing"),
-    ({"parts": 1, "splice": "halves"}, "parts must be a whole number from 2, got 1"),
-]
-
-
-@pytest.mark.parametrize(("options", "message"), PARTNERS, ids=lambda value: str(value)[:40])
-def test_no_option_is_ignored_without_its_partner(options, message):
-    makers = (StyleAugment, RandomStyle, RandStyle, AlbumentationsStyle)
-    for make in makers[: 4 if "keep" not in options else 2]:
-        with pytest.raises(ConfigError, match=message):
-            make(bank("reinhard-rgb"), **options)
-
-
-def test_weights_of_any_library():
-    for weights in (
-        np.ones(5, np.float32),
-        torch.ones(5, dtype=torch.int64),
-        [np.float32(1)] * 5,
-        (1, 1, 1, 1, 1),
-    ):
-        found = StyleAugment(bank("reinhard-rgb"), sampler="weighted", weights=weights).weights
-        assert found.tolist() == [1.0] * 5 and found.dtype == torch.float64
 
 
 def test_a_generator_in_the_place_of_a_bank():
@@ -268,7 +241,7 @@ def test_reprs_say_everything_once():
     augment = StyleAugment(bank("reinhard-rgb"), p=0.5, preserve=0.9, keep_luminance=True)
     assert repr(augment) == (
         "StyleAugment(StyleBank(5 styles of 6 floats, generator='reinhard-rgb'), p=0.5, strength=(1.0, 1.0), "
-        "sampler='uniform', keep_luminance=True, preserve=0.9)"
+        "sampler='uniform', keep_luminance=True, preserve=Preserve(0.9))"
     )
     for shown in (
         augment,

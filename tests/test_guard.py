@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from styleaug import ConfigError, ImageError, StyleAugment
+from styleaug import ConfigError, ImageError, Preserve, Splice, StyleAugment
 from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.shared import Place
 from styleaug.offline.tiles import ArrayReader, stylise_tiles
@@ -254,7 +254,7 @@ def test_transforms_keep_structure():
     kept = guarded.apply(images, params)
     assert torch.equal(kept, keep_structure(images, styled, floor=0.9))
     assert torch.equal(kept, guarded.apply(images, params)), "replay"
-    assert torch.equal(eraser(preserve=None, edges="sobel").apply(images, params), styled)
+    assert torch.equal(eraser(preserve=None).apply(images, params), styled)
     grey = images[:, :1]
     assert not torch.equal(guarded.apply(grey, params), free.apply(grey, params))
 
@@ -268,7 +268,7 @@ def test_without_a_floor_all_is_as_before():
         for preserve in (None, 0, 0.0):
             off = StyleAugment(bank(name), generator=generator(name), p=1.0, preserve=preserve)
             assert torch.equal(off.apply(images, params), wanted)
-    assert eraser(p=0.0, preserve=0.9, protect=lambda x: x[:, :1])(images) is images
+    assert eraser(p=0.0, preserve=Preserve(0.9, protect=lambda x: x[:, :1]))(images) is images
 
 
 DIAL = [0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0]
@@ -306,16 +306,6 @@ def test_nine_tenths_preserve_what_they_did():
     assert pytest.approx(0.96, abs=1e-12) == 0.9 + HALF * 0.9 * 0.1
 
 
-def test_old_pipelines_of_albumentations_load(path):
-    pipeline = A.Compose([AlbumentationsStyle(path, p=1.0, preserve=0.9)])
-    written = json.loads(json.dumps(A.to_dict(pipeline)))
-    written["transform"]["transforms"][0]["edges"] = "sobel"
-    assert A.from_dict(written).transforms[0].preserve == 0.9
-    written["transform"]["transforms"][0]["edges"] = "scharr"
-    with pytest.raises(ConfigError, match="edges has gone"):
-        A.from_dict(written)
-
-
 def test_strength_zero_is_the_identity():
     images = scenes()
     assert torch.equal(eraser(preserve=1.0, strength=0.0)(images), images)
@@ -323,14 +313,14 @@ def test_strength_zero_is_the_identity():
 
 def test_gradients_go_through():
     images = scenes(1).requires_grad_()
-    augment = eraser(preserve=0.9, protect=lambda x: (x[:, :1] > 0.5).float())
+    augment = eraser(preserve=Preserve(0.9, protect=lambda x: (x[:, :1] > 0.5).float()))
     augment.apply(images, augment.make_params(images), differentiable=True).sum().backward()
     assert images.grad.isfinite().all() and images.grad.abs().sum() > 0
 
 
 def test_integers_and_splices():
     images = (scenes() * 255).byte()
-    for options in ({}, {"splice": "halves"}, {"splice": "fields", "parts": 3}):
+    for options in ({}, {"splice": "halves"}, {"splice": Splice("fields", parts=3)}):
         augment = eraser(preserve=0.9, **options)
         styled = augment(images)
         assert styled.dtype == torch.uint8 and styled.shape == images.shape
@@ -350,7 +340,7 @@ def region(count: int = 3, side: int = SIDE) -> Tensor:
 def test_a_region_keeps_its_contrast_and_the_rest_is_styled(channels):
     images, masks = scenes(channels=channels), region()
     marked = spot(images)
-    free, protected = eraser(), eraser(protect="mask")
+    free, protected = eraser(), eraser(preserve=Preserve(protect="mask"))
     params = free.make_params(images)
     styled = free.apply(images, params)
     kept = protected.apply(images, params, masks=masks)
@@ -363,7 +353,7 @@ def test_a_region_keeps_its_contrast_and_the_rest_is_styled(channels):
     assert (change - change.mean(dim=(2, 3), keepdim=True)).abs().max() < 0.1, "only smooth shifts"
     assert change.abs().mean() > 0.01 or channels == 1
 
-    by_function = eraser(protect=lambda x: (region(len(x)) > 0)[:, None].float())
+    by_function = eraser(preserve=Preserve(protect=lambda x: (region(len(x)) > 0)[:, None].float()))
     torch.testing.assert_close(by_function.apply(images, params), kept, atol=1e-5, rtol=0)
     shares = (masks > 0).float()
     assert torch.equal(protected.apply(images, params, masks=shares), kept)
@@ -371,14 +361,14 @@ def test_a_region_keeps_its_contrast_and_the_rest_is_styled(channels):
 
 def test_masks_of_samples_are_read_and_passed_on():
     image, mask = tv_tensors.Image(scenes(1)[0]), tv_tensors.Mask(region(1))
-    augment = eraser(StyleAugment, protect="mask")
+    augment = eraser(StyleAugment, preserve=Preserve(protect="mask"))
     other, same, label = v2.Compose([augment])(image, mask, 7)
     assert same is mask and label == 7 and isinstance(other, tv_tensors.Image)
     styled = eraser(StyleAugment)(image)
     assert torch.equal(other[:, :20], styled[:, :20]) and not torch.equal(other, styled)
     with pytest.raises(ImageError, match='protect="mask" needs a mask in the sample'):
         augment(image)
-    both = eraser(StyleAugment, protect="mask", splice="mask", keep=True)
+    both = eraser(StyleAugment, preserve=augment.preserve, splice=Splice("mask", keep=True))
     assert both(image, mask)[1] is mask
     again = pickle.loads(pickle.dumps(augment))
     assert torch.equal(again(image, mask)[0], other)
@@ -386,7 +376,7 @@ def test_masks_of_samples_are_read_and_passed_on():
 
 def test_frames_share_their_rows_regions(monkeypatch):
     volume = scenes(6, 48, 1).unflatten(0, (2, 3))
-    augment = eraser(protect="mask")
+    augment = eraser(preserve=Preserve(protect="mask"))
     masks = torch.zeros(2, 48, 48, dtype=torch.bool)
     masks[:, 16:32, 16:32] = True
     params = augment.make_params(volume)
@@ -398,16 +388,16 @@ def test_frames_share_their_rows_regions(monkeypatch):
 
 
 def test_masks_are_asked_for_in_our_words():
-    images, augment = scenes(), eraser(protect="mask")
+    images, augment = scenes(), eraser(preserve=Preserve(protect="mask"))
     params = augment.make_params(images)
     with pytest.raises(ImageError, match='protect="mask" goes by a mask'):
         augment.apply(images, params)
     with pytest.raises(ImageError, match='use splice="mask" or protect="mask"'):
         eraser().apply(images, params, masks=region())
     with pytest.raises(ImageError, match=r"weights of shape \(3, 1, 96, 96\).*got \(3, 3, 96, 96\)"):
-        eraser(protect=lambda x: x)(images)
+        eraser(preserve=Preserve(protect=lambda x: x))(images)
     with pytest.raises(ImageError, match="got NoneType"):
-        eraser(protect=lambda x: None)(images)
+        eraser(preserve=Preserve(protect=lambda x: None))(images)
 
 
 @pytest.mark.parametrize(
@@ -418,11 +408,8 @@ def test_masks_are_asked_for_in_our_words():
         ({"preserve": float("nan")}, "preserve must be"),
         ({"preserve": True}, "preserve must be"),
         ({"preserve": "0.9"}, "preserve must be"),
-        ({"edges": "scharr", "preserve": 0.9}, "edges has gone, got 'scharr'.* Leave it out"),
-        ({"edges": "kirsch"}, "edges has gone, got 'kirsch'"),
-        ({"edges": "canny"}, "edges has gone, got 'canny'"),
-        ({"protect": "masks"}, "protect must be None"),
-        ({"protect": 1}, "protect must be None"),
+        ({"preserve": {"protect": "masks"}}, "protect must be None"),
+        ({"preserve": {"protect": 1}}, "protect must be None"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
@@ -432,16 +419,16 @@ def test_bad_arguments_are_refused(options, message):
 
 def test_slides_refuse_what_they_cannot_keep():
     pixels = ArrayReader((scenes(1)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8))
-    for options in ({"preserve": 0.9}, {"protect": lambda x: x[:, :1]}):
+    for options in ({"preserve": 0.9}, {"preserve": Preserve(protect=lambda x: x[:, :1])}):
         augment = StyleAugment(bank("reinhard-rgb"), p=1.0, **options)
-        with pytest.raises(ConfigError, match="preserve and protect need an image whole"):
+        with pytest.raises(ConfigError, match="preserve needs an image whole"):
             stylise_tiles(augment, pixels, augment.draw(1))
 
 
 def test_hosts_without_masks_refuse_them():
     with pytest.raises(ConfigError, match='protect="mask" is not available in somewhere; give a function'):
-        needs_no_other_inputs(eraser(protect="mask"), "somewhere")
-    needs_no_other_inputs(eraser(protect=lambda x: x[:, :1]), "somewhere")
+        needs_no_other_inputs(eraser(preserve=Preserve(protect="mask")), "somewhere")
+    needs_no_other_inputs(eraser(preserve=Preserve(protect=lambda x: x[:, :1])), "somewhere")
 
 
 # albumentations
@@ -459,7 +446,7 @@ def picture() -> np.ndarray:
 
 
 def test_albumentations_guards_and_serialises(path):
-    options = {"p": 1.0, "preserve": 0.9, "protect": "mask"}
+    options = {"p": 1.0, "preserve": {"floor": 0.9, "protect": "mask"}}
     pipeline = A.Compose([AlbumentationsStyle(path, **options)])
     written = json.loads(json.dumps(A.to_dict(pipeline)))
     again = A.from_dict(written)
@@ -471,7 +458,7 @@ def test_albumentations_guards_and_serialises(path):
     assert np.array_equal(done["image"], other["image"]) and np.array_equal(done["mask"], mask)
     with pytest.raises(ImageError, match="needs a mask beside the images: mask or masks"):
         pipeline(image=picture())
-    function = A.Compose([AlbumentationsStyle(path, p=1.0, protect=lambda x: x[:, :1])])
+    function = A.Compose([AlbumentationsStyle(path, p=1.0, preserve=Preserve(protect=lambda x: x[:, :1]))])
     assert function(image=picture())["image"].shape == (SIDE, SIDE, 3)
     with pytest.raises(ConfigError, match="cannot serialise or replay a function"):
         A.to_dict(function)
@@ -479,7 +466,7 @@ def test_albumentations_guards_and_serialises(path):
 
 
 def test_albumentations_replays_with_the_masks_of_the_call(path):
-    pipeline = A.ReplayCompose([AlbumentationsStyle(path, p=1.0, protect="mask")])
+    pipeline = A.ReplayCompose([AlbumentationsStyle(path, p=1.0, preserve=Preserve(protect="mask"))])
     mask = region(1)[0].numpy().astype(np.uint8)
     done = pipeline(image=picture(), mask=mask)
     assert "given_masks" not in json.dumps(copy.deepcopy(done["replay"]), default=str)
@@ -490,7 +477,7 @@ def test_albumentations_replays_with_the_masks_of_the_call(path):
 
 
 def test_albumentations_reads_the_masks_of_each_target(path):
-    transform = AlbumentationsStyle(path, p=1.0, protect="mask")
+    transform = AlbumentationsStyle(path, p=1.0, preserve=Preserve(protect="mask"))
     image, mask = picture(), region(1)[0].numpy().astype(np.uint8)
     one = transform(image=image, mask=mask)["image"].shape
     assert one == image.shape

@@ -4,7 +4,7 @@ import pytest
 import torch
 from specimens import GENERATORS, bank_of, generator, photos
 
-from styleaug import ConfigError, DeviceError, ImageError
+from styleaug import ConfigError, DeviceError, ImageError, Splice
 from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from
 from styleaug.transforms.params import join
@@ -15,7 +15,7 @@ def stylizer(name: str = "reinhard-rgb", **options) -> StyleAugment:
     return StyleAugment(bank_of(network), generator=network, **{"p": 1.0, **options})
 
 
-@pytest.mark.parametrize("options", [{}, {"splice": "fields", "parts": 3}, {"sampler": "mix"}])
+@pytest.mark.parametrize("options", [{}, {"splice": Splice("fields", parts=3)}, {"sampler": "mix"}])
 def test_rows_drawn_by_themselves_are_joined_to_a_batch(options):
     core, images = stylizer(**options), photos(4)
     rows = [core.draw(1, rng_from(seed)) for seed in range(4)]

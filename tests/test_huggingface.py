@@ -20,7 +20,7 @@ from specimens import Spy, bank, bank_of, generator, pil, tiny_adain, tiny_vaega
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from styleaug import ConfigError, DeviceError, ImageError, StyleAugment, StyleBank
+from styleaug import ConfigError, DeviceError, ImageError, StyleAugment, StyleBank, Weighted
 from styleaug.transforms.huggingface import StyleColumn
 from styleaug.weights import save_generator
 
@@ -292,7 +292,7 @@ def test_fingerprints_follow_what_decides_the_images(tmp_path):
     unlike = [
         Hasher.hash(StyleColumn(augment(p=0.6))),
         Hasher.hash(StyleColumn(augment(strength=1.0))),
-        Hasher.hash(StyleColumn(augment(weights=[1, 2, 3, 4, 5], sampler="weighted"))),
+        Hasher.hash(StyleColumn(augment(sampler=Weighted([1, 2, 3, 4, 5])))),
         Hasher.hash(StyleColumn(augment(), seed=1)),
         Hasher.hash(StyleColumn(augment(), column="x")),
         Hasher.hash(StyleColumn(StyleAugment(styles.select([1, 0, 2, 3, 4]), p=1.0, strength=(0.1, 1.0)))),

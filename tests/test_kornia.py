@@ -11,7 +11,7 @@ import torch
 from specimens import Spy, bank, bank_of, generator, photo, photos
 from torch import Tensor
 
-from styleaug import ConfigError, DeviceError, ImageError
+from styleaug import ConfigError, DeviceError, ImageError, Splice
 from styleaug.bank import StyleBank
 from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.kornia import RandomStyle
@@ -43,7 +43,7 @@ def test_contract(check, name):
     check(make, bank(name), generator(name))
 
 
-@pytest.mark.parametrize("options", [{}, {"splice": "halves"}, {"splice": "fields", "parts": 3}])
+@pytest.mark.parametrize("options", [{}, {"splice": "halves"}, {"splice": Splice("fields", parts=3)}])
 @pytest.mark.parametrize("sampler", ["uniform", "mix", "gaussian"])
 def test_parameters_replay_a_call(options, sampler):
     augment, images = random_style(p=0.6, sampler=sampler, **options), photos(6)
@@ -56,7 +56,7 @@ def test_parameters_replay_a_call(options, sampler):
     assert torch.equal(other(images, params=other.forward_parameters(images.shape) | params), styled)
 
 
-@pytest.mark.parametrize("options", [{}, {"splice": "fields"}, {"splice": "halves", "keep": True}])
+@pytest.mark.parametrize("options", [{}, {"splice": "fields"}, {"splice": Splice("halves", keep=True)}])
 def test_the_core_does_the_styling(options):
     # Equal seeds: with p=1 kornia draws no gates, and the core draws its own, of no effect, first.
     augment, images = random_style(**options), photos(4)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from specimens import TINY, Spy, bank_of, generator, photos
 
-from styleaug import ConfigError
+from styleaug import ConfigError, Preserve, Splice
 from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.groups import SURVEY_PIXELS
 from styleaug.transforms.painting import MOST_SEEN, area_seen, size_from
@@ -165,15 +165,16 @@ def test_every_generator_takes_thin_images(name, size):
 
 @pytest.mark.parametrize(
     "options",
-    [{"splice": "halves"}, {"splice": "fields", "parts": 3}, {"preserve": 0.9}, {"keep_luminance": True},
-     {"protect": lambda images: images[:, :1]}],
+    [{"splice": "halves"}, {"splice": Splice("fields", parts=3)}, {"preserve": 0.9}, {"keep_luminance": True},
+     {"preserve": Preserve(protect=lambda images: images[:, :1])}],
 )  # fmt: skip
 @pytest.mark.parametrize("shape", [(2, 3, 1, 5000), (1, 5, 1, 3000, 1), (1, 4, 3, 2, 5000)])
 def test_thin_images_go_with_everything_else(shape, options):
     spy, images = Spy(), torch.rand(shape)
-    styled = augment(spy, least_side=128, **options)(images)
+    style = augment(spy, least_side=128, **options)
+    styled = style(images)
     assert styled.shape == images.shape and not torch.equal(styled, images)
-    most = 4 * options.get("parts", 2) * MOST_SEEN  # four frames of a volume are painted together
+    most = 4 * max(2, style.parts) * MOST_SEEN  # four frames of a volume are painted together
     assert max(part[:, 0].numel() for part in spy.seen) <= most
 
 

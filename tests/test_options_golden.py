@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save
 from torchvision import tv_tensors
 
-from styleaug import StyleAugment
+from styleaug import Preserve, Splice, StyleAugment
 
 HEIGHT, WIDTH = 16, 20
 
@@ -59,11 +59,11 @@ CASES = {
     "slerp": (dict(bank="art", sampler="slerp"), BATCH[:2]),
     "gaussian": (dict(bank="photo-tones", sampler="gaussian"), BATCH),
     "luminance kept": (dict(bank="art", keep_luminance=True), BATCH[:2]),
-    "halves": (dict(bank="photo-tones", splice="halves", parts=3), BATCH),
-    "fields, first part kept": (dict(bank="photo-tones", splice="fields", keep=True), BATCH),
+    "halves": (dict(bank="photo-tones", splice=Splice("halves", parts=3)), BATCH),
+    "fields, first part kept": (dict(bank="photo-tones", splice=Splice("fields", keep=True)), BATCH),
     "by mask": (dict(bank="photo-tones", splice="mask"), BATCH),
     "preserved": (dict(bank="art", preserve=0.9), BATCH[:2]),
-    "protected": (dict(bank="photo-tones", protect="mask"), BATCH),
+    "protected": (dict(bank="photo-tones", preserve=Preserve(protect="mask")), BATCH),
     "in a range": (dict(bank="photo-tones", value_range=(-160.0, 240.0)), HU),
     "in its own range": (dict(bank="photo-tones", value_range="auto"), HU),
     "channels shared": (dict(bank="photo-tones", channels="shared"), FOUR),
@@ -91,7 +91,7 @@ def painted(name: str) -> torch.Tensor:
     options, images = CASES[name]
     augment = StyleAugment(**{"p": 1.0, "precision": "float32", **options})
     torch.manual_seed(11)
-    if "mask" in (options.get("splice"), options.get("protect")):
+    if augment.by_mask:
         result, mask = augment(tv_tensors.Image(images), tv_tensors.Mask(MASK[:, 0]))
         assert torch.equal(mask, MASK[:, 0])
     else:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from styleaug import (
     BankError,
     ConfigError,
+    Splice,
     StyleAugment,
+    Weighted,
     WeightsError,
     apply_folder,
     load_bank,
@@ -102,15 +104,16 @@ def test_codes_of_the_prior_are_standard_normal():
 
 
 def test_the_prior_takes_no_sampler():
-    for options in ({"sampler": "gaussian"}, {"sampler": "weighted", "weights": [1.0]}):
-        with pytest.raises(ConfigError, match=r"'tint' without a bank draws .*leave out sampler and weights"):
+    for options in ({"sampler": "gaussian"}, {"sampler": Weighted([1.0])}):
+        with pytest.raises(ConfigError, match=r"'tint' without a bank draws .*leave out sampler"):
             StyleAugment(generator=frozen(Tint()), **options)
 
 
 @pytest.mark.parametrize("splice", ["halves", "fields"])
 @pytest.mark.parametrize("length", [0, 4])
 def test_the_prior_can_be_spliced(splice, length):
-    augment, images = StyleAugment(generator=frozen(Tint(length)), p=1.0, splice=splice, keep=True), photos(3)
+    kept, images = Splice(splice, keep=True), photos(3)
+    augment = StyleAugment(generator=frozen(Tint(length)), p=1.0, splice=kept)
     styled = augment(images)
     same = (styled - images).abs().amax(1) < 1e-3
     assert 0.1 < same.float().mean() < 0.9

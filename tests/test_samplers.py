@@ -12,6 +12,8 @@ from strategies import seeds
 from styleaug import ConfigError
 from styleaug.samplers import (
     SAMPLERS,
+    Mix,
+    Weighted,
     draw_others,
     gaussian,
     lerp,
@@ -32,7 +34,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("check", SAMPLER_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("kind", [*SAMPLERS, Mix(3), Weighted], ids=str)
 def test_contract(kind, check):
     check(kind)
 
@@ -191,17 +193,19 @@ def test_draw_others_gives_all_others_equally_often():
 
 
 def test_unknown_samplers_are_refused():
-    with pytest.raises(ConfigError, match="choose from uniform, weighted, mix, gaussian, slerp"):
+    with pytest.raises(ConfigError, match="choose from uniform, mix, gaussian, slerp, Mix"):
         sample("median", torch.rand(3, 2), 1)  # pyright: ignore
     with pytest.raises(ConfigError, match="needs weights"):
-        sample("weighted", torch.rand(3, 2), 1)
+        sample("weighted", torch.rand(3, 2), 1)  # pyright: ignore
+    with pytest.raises(ConfigError, match="components must be a whole number from 1, got 0"):
+        Mix(0)
     with pytest.raises(ConfigError, match="at least 1 component"):
-        sample("mix", torch.rand(3, 2), 1, components=0)
+        mix(torch.rand(3, 2), 1, components=0)
 
 
 def test_drawn_codes_are_copies():
     codes = torch.rand(3, 2)
     before = codes.clone()
-    for kind in SAMPLERS:
+    for kind in [*SAMPLERS, Mix(3), Weighted]:
         draw(kind, codes, 4).codes.zero_()
     assert torch.equal(codes, before)

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 from styleaug import ImageError, StyleAugment
 from styleaug.transforms.splice import (
+    Splice,
     composite,
     draw_fields,
     feather,
@@ -104,7 +105,7 @@ def test_composite_is_exact_where_one_part_is_alone():
 @drawn
 @pytest.mark.parametrize("name", GENERATORS)
 def test_each_part_is_that_style_alone(splice, name):
-    augment = tiny(bank=bank(name), generator=generator(name), splice=splice, parts=3)
+    augment = tiny(bank=bank(name), generator=generator(name), splice=Splice(splice, parts=3))
     images = photos(2)
     params = augment.make_params(images)
     assert params["rows"].tolist() == [0, 0, 0, 1, 1, 1]
@@ -130,7 +131,7 @@ def test_each_part_is_that_style_alone(splice, name):
 def test_replay_is_exact_and_other_rows_are_untouched(image, p, parts, keep, splice, kind, seed):
     options = {"bank": "batch", "generator": None} if kind == "batch" else {}
     options |= {"sampler": "mix"} if kind == "mix" else {}
-    augment = tiny(p=p, splice=splice, parts=parts, keep=keep, **options)
+    augment = tiny(p=p, splice=Splice(splice, parts=parts, keep=keep), **options)
     params = augment.make_params(image, rng=torch.Generator().manual_seed(seed))
     labels = torch.randint(0, parts, image.shape[-2:], generator=torch.Generator().manual_seed(seed))
     masks = labels if splice == "mask" and len(params["rows"]) else None
@@ -168,7 +169,7 @@ def test_parameters_do_not_grow_with_the_image():
 @pytest.mark.parametrize("parts", [2, 3])
 @drawn
 def test_chunks_do_not_matter(monkeypatch, splice, parts):
-    augment, images = tiny(splice=splice, parts=parts), photos(7)
+    augment, images = tiny(splice=Splice(splice, parts=parts)), photos(7)
     params = augment.make_params(images)
     wanted = augment.apply(images, params)
     for chunk in (1, 3, 4):
@@ -185,7 +186,7 @@ def test_chunks_hold_no_more_looks_than_other_chunks(monkeypatch):
 
 @drawn
 def test_a_kept_part_is_the_image_and_costs_nothing(splice):
-    augment, spy = spied(splice=splice, keep=True, strength=1.0, parts=2)
+    augment, spy = spied(splice=Splice(splice, keep=True), strength=1.0)
     images = (photos(4, 40, 40) * 255).byte()
     params = augment.make_params(images)
     assert params["strength"].tolist() == [0, 1] * 4
@@ -225,7 +226,7 @@ def test_inside_a_mask_the_image_is_kept_exactly(mode, dtype):
     image = random_tensor((3, 60, 60), dtype, 0)
     inside, far = disc(), ~torch.nn.functional.max_pool2d(disc()[None].float(), 7, 1, 3)[0].bool()
     well = ~torch.nn.functional.max_pool2d((~inside)[None].float(), 7, 1, 3)[0].bool()
-    augment = tiny(splice="mask", keep=True, strength=1.0)
+    augment = tiny(splice=Splice("mask", keep=True), strength=1.0)
     masks = inside.to(getattr(torch, mode))
     if mode == "int16":
         masks *= 7  # whatever is not 0
@@ -270,7 +271,7 @@ def test_labels_name_parts():
 
 @pytest.mark.parametrize("lead", [(), (1,), (4,), (4, 1), (4, 3), (12,)])
 def test_masks_belong_to_their_images(lead):
-    augment = tiny(splice="mask", keep=True, strength=1.0, bank=bank().select([0]))
+    augment = tiny(splice=Splice("mask", keep=True), strength=1.0, bank=bank().select([0]))
     videos = photos(12, 40, 40).unflatten(0, (4, 3))
     masks = torch.rand(*lead, 1, 1, generator=torch.Generator().manual_seed(0)).gt(0.5).expand(*lead, 40, 40)
     styled = augment.apply(videos, augment.make_params(videos), masks=masks)
@@ -325,7 +326,7 @@ def test_a_sample_brings_its_mask(form):
         "plain": pixels,
     }[form]
     mask = tv_tensors.Mask(disc().byte())
-    augment = tiny(StyleAugment, splice="mask", keep=True, strength=1.0)
+    augment = tiny(StyleAugment, splice=Splice("mask", keep=True), strength=1.0)
     styled = v2.Compose([augment])(sample_with(image, mask))
     assert styled["target"]["mask"] is mask and styled["target"]["label"] == 3
     now = v2.functional.pil_to_tensor(styled["image"]) if form == "pil" else styled["image"]
@@ -341,7 +342,9 @@ def test_a_sample_brings_its_mask(form):
 def test_a_video_brings_a_mask_for_each_frame():
     video, masks = tv_tensors.Video(photos(3, 40, 40)), torch.zeros(3, 40, 40, dtype=torch.uint8)
     masks[1] = 1
-    styled, same = tiny(StyleAugment, splice="mask", keep=True)(video, masks := tv_tensors.Mask(masks))
+    styled, same = tiny(StyleAugment, splice=Splice("mask", keep=True))(
+        video, masks := tv_tensors.Mask(masks)
+    )
     assert same is masks
     assert [torch.equal(x, y) for x, y in zip(styled, video, strict=True)] == [False, True, False]
 
@@ -373,7 +376,8 @@ def test_rows_are_told_once():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_gives_the_same():
-    plain, fast = (tiny(precision="float32", compiled=flag, keep=True) for flag in (False, True))
+    kept = Splice("halves", keep=True)
+    plain, fast = (tiny(precision="float32", compiled=flag, splice=kept) for flag in (False, True))
     for count in (1, 3):
         images = photos(count)
         params = plain.make_params(images)
@@ -385,7 +389,7 @@ def test_compiled_gives_the_same():
 @pytest.mark.gpu
 @pytest.mark.parametrize("splice", ["halves", "fields", "mask"])
 def test_cuda_agrees_with_the_cpu_and_waits_for_nothing(cuda, splice):
-    augment, images = tiny(splice=splice, keep=True, precision="float32"), photos(4)
+    augment, images = tiny(splice=Splice(splice, keep=True), precision="float32"), photos(4)
     masks = disc(24, 32) if splice == "mask" else None
     params = augment.make_params(images)
     wanted, there = augment.apply(images, params, masks=masks), images.to(cuda)

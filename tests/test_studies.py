@@ -15,7 +15,7 @@ from PIL import Image
 from specimens import generator, photos
 from test_privacy import save_photos, write_dicom
 
-from styleaug import BankError, ConfigError, FileError, StyleAugment, StyleBank, fit_style
+from styleaug import BankError, ConfigError, FileError, StyleAugment, StyleBank, Weighted, fit_style
 from styleaug.fitting import unfinished
 from styleaug.fitting.studies import balance_warnings, read_study
 from styleaug.fitting.unfinished import Unfinished, stored_codes
@@ -194,7 +194,7 @@ def test_groups_are_drawn_alike():
     weights = bank.balanced_weights()
     assert weights.tolist() == pytest.approx([1 / 3, 1, 1 / 3, 1 / 3, 1 / 2, 1 / 2])
     assert StyleBank(bank.codes, bank.provenance).balanced_weights().tolist() == [1.0] * 6
-    augment = StyleAugment(bank, p=1.0, sampler="weighted", weights=weights)
+    augment = StyleAugment(bank, p=1.0, sampler=Weighted(weights))
     sources = augment.make_params(torch.zeros(9000, 3, 1, 1))["sources"][:, 0]
     drawn = torch.bincount(bank.groups[sources], minlength=3) / 9000
     assert drawn.tolist() == pytest.approx([1 / 3] * 3, abs=0.03)

@@ -13,7 +13,7 @@ from specimens import GENERATORS, Spy, bank, bank_of, generator, photo, photos, 
 from strategies import INTEGERS, arrays, lay_out, pil_images, random_tensor, seeds, shares, tensors
 from torch import Tensor, nn
 
-from styleaug import ConfigError, StyleAugment, load_generator
+from styleaug import ConfigError, StyleAugment, Weighted, load_generator
 from styleaug.generators.adain import AdaIN
 from styleaug.images import from_float, luminance
 from styleaug.transforms.params import StyleParams
@@ -114,7 +114,7 @@ def test_pil_styling_is_that_of_tensors():
 def test_replay_is_exact_and_other_rows_are_untouched(image, p, ends, sampler, seed):
     kind = {"bank": "batch"} if sampler == "batch" else {"sampler": sampler}
     if sampler == "weighted":
-        kind["weights"] = [1, 2, 0, 1, 5]
+        kind = {"sampler": Weighted([1, 2, 0, 1, 5])}
     if sampler == "batch":
         kind["generator"] = None
     augment = tiny(p=p, strength=sorted(ends), **kind)
@@ -180,8 +180,8 @@ def test_batch_mode_takes_styles_from_other_rows():
 
 
 def test_batch_mode_refuses_what_it_cannot_use():
-    for options in ({"sampler": "mix"}, {"sampler": "weighted", "weights": [1, 2]}):
-        with pytest.raises(ConfigError, match="leave out sampler and weights"):
+    for options in ({"sampler": "mix"}, {"sampler": Weighted([1, 2])}):
+        with pytest.raises(ConfigError, match="leave out sampler"):
             StyleAugment("batch", **options)
 
 

@@ -10,7 +10,7 @@ import torch
 from specimens import GENERATORS, Spy, bank_of, generator, photos
 from torch import Tensor
 
-from styleaug import load_generator
+from styleaug import Splice, load_generator
 from styleaug.generators.base import AbstractGenerator
 from styleaug.transforms import groups as frames
 from styleaug.transforms.augment import StyleAugment
@@ -174,7 +174,7 @@ def test_volumes_of_a_batch_are_apart(rows, count, channels, dtype, chunks):
 @pytest.mark.parametrize("splice", ["fields", "halves", "mask"])
 def test_spliced_volumes(splice, chunks):
     slices = volume(9)
-    augment = stylizer("reinhard-rgb", splice=splice, parts=2, keep=True, strength=1.0)
+    augment = stylizer("reinhard-rgb", splice=Splice(splice, keep=True), strength=1.0)
     masks = torch.zeros(9, HEIGHT, WIDTH, dtype=torch.uint8)
     masks[:5, :20], masks[5:, 30:] = 1, 1
     params = augment.draw(1)

@@ -11,7 +11,7 @@ import click
 
 from styleaug.cli.console import NEW_FILE, finish, going_on, labels_named, output, progress, say, show_warning
 from styleaug.cli.evaluation import evaluate
-from styleaug.cli.options import NUMBERS, Command, shell_words
+from styleaug.cli.options import Command, shell_words, style_options
 from styleaug.cli.training import fit_style_command, train_group
 from styleaug.errors import FileError, StyleAugError, printable
 
@@ -23,18 +23,7 @@ PATH = click.Path(path_type=Path)
 @click.command(cls=Command)
 @click.argument("source", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="File or new folder to write.")
-@click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
-@click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
-@click.option(
-    "--strength", type=NUMBERS, default="1", show_default=True,
-    help="From 0 (unchanged) to 1 (full style). Two numbers, such as 0.5,1: drawn between them.",
-)  # fmt: skip
-@click.option(
-    "--sampler", type=click.Choice(["uniform", "mix", "slerp", "gaussian"]), default="uniform",
-    show_default=True, help="How a style is drawn: one, a mixture of several, one between two, or a "
-    "new similar one.",
-)  # fmt: skip
-@click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
+@style_options("")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed for the choice of style.")
 @click.option(
     "--flow", type=click.Choice(["dis", "farneback", "raft", "none"]), default="dis", show_default=True,
@@ -57,11 +46,6 @@ PATH = click.Path(path_type=Path)
 def video(
     source: Path,
     out: Path,
-    bank: str | None,
-    generator: str | None,
-    strength: tuple[float, float],
-    sampler: Any,
-    keep_luminance: bool,
     seed: int,
     flow: Any,
     blend: float,
@@ -69,6 +53,7 @@ def video(
     mask: Path | None,
     where: Any,
     fps: float | None,
+    **style: Any,
 ) -> None:
     """Write the film SOURCE in one style, without flicker.
 
@@ -81,11 +66,6 @@ def video(
         film = style_film(
             source,
             out,
-            bank=bank,
-            generator=generator,
-            strength=strength,
-            sampler=sampler,
-            keep_luminance=keep_luminance,
             smoothing=smoothing,
             flow=None if flow == "none" else flow,
             blend=blend,
@@ -94,6 +74,7 @@ def video(
             fps=fps,
             seed=seed,
             report=report,
+            **style,
         )
     for note in film.notes:
         say(note)
@@ -170,20 +151,8 @@ def _stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
 @cli.command(cls=Command)
 @click.argument("source", type=_INPUT)
 @click.option("-o", "--out", type=_OUTPUT, required=True, help="Folder for the copies, outside SOURCE.")
-@click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
-@click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
+@style_options(" for each copy")
 @click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Copies of each image.")
-@click.option(
-    "--strength", type=NUMBERS, default="1", show_default=True,
-    help="From 0 (unchanged) to 1 (full style). Two numbers, such as 0.5,1: drawn between them for "
-    "each copy.",
-)  # fmt: skip
-@click.option(
-    "--sampler", type=click.Choice(["uniform", "mix", "slerp", "gaussian"]), default="uniform",
-    show_default=True, help="How a style is drawn: one, a mixture of several, one between two, or a "
-    "new similar one.",
-)  # fmt: skip
-@click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
 @click.option(
     "--preserve", type=_STRENGTH,
     help="Least share of structure that is kept, from 0 to 1. Use 0.9 if findings matter.  [default: 0]",
@@ -214,12 +183,7 @@ def _stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
 def apply(
     source: Path,
     out: Path,
-    bank: str | None,
-    generator: str | None,
     copies: int,
-    strength: tuple[float, float],
-    sampler: Any,
-    keep_luminance: bool,
     preserve: float | None,
     seed: int,
     workers: int,
@@ -229,6 +193,7 @@ def apply(
     format: Any,
     column: str,
     window: str | None,
+    **style: Any,
 ) -> None:
     """Write stylised copies of the images in SOURCE.
 
@@ -245,12 +210,7 @@ def apply(
         applied = apply_folder(
             source,
             out,
-            bank=bank,
-            generator=generator,
             copies=copies,
-            strength=strength,
-            sampler=sampler,
-            keep_luminance=keep_luminance,
             preserve=preserve,
             seed=seed,
             workers=workers,
@@ -260,6 +220,7 @@ def apply(
             format=format,
             column=column,
             window=window,
+            **style,
         )
     earlier = f", {applied.skipped} already there" if applied.skipped else ""
     say(f"{out}: {applied.written} images written{earlier}")

@@ -3,13 +3,21 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["NUMBERS", "Command", "NamedOption", "device_option", "shell_words"]
+__all__ = [
+    "NUMBERS",
+    "SAMPLERS_NAMED",
+    "Command",
+    "NamedOption",
+    "device_option",
+    "shell_words",
+    "style_options",
+]
 
 
 class NamedOption(click.Option):
@@ -65,6 +73,8 @@ class Numbers(click.ParamType):
 
 
 NUMBERS = Numbers()
+SAMPLERS_NAMED = ("uniform", "mix", "slerp", "gaussian")
+"""Those of `samplers.SAMPLERS`, known here without torch."""
 
 
 class Command(click.Command):
@@ -97,6 +107,31 @@ def device_option() -> Callable[[Any], Any]:
         "--device", default="auto", show_default=True, help="auto (a GPU if there is one), cpu or cuda.",
         callback=lambda context, option, value: None if value == "auto" else value,
     )  # fmt: skip
+
+
+def style_options(strength: str) -> Callable[[Any], Any]:
+    """Add the options that say which styles are given; the command gets them by their names in Python.
+
+    Args:
+        strength: for what one is drawn.
+    """
+    made = (
+        click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]"),
+        click.option(
+            "--generator", help="Name, weights or a run folder.  [default: the one that made the bank]"
+        ),
+        click.option(
+            "--strength", type=NUMBERS, default="1", show_default=True,
+            help="From 0 (unchanged) to 1 (full style). Two numbers, such as 0.5,1: drawn between them"
+            f"{strength}.",
+        ),
+        click.option(
+            "--sampler", type=click.Choice(SAMPLERS_NAMED), default="uniform", show_default=True,
+            help="How a style is drawn: one, a mixture of several, one between two, or a new similar one.",
+        ),
+        click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel."),
+    )  # fmt: skip
+    return lambda command: reduce(lambda inner, option: option(inner), reversed(made), command)
 
 
 CALL = re.compile(r"""\b([a-z]+(?:_[a-z]+)*)=("[^"]*"|'[^']*'|[^\s,;:()]*[^\s,;:().])""")

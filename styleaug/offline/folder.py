@@ -4,14 +4,14 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -29,9 +29,9 @@ from styleaug.io.shards import SHARDS, open_shard
 from styleaug.offline import ray_cluster as cluster
 from styleaug.offline.copies import Copier, Format, Line, Unit
 from styleaug.offline.manifest import Applied, Manifest
-from styleaug.samplers import Sampler
 from styleaug.transforms.augment import WITHIN_BATCH, StyleAugment
-from styleaug.transforms.params import STRENGTH, check_strength
+from styleaug.transforms.host import with_options
+from styleaug.transforms.options import STRENGTH, CommonOptions, check_strength, in_short
 from styleaug.weights import find_styles, load_generator
 
 __all__ = ["Applied", "Engine", "apply_folder"]
@@ -48,16 +48,13 @@ KINDS: dict[str, Format] = {
 }
 
 
+@with_options
 def apply_folder(
     source: str | Path,
     out: str | Path,
     *,
     bank: str | Path | StyleBank | None = None,
-    generator: str | Path | AbstractGenerator | None = None,
     copies: int = 1,
-    strength: float | Sequence[float] = STRENGTH,
-    sampler: Sampler = "uniform",
-    keep_luminance: bool = False,
     preserve: float | None = None,
     seed: int = 0,
     workers: int = 0,
@@ -67,6 +64,7 @@ def apply_folder(
     format: Format | None = None,
     column: str = "image",
     window: str | None = None,
+    **options: Unpack[CommonOptions],
 ) -> Applied:
     """Write stylised copies of all images in and below `source` to `out`; continue a stopped run.
 
@@ -94,14 +92,11 @@ def apply_folder(
             it), or one such shard. It is never changed.
         out: folder to write to; it is made if it is missing. It must lie outside `source`.
         bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`.
-        generator: see `StyleAugment`.
         copies: number of copies of each image. With 1, `photo.jpg` keeps its name; with more, the copies are
             `photo-1.jpg`, `photo-2.jpg`, ... Keys in tar files change in the same way; rows of Parquet
             files are repeated.
-        strength: see `StyleAugment`.
-        sampler: see `StyleAugment`.
-        keep_luminance: see `StyleAugment`.
-        preserve: see `StyleAugment`; not for images that are styled in tiles.
+        preserve: least share of structure that is kept; see `StyleAugment`. Not for images that are styled in
+            tiles.
         seed: seed of all draws.
         workers: number of worker processes; 0 works in this process. With Ray, number of actors; 0 means one
             per core, or four per GPU if there are GPUs.
@@ -117,6 +112,7 @@ def apply_folder(
             `"auto"` or `"dicom"`; see `open_image`. Values outside keep their distance to the window. DICOM
             series, volumes and stacks keep type, header and true values; the frames of a volume share one
             style. Images in shards are read with 8 bits.
+        options: `generator`, `strength`, `sampler` and `keep_luminance`; see `StyleAugment`.
 
     Raises:
         FileError: there are no images, `out` lies in `source` or a link leads there, another run writes to
@@ -130,7 +126,7 @@ def apply_folder(
     """
     source, out = check_path(source), check_path(out)
     copies, workers = check_count("copies", copies), check_count("workers", workers, least=0)
-    seed, strength = check_seed(seed), check_strength(strength)
+    seed, options["strength"] = check_seed(seed), check_strength(options.get("strength", STRENGTH))
     if engine not in get_args(Engine):
         raise ConfigError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}.")
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
@@ -139,17 +135,12 @@ def apply_folder(
     format, root, names, listing = find_inputs(source, format)
     if isinstance(bank, str) and bank == WITHIN_BATCH:
         raise ConfigError('bank="batch" takes styles from other images of a batch; here there is none.')
-    known, maker = find_styles(bank, generator)
-    stylizer = StyleAugment(
-        known,
-        # Load it, so that it can be sent to machines without its file.
-        generator=maker if isinstance(maker, AbstractGenerator) else load_generator(maker),
-        p=1.0,
-        strength=strength,
-        sampler=sampler,
-        keep_luminance=keep_luminance,
-        preserve=preserve,
-    )
+    known, maker = find_styles(bank, options.get("generator"))
+    # Loaded here, because other machines may not have the file.
+    options["generator"] = maker if isinstance(maker, AbstractGenerator) else load_generator(maker)
+    stylizer = StyleAugment(known, p=1.0, preserve=preserve, **options)
+    if stylizer.preserve.protect is not None:
+        raise ConfigError("a folder has no regions to protect; give preserve as a number.")
     rank, world = place_among(engine)
     copier = Copier(
         stylizer,
@@ -313,13 +304,13 @@ def settings_of(copier: Copier) -> dict[str, Any]:
         "generator": home.name,
         "copies": copier.copies,
         "strength": list(stylizer.strength),
-        "sampler": stylizer.sampler,
+        "sampler": in_short(stylizer.sampler),
         "keep_luminance": stylizer.keep_luminance,
         "seed": copier.seed,
     }
     # Optional settings are absent if they are not used, as in manifests of earlier versions.
-    if stylizer.guard.floor is not None:
-        settings["preserve"] = stylizer.guard.floor
+    if stylizer.preserve.floor is not None:
+        settings["preserve"] = stylizer.preserve.floor
     if copier.window:
         settings["window"] = copier.window
     return settings if copier.format == "images" else {**settings, "column": copier.column}

@@ -22,6 +22,7 @@ from styleaug.generators.shared import Forward, Place, Shared, area, paint, run_
 from styleaug.images import Uncovered, as_unit
 from styleaug.io.tiff import MOST_TIFF_PIXELS
 from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.guard import Preserve
 from styleaug.transforms.painting import Painter
 from styleaug.transforms.params import StyleParams
 
@@ -156,8 +157,8 @@ def stylise_tiles(
         generator = generator.on_tissue()
     value_range = value_range or known_range(stylizer)
     check_style(generator, params, tile)
-    if stylizer.guard.floor is not None or stylizer.guard.protect is not None:
-        raise ConfigError("preserve and protect need an image whole; leave them out for an image in tiles.")
+    if stylizer.preserve != Preserve():
+        raise ConfigError("preserve needs an image whole; leave it out for an image in tiles.")
     cores = tiles_of(reader.shape, tile)
     if len(params["rows"]) == 0:
         return (np.array(reader.read(*core)) for core in cores)

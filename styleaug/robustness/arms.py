@@ -290,6 +290,7 @@ def yes(text: str) -> bool:
     return text == "yes"
 
 
+# In one line of text each part of an option has a name of its own; `fold` joins them.
 STYLE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "p": _share,
     "strength": span,
@@ -316,10 +317,12 @@ class _Kind:
     """Name of the text after the colon; empty if there is none."""
 
 
-def make_style(target: str, *, seed: int, **options: Any) -> _Step:
+def make_style(target: str, *, seed: int, **written: Any) -> _Step:
     """Return a `StyleAugment` of a bank, or of a generator that needs no shipped bank."""
     from styleaug.transforms.augment import StyleAugment
+    from styleaug.transforms.options import fold
 
+    options = fold(written)
     alone = target in generator_names() and target not in bank_names()
     if alone and "generator" not in options:
         return StyleAugment(generator=target, **options)

@@ -2,23 +2,17 @@
 
 import os
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
-from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from styleaug.bank import StyleBank
 from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError, missing_extra
-from styleaug.generators.base import AbstractGenerator
-from styleaug.images import ValueRange
-from styleaug.samplers import Sampler
 from styleaug.transforms import augment
-from styleaug.transforms.guard import Protect
 from styleaug.transforms.host import (
     Copies,
     advised,
@@ -27,9 +21,9 @@ from styleaug.transforms.host import (
     needs_no_other_inputs,
     rng_from,
     seed_from,
+    with_options,
 )
-from styleaug.transforms.params import STRENGTH, Channels, P, Precision
-from styleaug.transforms.splice import Splice
+from styleaug.transforms.options import P, StyleOptions, in_short
 
 try:
     import albumentations as A
@@ -65,36 +59,12 @@ class StyleAugment(A.ImageOnlyTransform):
     Args:
         bank: a shipped name, a path, a run folder of `styleaug train`, or a `StyleBank`. None takes the
             generator's own, or `"art"` without a generator. To serialise or replay a pipeline, give a
-            name or a path.
-        generator: a name, a path to weights, a run folder, or a generator; likewise. None takes the one
-            that made the bank.
+            name or a path for it and for `generator`.
         p: chance of a call to be stylised, in [0, 1].
-        strength: `(low, high)` of the uniform distribution it is drawn from, or one number; in
-            [0, 1], where 1 is the whole style.
-        sampler: `"uniform"`, `"weighted"`, `"mix"`, `"gaussian"` or `"slerp"`.
-        weights: of the bank's styles, for `"weighted"`.
-        components: how many styles `"mix"` joins.
-        keep_luminance: keep each pixel's brightness, take over the colour only.
-        splice: give parts of one image different styles and strengths: `"halves"` or `"fields"`.
-        parts: how many styles an image gets; for `splice`.
-        keep: leave the first part as it is; for `splice`.
-        value_range: which values are black and white: None, `(low, high)` or `"auto"`; see
-            `styleaug.StyleAugment`.
-        channels: `"auto"`, `"shared"` or `"independent"`, likewise.
-        preserve: how much structure every row keeps at least, in [0, 1]: edges that correlate with the
-            image's by that much, and that share of the contrast of blobs of 3 to 30 pixels in nine tenths of
-            the image, and more in half of it; try 0.9 where findings matter. A row that falls below is mixed
-            with the image itself in the style's colours, which is all that is left at 1. 0 and None keep what
-            the generator keeps.
-        edges: has gone; leave it out.
-        protect: where local contrast stays as it is, with a soft border: `"mask"` is what is not 0 in the
-            target `mask` or any of `masks` (for `images`, `volume` and `volumes`: in `masks`, `mask3d` and
-            `masks3d`, one for each of them), or a function maps images `(K, 3, H, W)` in [0, 1] to weights
-            `(K, 1, H, W)` in [0, 1]; a function cannot be serialised.
-        least_side: enlarge an image whose shorter side has fewer pixels while it is stylised; None is what
-            suits the generator.
-        precision: of a network's weights: `"auto"`, `"float32"` or `"bfloat16"`.
-        compiled: run the generator through `torch.compile`.
+        options: see `styleaug.StyleAugment`; not `splice="mask"`. With `Preserve(protect="mask")` contrast
+            stays where the target `mask` or any of `masks` is not 0 (for `images`, `volume` and `volumes`:
+            `masks`, `mask3d` and `masks3d`, one for each of them). A function in its place cannot be
+            serialised.
 
     Shape:
         Images `(H, W)` or `(H, W, C)` with C up to 16, any of them with `(N,)` or `(N, D)` before, of
@@ -115,90 +85,19 @@ class StyleAugment(A.ImageOnlyTransform):
         ...     A.HorizontalFlip(), StyleAugment("art", p=0.5), A.Normalize()])  # doctest: +SKIP
     """
 
-    class InitSchema(A.ImageOnlyTransform.InitSchema):
-        """Let every argument through to `__init__`, so that our own errors tell what is wrong."""
-
-        p: Any
-        bank: Any
-        generator: Any
-        strength: Any
-        sampler: Any
-        weights: Any
-        components: Any
-        keep_luminance: Any
-        splice: Any
-        parts: Any
-        keep: Any
-        value_range: Any
-        channels: Any
-        preserve: Any
-        edges: Any
-        protect: Any
-        least_side: Any
-        precision: Any
-        compiled: Any
-
-        def model_dump(self, **options: Any) -> dict[str, Any]:
-            """Hand objects over as they are, where pydantic would take a fit apart."""
-            return {**super().model_dump(**options), "bank": self.bank, "generator": self.generator}
-
+    # Without an InitSchema the host hands all arguments on, and our own errors say what is wrong.
+    @with_options
     def __init__(
-        self,
-        bank: str | Path | StyleBank | None = None,
-        *,
-        generator: str | Path | AbstractGenerator | None = None,
-        p: float = P,
-        strength: float | Sequence[float] = STRENGTH,
-        sampler: Sampler = "uniform",
-        weights: Sequence[float] | Tensor | None = None,
-        components: int = 2,
-        keep_luminance: bool = False,
-        splice: Splice | None = None,
-        parts: int = 2,
-        keep: bool = False,
-        value_range: ValueRange = None,
-        channels: Channels = "auto",
-        preserve: float | None = None,
-        edges: str | None = None,
-        protect: Protect | None = None,
-        least_side: int | None = None,
-        precision: Precision = "auto",
-        compiled: bool = False,
+        self, bank: str | Path | StyleBank | None = None, *, p: float = P, **options: Unpack[StyleOptions]
     ):
         super().__init__(p=check_share("p", p))
-        stylizer = augment.StyleAugment(
-            bank,
-            generator=generator,
-            p=1.0,  # the host has a gate of its own
-            strength=strength,
-            sampler=sampler,
-            weights=weights,
-            components=components,
-            keep_luminance=keep_luminance,
-            splice=splice,
-            parts=parts,
-            keep=keep,
-            value_range=value_range,
-            channels=channels,
-            preserve=preserve,
-            edges=edges,
-            protect=protect,
-            least_side=least_side,
-            precision=precision,
-            compiled=compiled,
-        )
+        stylizer = augment.StyleAugment(bank, p=1.0, **options)  # the host has a gate of its own
         self.stylizer = needs_no_other_inputs(stylizer, "albumentations", masks=True)
         # The host serialises what stands under the arguments' own names: plain values.
-        self.bank, self.generator = named(bank), named(generator)
-        self.strength = stylizer.strength
-        self.weights = None if stylizer.weights is None else stylizer.weights.tolist()
-        self.sampler, self.components = sampler, stylizer.components
-        self.keep_luminance, self.keep = stylizer.keep_luminance, stylizer.keep
-        self.splice, self.parts = splice, stylizer.parts if splice else 2
-        self.value_range, self.channels = stylizer.value_range, channels
-        self.preserve, self.edges, self.protect = stylizer.guard.floor, None, protect
-        self.least_side = None if least_side is None else stylizer.least_side
-        self.precision, self.compiled = precision, stylizer.compiled
+        self.bank, self.generator = named(bank), named(options.get("generator"))
+        self.least_side = None if options.get("least_side") is None else stylizer.least_side
+        for name in StyleOptions.__annotations__.keys() - {"generator", "least_side"}:
+            setattr(self, name, in_short(getattr(stylizer, name)))
 
     def describe(self, style_seed: int, *, channels: int = 1) -> dict[str, Any]:
         """Tell what was drawn from a seed, in plain values.
@@ -216,7 +115,7 @@ class StyleAugment(A.ImageOnlyTransform):
             >>> StyleAugment("art", strength=0.75).describe(3)  # doctest: +SKIP
             {'strength': [0.75], 'styles': [[249]], 'shares': [[1.0]]}
         """
-        rows = channels if self.channels == "independent" else 1
+        rows = channels if self.stylizer.channels == "independent" else 1
         params = self.stylizer.draw(rows, rng_from(style_seed))
         return {
             "strength": params["strength"].tolist(),
@@ -251,7 +150,7 @@ class StyleAugment(A.ImageOnlyTransform):
 
     def apply_with_params(self, params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Let the images see the masks beside them; the record of a replay holds none."""
-        if self.protect == "mask":
+        if self.stylizer.by_mask:
             masks = {name: kwargs[name] for name in MASKS if kwargs.get(name) is not None}
             if isinstance(params, dict):
                 params = {**params, "given_masks": masks}
@@ -301,9 +200,9 @@ class StyleAugment(A.ImageOnlyTransform):
             if 0 in images.shape[:stacked]:
                 return images
             channels = images.shape[stacked + 2 :] or (1,)
-            rows = channels[0] if self.channels == "independent" else 1
+            rows = channels[0] if self.stylizer.channels == "independent" else 1
             params = self.stylizer.draw(rows, rng_from(style_seed))
-            masks = chosen_masks(given_masks, images.shape, stacked) if self.protect == "mask" else None
+            masks = chosen_masks(given_masks, images.shape, stacked) if self.stylizer.by_mask else None
             if stacked == 0:
                 return self.stylizer.apply(images, params, masks=masks)
             height, width = images.shape[stacked : stacked + 2]
@@ -333,10 +232,10 @@ class StyleAugment(A.ImageOnlyTransform):
                     f"{type(value).__name__} object. Give the name of a shipped one, or write it to a file "
                     f"with {save} and give {name}=path."
                 )
-        if callable(self.protect) and not in_repr():
+        if callable(self.stylizer.preserve.protect) and not in_repr():
             raise ConfigError(
                 "albumentations cannot serialise or replay a function, got one for protect. "
-                'Give its result as the target mask, with protect="mask".'
+                'Give its result as the target mask, with preserve=Preserve(protect="mask").'
             )
         return super().to_dict_private()
 

@@ -31,7 +31,17 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.images import MOST_CHANNELS, Restore, ValueRange, as_unit, check_range, range_of, to_pixels
 from styleaug.transforms.form import check_form
 from styleaug.transforms.groups import paint_groups
-from styleaug.transforms.guard import Protect, check_guard
+from styleaug.transforms.guard import Preserve, read_preserve
+from styleaug.transforms.options import (
+    STRENGTH,
+    Channels,
+    P,
+    Precision,
+    check_range_option,
+    check_strength,
+    in_short,
+    refusing_old_names,
+)
 from styleaug.transforms.painting import (
     Painter,
     area_seen,
@@ -41,19 +51,10 @@ from styleaug.transforms.painting import (
     guarded,
     luminance_kept,
 )
-from styleaug.transforms.params import (
-    STRENGTH,
-    Channels,
-    P,
-    Precision,
-    StyleParams,
-    check_range_option,
-    check_strength,
-    check_weights,
-)
+from styleaug.transforms.params import StyleParams
 from styleaug.transforms.placement import fast_bfloat16, place, put, rows_on, take, to_device
 from styleaug.transforms.sample import describe, find_images, flatten
-from styleaug.transforms.splice import Splice, check_splice, draw_fields, read_masks, unspliced
+from styleaug.transforms.splice import Splice, SpliceKind, draw_fields, read_masks, read_splice, unspliced
 from styleaug.weights import find_styles, load_generator
 
 __all__ = ["StyleAugment"]
@@ -125,18 +126,17 @@ class StyleAugment(v2.Transform):
         p: chance of each row to be stylised.
         strength: `(low, high)` of the uniform distribution it is drawn from, or one number; in
             [0, 1], where 1 is the whole style.
-        sampler: `"uniform"`, `"weighted"`, `"mix"`, `"gaussian"` or `"slerp"`.
-        weights: of the bank's styles, for `"weighted"`.
-        components: how many styles `"mix"` joins.
+        sampler: `"uniform"` picks one style, `"mix"` joins two with random shares and `Mix(n)` n,
+            `"slerp"` is one between two, `"gaussian"` a new one like those in the bank, and
+            `Weighted(weights)` picks in proportion to a number for each style.
         keep_luminance: keep each pixel's brightness, take over the colour only.
-        splice: give parts of one image different styles and strengths, with soft borders: `"halves"`
+        splice: give two parts of one image different styles and strengths, with soft borders: `"halves"`
             are bands of random direction, `"fields"` random smooth patches, and `"mask"` follows the
-            first `tv_tensors.Mask` of the sample, which itself is passed on. Label 1 is the first part,
-            2 the second, 0 (the background) the last; labels from `parts` on start again with
-            the first, so of two parts the first is all that is not 0. Several masks of one image
-            are its objects and are joined; floats are the first part's share.
-        parts: how many styles an image gets; for `splice`.
-        keep: leave the first part as it is; for `splice`.
+            first `tv_tensors.Mask` of the sample, which itself is passed on. `Splice` sets how many parts
+            there are, and whether the first is left as it is: `Splice("halves", parts=3, keep=True)`. Of
+            a mask, label 1 is the first part, 2 the second, 0 (the background) the last; labels from
+            `parts` on start again with the first, so of two parts the first is all that is not 0. Several
+            masks of one image are its objects and are joined; floats are the first part's share.
         value_range: which values are black and white. None is 0 and the greatest number of uint8 or uint16,
             0 and 1 of floats. `(low, high)`, such as `(-160, 240)` for CT in HU, takes floats, int16 and
             int32, too; what lies beyond keeps its distance to the border. `"auto"` is each image's own
@@ -148,12 +148,11 @@ class StyleAugment(v2.Transform):
             image's by that much, and that share of the contrast of blobs of 3 to 30 pixels in nine tenths of
             the image, and more in half of it; try 0.9 where findings matter. A row that falls below is mixed
             with the image itself in the style's colours, which is all that is left at 1. 0 and None keep what
-            the generator keeps.
-        edges: has gone; leave it out.
-        protect: where local contrast stays as it is, with a soft border, and only a smooth shift of colours
-            remains of the style: `"mask"` is what is above 0 in the first `tv_tensors.Mask` of the sample,
-            which itself is passed on; or a function maps images `(K, 3, H, W)` in [0, 1] to weights
-            `(K, 1, H, W)` in [0, 1]. Of several channels that are images of their own it sees each by itself.
+            the generator keeps. `Preserve(0.9, protect=...)`, or without the number, also says where local
+            contrast stays as it is, with a soft border, and only a smooth shift of colours remains of the
+            style: `"mask"` is what is above 0 in the first `tv_tensors.Mask` of the sample, which itself is
+            passed on; or a function maps images `(K, 3, H, W)` in [0, 1] to weights `(K, 1, H, W)` in [0, 1].
+            Of several channels that are images of their own it sees each by itself.
         least_side: an image whose shorter side has fewer pixels is enlarged to them while it is stylised,
             and the change is reduced to its size. None is what suits the generator: 128 for `adain` and
             `patchswap`, whose strokes have a size of their own, and 1, the size as it is, for the others.
@@ -171,8 +170,8 @@ class StyleAugment(v2.Transform):
         ConfigError: an argument outside its range.
         ImageError: when called with another type, PIL mode, dtype or shape, more than 16 channels (256, if
             `channels` says that each is an image), several values that could be the image, or without the
-            mask that `splice="mask"` or `protect="mask"` needs. These are found in every call; NaN, and
-            values outside [0, 1] without a `value_range`, in calls that pick a row.
+            mask that `splice="mask"` or `Preserve(protect="mask")` needs. These are found in every call;
+            NaN, and values outside [0, 1] without a `value_range`, in calls that pick a row.
 
     Example:
         >>> from torchvision import transforms
@@ -180,6 +179,7 @@ class StyleAugment(v2.Transform):
         ...     StyleAugment("art", p=0.5), transforms.ToTensor()])  # doctest: +SKIP
     """
 
+    @refusing_old_names
     @as_usual(for_autograd=True)
     def __init__(
         self,
@@ -189,17 +189,11 @@ class StyleAugment(v2.Transform):
         p: float = P,
         strength: float | Sequence[float] = STRENGTH,
         sampler: samplers.Sampler = "uniform",
-        weights: Sequence[float] | Tensor | None = None,
-        components: int = 2,
         keep_luminance: bool = False,
-        splice: Splice | None = None,
-        parts: int = 2,
-        keep: bool = False,
+        splice: Splice | SpliceKind | None = None,
         value_range: ValueRange = None,
         channels: Channels = "auto",
-        preserve: float | None = None,
-        edges: str | None = None,
-        protect: Protect | None = None,
+        preserve: float | Preserve | None = None,
         least_side: int | None = None,
         precision: Precision = "auto",
         compiled: bool = False,
@@ -207,24 +201,18 @@ class StyleAugment(v2.Transform):
         super().__init__()
         self.p = check_share("p", p)
         self.strength = check_strength(strength)
-        if sampler not in samplers.SAMPLERS:
-            raise ConfigError(f"unknown sampler {sampler!r}; choose from {', '.join(samplers.SAMPLERS)}.")
-        self.sampler: samplers.Sampler = sampler
-        self.components = check_count("components", components)
-        if components != 2 and sampler != "mix":
-            raise ConfigError(f'components go with sampler="mix", got sampler={sampler!r}.')
-        self.weights = check_weights(weights, sampler)
+        self.sampler: samplers.Sampler = samplers.read_sampler(sampler)
         self.keep_luminance = check_switch("keep_luminance", keep_luminance)
-        self.splice: Splice | None = splice
-        self.keep = check_switch("keep", keep)
-        self.parts = check_splice(splice, parts, keep=keep)
+        self.splice = read_splice(splice)
+        self.parts = 1 if self.splice is None else self.splice.parts
         self.value_range: ValueRange = check_range_option(value_range)
         if channels not in CHANNELS:
             raise ConfigError(f"channels must be one of {', '.join(CHANNELS)}, got {channels!r}.")
         self.channels: Channels = channels
         self.most_channels = MOST_CHANNELS if channels == "auto" else MOST_SEPARATE
-        self.guard = check_guard(preserve, edges, protect)
-        self.by_mask = "mask" in (splice, self.guard.protect)
+        self.preserve = read_preserve(preserve)
+        self.splices_by_mask = self.splice is not None and self.splice.kind == "mask"
+        self.by_mask = self.splices_by_mask or self.preserve.protect == "mask"
         self.within_batch = isinstance(bank, str) and bank == WITHIN_BATCH
         if self.within_batch and channels == "independent":
             raise ConfigError('bank="batch" gives a row one style; use channels="shared".')
@@ -243,9 +231,9 @@ class StyleAugment(v2.Transform):
         self.generator_name, self.code_length, self.minimum = home.name, home.code_length, home.minimum
         self.least_side = home.least_side if least_side is None else check_count("least_side", least_side)
         if self.bank is None:
-            if sampler != "uniform" or weights is not None:
+            if self.sampler != "uniform":
                 origin = 'bank="batch" draws' if self.within_batch else f"{home.name!r} without a bank draws"
-                raise ConfigError(f"{origin} from all styles alike; leave out sampler and weights.")
+                raise ConfigError(f"{origin} each style with equal chance; leave out sampler.")
             self.sample = self.make_sample()
             return
         try:
@@ -268,23 +256,18 @@ class StyleAugment(v2.Transform):
         """Return the function that draws codes: from the bank, or from the prior."""
         if self.bank is None:
             return partial(samplers.prior, self.code_length)
-        chosen = samplers.make_sampler(self.sampler, weights=self.weights, components=self.components)
-        return partial(chosen, self.bank.codes)
+        return partial(samplers.make_sampler(self.sampler), self.bank.codes)
 
     def extra_repr(self) -> str:
         """Format what is drawn from what, and which options are not the usual ones."""
         prior = "other images of the batch" if self.within_batch else "standard normal codes"
         styles = f"{prior} of {self.home.name!r}" if self.bank is None else repr(self.bank)
         usual: dict[str, tuple[Any, Any]] = {
-            "components": (self.components, 2),
             "keep_luminance": (self.keep_luminance, False),
-            "splice": (self.splice, None),
-            "parts": (self.parts, 1),
-            "keep": (self.keep, False),
+            "splice": (in_short(self.splice), None),
             "value_range": (self.value_range, None),
             "channels": (self.channels, "auto"),
-            "preserve": (self.guard.floor, None),
-            "protect": (self.guard.protect, None),
+            "preserve": (in_short(self.preserve), None),
             "least_side": (self.least_side, self.home.least_side),
             "precision": (self.precision, "auto"),
             "compiled": (self.compiled, False),
@@ -318,7 +301,7 @@ class StyleAugment(v2.Transform):
         chosen = find_images(leaves, wrapped=WRAPPED, plain=self.is_candidate)
         masks = [value for value in values if isinstance(value, tv_tensors.Mask)] if self.by_mask else []
         if not chosen or (self.by_mask and not masks):
-            raise nothing_to_style(values, chosen, "splice" if self.splice == "mask" else "protect")
+            raise nothing_to_style(values, chosen, "splice" if self.splices_by_mask else "protect")
         params = self.make_params([*(values[at] for at in chosen), *masks])
         for at in chosen:
             values[at] = self.apply(values[at], params)
@@ -337,7 +320,7 @@ class StyleAugment(v2.Transform):
 
         Returns:
             A `StyleParams`: give it to `apply` with the same images to replay the call. With
-            `splice="mask"` or `protect="mask"` the mask is in it, too.
+            `splice="mask"` or `Preserve(protect="mask")` the mask is in it, too.
         """
         inputs = flat_inputs if isinstance(flat_inputs, (list, tuple)) else [flat_inputs]
         masks = [value for value in inputs if isinstance(value, tv_tensors.Mask)]
@@ -365,9 +348,9 @@ class StyleAugment(v2.Transform):
         if self.splice is None:
             return self.draw_styles(rows, count, rng)
         params = self.draw_styles(rows.repeat_interleave(self.parts), count, rng)
-        if self.keep:
+        if self.splice.keep:
             params["strength"][:: self.parts] = 0
-        return {**params, "fields": draw_fields(self.splice, len(rows), self.parts, rng)}
+        return {**params, "fields": draw_fields(self.splice.kind, len(rows), self.parts, rng)}
 
     def draw_styles(self, rows: Int[Tensor, " K"], count: int, rng: torch.Generator | None) -> StyleParams:
         """Draw a strength and a code for each of `rows`, of a batch of `count`."""
@@ -441,7 +424,11 @@ class StyleAugment(v2.Transform):
         together = pixels.shape[1] == 1 or (self.channels == "auto" and pixels.shape[1] == 3)
         known = params["codes"] is not None and params["fields"] is None
         return (
-            together and known and rows == len(pixels) and self.guard.protect is None and self.splice is None
+            together
+            and known
+            and rows == len(pixels)
+            and self.preserve.protect is None
+            and self.splice is None
         )
 
     def paint(self, pixels: Shaped[Tensor, "B C H W"], params: StyleParams) -> Tensor:
@@ -470,7 +457,7 @@ class StyleAugment(v2.Transform):
             raise too_few(rows)
         masks = params.get("masks") if masks is None else masks  # pyright: ignore[reportAttributeAccessIssue]
         by_mask = params["fields"] is None and unspliced(params["rows"])[1] > 1
-        if (by_mask or self.guard.protect == "mask") != (masks is not None):
+        if (by_mask or self.preserve.protect == "mask") != (masks is not None):
             raise ImageError(
                 "these parameters splice by a mask; give masks=..."
                 if by_mask
@@ -527,8 +514,8 @@ class StyleAugment(v2.Transform):
         if self.keep_luminance:
             painter = luminance_kept(painter)
         painter = coloured(painter)
-        if guard and self.guard.floor is not None:
-            painter = guarded(painter, self.guard.floor)
+        if guard and self.preserve.floor is not None:
+            painter = guarded(painter, self.preserve.floor)
         return painter
 
     def bare_on(self, device: torch.device) -> Painter:

@@ -17,7 +17,7 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.shared import Shared, paint, survey, together
 from styleaug.images import ValueRange, as_unit, range_of
 from styleaug.transforms.guard import (
-    Guard,
+    Preserve,
     Regions,
     protect_regions,
     pull,
@@ -43,7 +43,7 @@ class Options(Protocol):
 
     value_range: ValueRange
     least_side: int
-    guard: Guard
+    preserve: Preserve
     compiled: bool
 
     def generator_on(self, device: torch.device) -> AbstractGenerator: ...
@@ -88,7 +88,7 @@ def paint_groups(
         masks if by_mask else None,
         read,
         spread=spread,
-        protect=masks if options.guard.protect == "mask" else options.guard.protect,
+        protect=masks if options.preserve.protect == "mask" else options.preserve.protect,
     )
     # Where every group is styled nothing of the input is left to copy.
     everything = run_of(looks.groups) == slice(0, source.shape[0] * source.shape[1])
@@ -364,7 +364,7 @@ def volume_painter(
         large = enlarge(views.expand(-1, 3, -1, -1), options.least_side, generator.minimum)
         shared = survey(generator, large, code, strength)
     painter = options.wrapped(partial(paint_shared, generator, shared), guard=False)
-    floor = options.guard.floor
+    floor = options.preserve.floor
     if floor is None:
         return painter
     bare = painter(views, code, strength)

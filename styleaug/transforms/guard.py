@@ -14,8 +14,8 @@ then `pull` each tile with its `place`. Nothing here is random, and nothing wait
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from styleaug.checks import check_share
+from styleaug.checks import brief, check_share, made_of
 from styleaug.errors import ConfigError, ImageError
 from styleaug.generators.base import per_row
 from styleaug.generators.shared import Place
@@ -31,16 +31,15 @@ from styleaug.transforms.splice import FEATHER, feather
 from styleaug.transforms.structure import FINEST, contrast_need, edge_need, reduce
 
 __all__ = [
-    "UNGUARDED",
-    "Guard",
+    "Preserve",
     "Protect",
     "Tier",
-    "check_guard",
     "colour_tier",
     "keep_structure",
     "measure_structure",
     "protect_regions",
     "pull",
+    "read_preserve",
     "read_structure",
     "regions_by",
     "still_tier",
@@ -72,37 +71,42 @@ class Tier(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Guard:
-    """How much structure a transform keeps, and what it protects.
+class Preserve:
+    """How much structure every row keeps at least, and where contrast stays as it is.
 
-    Args:
-        floor: see `keep_structure`; None keeps what the generator keeps.
-        protect: None, `"mask"`, or what finds the regions; see `protect_regions`.
+    Example:
+        >>> StyleAugment("art", preserve=Preserve(0.9, protect="mask"))  # doctest: +SKIP
     """
 
     floor: float | None = None
+    """In [0, 1]: edges that correlate with the image's by that much, and that share of the contrast of blobs;
+    see `StyleAugment`. 0 and None keep what the generator keeps."""
+
+    _: KW_ONLY
     protect: Protect | None = None
+    """Where local contrast stays: `"mask"` is what is above 0 in the sample's mask; or a function maps images
+    `(K, 3, H, W)` in [0, 1] to weights `(K, 1, H, W)` in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        floor = None if self.floor is None else check_share("preserve", self.floor)
+        object.__setattr__(self, "floor", floor or None)
+        named = isinstance(self.protect, str) and self.protect == "mask"
+        if not (self.protect is None or named or callable(self.protect)):
+            raise ConfigError(f'protect must be None, "mask" or a function of images, got {self.protect!r}.')
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
-UNGUARDED = Guard()
-
-
-def check_guard(preserve: Any, edges: Any, protect: Any) -> Guard:
-    """Check the arguments of a transform.
+def read_preserve(given: Any) -> Preserve:
+    """Read what is preserved as a user gives it: None, a number, a `Preserve`, or a dict of its fields.
 
     Raises:
-        ConfigError: naming the argument and its range.
+        ConfigError: anything else.
     """
-    floor = (None if preserve is None else check_share("preserve", preserve)) or None
-    if edges not in (None, "sobel"):  # which is written in old pipelines, and is what counts
-        raise ConfigError(
-            f"edges has gone, got {edges!r}: which operator finds the edges made no difference to preserve. "
-            "Leave it out."
-        )
-    if protect is not None and protect != "mask" and not callable(protect):
-        raise ConfigError(f'protect must be None, "mask" or a function of images, got {protect!r}.')
-    kept: Any = protect
-    return Guard(floor, kept)
+    if isinstance(given, Preserve):
+        return given
+    return made_of(Preserve, given, "preserve") if isinstance(given, Mapping) else Preserve(given)
 
 
 def keep_structure(

@@ -3,19 +3,23 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from inspect import signature
 from itertools import count
 from types import FrameType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from styleaug.checks import nearest
 from styleaug.errors import ConfigError, DeviceError, ImageError, name_bytes
 from styleaug.images import Restore
 from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.options import refuse_old
 from styleaug.transforms.params import StyleParams, join
 
 __all__ = [
@@ -31,7 +35,37 @@ __all__ = [
     "seed_from",
     "stylise_batch",
     "stylise_ragged",
+    "with_options",
 ]
+
+_Arguments = ParamSpec("_Arguments")
+_Made = TypeVar("_Made")
+
+
+def with_options(make: Callable[_Arguments, _Made]) -> Callable[_Arguments, _Made]:
+    """Let a function that ends in `**options: Unpack[...]` show them by name, and refuse all others.
+
+    Type checkers read `Unpack`; `help` and hosts that serialise a transform read the signature, whose options
+    have the defaults of `StyleAugment`.
+    """
+    own = signature(make)
+    *named, rest = own.parameters.values()
+    (taken,) = rest.annotation.__args__
+    usual = signature(StyleAugment).parameters
+    shown = own.replace(
+        parameters=[*named, *(usual[name] for name in usual if name in taken.__annotations__)]
+    )
+
+    @wraps(make)
+    def checked(*args: _Arguments.args, **options: _Arguments.kwargs) -> _Made:
+        refuse_old(options)
+        if strange := [name for name in options if name not in shown.parameters]:
+            hint = nearest(strange[0], list(shown.parameters))
+            raise TypeError(f"{make.__qualname__}() got an unexpected keyword argument {strange[0]!r}.{hint}")
+        return make(*args, **options)
+
+    vars(checked)["__signature__"] = shown
+    return checked
 
 
 def seed_from(*parts: int | str) -> int:
@@ -145,28 +179,31 @@ def advised(*, images: str = "", device: str = "") -> Iterator[None]:
         raise DeviceError(f"{error} {device}".rstrip()) from None
 
 
-def needs_no_other_inputs(stylizer: StyleAugment, host: str, *, masks: bool = False) -> StyleAugment:
+def needs_no_other_inputs(
+    stylizer: StyleAugment, host: str, *, masks: bool = False, batch: bool = False
+) -> StyleAugment:
     """Refuse options that need more than one image, where the host hands over one at a time.
 
     Args:
         stylizer: the core.
         host: its name, for the message.
         masks: it does hand over the image's mask, to protect what is in it.
+        batch: it does hand over whole batches.
 
     Raises:
         ConfigError: styles from the batch, or parts or regions from a mask.
     """
-    if stylizer.within_batch:
+    if stylizer.within_batch and not batch:
         raise ConfigError(
             f'bank="batch" takes styles from other images of a batch, and {host} hands over one at a time. '
             "Use styleaug.StyleCollate or styleaug.StyleLoader, or give a bank."
         )
-    if stylizer.guard.protect == "mask" and not masks:
+    if stylizer.preserve.protect == "mask" and not masks:
         raise ConfigError(
             f'protect="mask" is not available in {host}; give a function that finds the regions in images, '
             "or use styleaug.StyleAugment with tv_tensors."
         )
-    if stylizer.splice == "mask":
+    if stylizer.splices_by_mask:
         raise ConfigError(
             f'splice="mask" is not available in {host}; use "halves" or "fields", or styleaug.StyleAugment '
             "with tv_tensors."

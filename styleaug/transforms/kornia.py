@@ -8,11 +8,12 @@ from torch import Tensor
 
 from styleaug.bank import StyleBank
 from styleaug.checks import check_share
-from styleaug.errors import ConfigError, ImageError, missing_extra
+from styleaug.errors import ImageError, missing_extra
 from styleaug.generators.ambient import as_usual
 from styleaug.transforms.augment import StyleAugment
-from styleaug.transforms.host import advised
-from styleaug.transforms.params import P, StyleOptions, StyleParams
+from styleaug.transforms.host import advised, needs_no_other_inputs, with_options
+from styleaug.transforms.options import P, StyleOptions
+from styleaug.transforms.params import StyleParams
 
 try:
     from kornia.augmentation import IntensityAugmentationBase2D
@@ -46,10 +47,8 @@ class RandomStyle(IntensityAugmentationBase2D):
         keepdim: give `(C, H, W)` and `(H, W)` back as they came, not as a batch of one.
         differentiable: let gradients through to the images of picked rows; otherwise only rows that are
             not picked pass them on. It can be given for one call, too.
-        options: `generator`, `strength`, `sampler`, `weights`, `components`, `keep_luminance`, `splice`,
-            `parts`, `keep`, `value_range`, `channels`, `preserve`, `protect`, `least_side`,
-            `precision` and `compiled`. With `channels="independent"` each channel of a picked row has a
-            style and strength of its own.
+        options: see `StyleAugment`. With `channels="independent"` each channel of a picked row has a style
+            and strength of its own.
 
     Shape:
         `(B, C, H, W)`, `(C, H, W)` or `(H, W)` of up to 16 channels, float16, bfloat16, float32 or
@@ -71,6 +70,7 @@ class RandomStyle(IntensityAugmentationBase2D):
 
     ONNX_EXPORTABLE = False
 
+    @with_options
     def __init__(
         self,
         bank: str | Path | StyleBank | None = None,
@@ -83,18 +83,9 @@ class RandomStyle(IntensityAugmentationBase2D):
         **options: Unpack[StyleOptions],
     ):
         super().__init__(check_share("p", p), check_share("p_batch", p_batch), same_on_batch, keepdim)
-        if options.get("splice") == "mask":
-            raise ConfigError(
-                'splice="mask" is not available in kornia, which hands over each of the data_keys by itself; '
-                'use "halves" or "fields", or styleaug.StyleAugment with tv_tensors.'
-            )
-        if options.get("protect") == "mask":
-            raise ConfigError(
-                'protect="mask" is not available in kornia, which hands over each of the data_keys by '
-                "itself; give a function that finds the regions in images, or use styleaug.StyleAugment "
-                "with tv_tensors."
-            )
-        self.stylizer = StyleAugment(bank, p=1.0, **options)  # kornia has its own gate
+        stylizer = StyleAugment(bank, p=1.0, **options)  # kornia has its own gate
+        host = "kornia, which hands over each of the data_keys by itself"
+        self.stylizer = needs_no_other_inputs(stylizer, host, batch=True)
         self._param_generator = StyleGenerator(self.stylizer)
         self.flags = {"differentiable": differentiable}
 

@@ -24,8 +24,10 @@ from styleaug.transforms.host import (
     needs_no_other_inputs,
     rng_from,
     seed_from,
+    with_options,
 )
-from styleaug.transforms.params import StyleOptions, StyleParams, first_rows
+from styleaug.transforms.options import StyleOptions
+from styleaug.transforms.params import StyleParams, first_rows
 
 try:
     from monai.config.type_definitions import KeysCollection
@@ -162,9 +164,7 @@ class RandStyle(AbstractRandStyle):
         bank: see `styleaug.StyleAugment`, as for all other options; not `"batch"`.
         prob: chance to be stylised.
         axis: the spatial axis that the slices of a volume are counted along, from -3 to 2.
-        options: `generator`, `strength`, `sampler`, `weights`, `components`, `keep_luminance`, `splice`,
-            `parts`, `keep`, `value_range`, `channels`, `preserve`, `protect`, `least_side`,
-            `precision` and `compiled`.
+        options: see `styleaug.StyleAugment`.
 
     Shape:
         `(C, H, W)` or `(C, H, W, D)` with C up to 16, floats in [0, 1], uint8 or uint16; with
@@ -183,6 +183,7 @@ class RandStyle(AbstractRandStyle):
         >>> train = Compose([ScaleIntensity(), RandStyle("art", prob=0.5), NormalizeIntensity()])
     """
 
+    @with_options
     def __init__(
         self,
         bank: str | Path | StyleBank | None = None,
@@ -229,6 +230,7 @@ class RandStyled(AbstractRandStyle, MapTransform):
         ...     ScaleIntensityd("image"), RandStyled("image", "art"), NormalizeIntensityd("image")])
     """
 
+    @with_options
     def __init__(
         self,
         keys: KeysCollection,

@@ -12,8 +12,16 @@ from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError
 from styleaug.images import check_range
 from styleaug.transforms.augment import StyleAugment
-from styleaug.transforms.host import advised, needs_no_other_inputs, rng_from, seed_from, stylise_ragged
-from styleaug.transforms.params import P, StyleOptions, StyleParams, join
+from styleaug.transforms.host import (
+    advised,
+    needs_no_other_inputs,
+    rng_from,
+    seed_from,
+    stylise_ragged,
+    with_options,
+)
+from styleaug.transforms.options import P, StyleOptions
+from styleaug.transforms.params import StyleParams, join
 
 __all__ = ["StyleBatch"]
 
@@ -59,6 +67,7 @@ class StyleBatch:
         ...                batch_size=32, compute=ray.data.ActorPoolStrategy(size=4))  # doctest: +SKIP
     """
 
+    @with_options
     def __init__(
         self,
         bank: str | Path | StyleBank | None = None,

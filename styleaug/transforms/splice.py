@@ -1,6 +1,8 @@
 """Two or more styles in one image: which part of it gets which, with soft borders."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -9,23 +11,56 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from styleaug.checks import check_count
+from styleaug.checks import brief, check_count, check_switch, made_of
 from styleaug.errors import ConfigError, ImageError
 
 __all__ = [
     "SPLICES",
     "Splice",
-    "check_splice",
+    "SpliceKind",
     "composite",
     "draw_fields",
     "feather",
     "mask_weights",
     "part_weights",
     "read_masks",
+    "read_splice",
 ]
 
-Splice = Literal["halves", "fields", "mask"]
-SPLICES = get_args(Splice)
+SpliceKind = Literal["halves", "fields", "mask"]
+SPLICES = get_args(SpliceKind)
+
+
+@dataclass(frozen=True)
+class Splice:
+    """Give parts of one image different styles and strengths, with soft borders.
+
+    Example:
+        >>> StyleAugment("art", splice=Splice("halves", parts=3, keep=True))  # doctest: +SKIP
+    """
+
+    kind: SpliceKind
+    """`"halves"` are bands of random direction, `"fields"` random smooth patches, and `"mask"` follows the
+    sample's mask."""
+
+    _: KW_ONLY
+    parts: int = 2
+    """How many styles an image gets, from 2."""
+
+    keep: bool = False
+    """Leave the first part as it is."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kind, str) or self.kind not in SPLICES:
+            raise ConfigError(
+                f"splice must be None, a Splice or one of {', '.join(SPLICES)}, got {self.kind!r}."
+            )
+        object.__setattr__(self, "parts", check_count("parts", self.parts, least=2))
+        object.__setattr__(self, "keep", check_switch("keep", self.keep))
+
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 BORDER = 0.1
 """Share of the side over which one half's weight falls from 90 % to 10 %."""
@@ -43,25 +78,19 @@ FEATHER = 0.02
 """How far on either side a mask's edge is blurred, as a share of the short side; about."""
 
 
-def check_splice(splice: Any, parts: Any, *, keep: Any) -> int:
-    """Check the arguments of a transform; give the number of parts, 1 if nothing is spliced.
+def read_splice(given: Any) -> Splice | None:
+    """Read how images are spliced as a user gives it: None, a kind, a `Splice`, or a dict of its fields.
 
     Raises:
-        ConfigError: naming the argument and its range.
+        ConfigError: anything else.
     """
-    if splice is None:
-        if parts != 2 or keep:
-            raise ConfigError(
-                f"parts and keep are about splicing; set splice to one of {', '.join(SPLICES)} too."
-            )
-        return 1
-    if splice not in SPLICES:
-        raise ConfigError(f"splice must be None or one of {', '.join(SPLICES)}, got {splice!r}.")
-    return check_count("parts", parts, least=2)
+    if given is None or isinstance(given, Splice):
+        return given
+    return made_of(Splice, given, "splice") if isinstance(given, Mapping) else Splice(given)
 
 
 def draw_fields(
-    splice: Splice, count: int, parts: int, rng: torch.Generator | None = None
+    splice: SpliceKind, count: int, parts: int, rng: torch.Generator | None = None
 ) -> Float[Tensor, "K G G"] | None:
     """Draw logits on a small grid over the image, for `parts` parts of `count` images.
 

@@ -1,9 +1,10 @@
 """Stylise a film on disk, frame by frame: a video file, an animated picture or a folder of frames."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,10 +13,9 @@ from torch import Tensor
 
 from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError, FileError
-from styleaug.generators.base import AbstractGenerator
 from styleaug.io.paths import check_path
-from styleaug.samplers import Sampler
-from styleaug.transforms.host import rng_from
+from styleaug.transforms.host import rng_from, with_options
+from styleaug.transforms.options import CommonOptions
 from styleaug.video.clips import Frame, open_clip, writing_clip
 from styleaug.video.flow import FlowMethod
 from styleaug.video.transform import Stream, StyleVideo, Where
@@ -32,15 +32,12 @@ class Film:
     """Messages about problems, such as a truncated film."""
 
 
+@with_options
 def style_film(
     source: str | Path,
     out: str | Path,
     *,
     bank: str | Path | StyleBank | None = None,
-    generator: str | Path | AbstractGenerator | None = None,
-    strength: float | Sequence[float] = 1.0,
-    sampler: Sampler = "uniform",
-    keep_luminance: bool = False,
     smoothing: float = 0.7,
     flow: FlowMethod | Callable[[Tensor, Tensor], Tensor] | None = "dis",
     blend: float = 0.7,
@@ -49,6 +46,7 @@ def style_film(
     fps: float | None = None,
     seed: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
+    **options: Unpack[CommonOptions],
 ) -> Film:
     """Write `source` in one style of a bank to `out`; `out` is written completely or not at all.
 
@@ -57,10 +55,6 @@ def style_film(
         out: a video file (`.mp4`, `.mov`, `.mkv`, `.avi`, `.webm`), an animated picture (`.gif`, `.apng`,
             `.png`, `.webp`), or a new folder; not the source.
         bank: see `StyleVideo`.
-        generator: see `StyleVideo`.
-        strength: in [0, 1], or `(low, high)`.
-        sampler: see `StyleVideo`.
-        keep_luminance: keep each pixel's brightness and change only the colour.
         smoothing: see `StyleVideo`.
         flow: see `StyleVideo`.
         blend: see `StyleVideo`.
@@ -70,6 +64,7 @@ def style_film(
             for a folder it is 25.
         seed: seed for the choice of style and strength.
         report: called with the number of frames done and the total (0 if unknown).
+        options: `generator`, `strength`, `sampler` and `keep_luminance`; see `StyleAugment`.
 
     Raises:
         FileError: a file is missing, not a film, or too large; or `out` is the source or a folder with files.
@@ -84,15 +79,12 @@ def style_film(
         raise ConfigError(f"where={where!r} {'needs' if mask is None else 'takes no'} mask.")
     video = StyleVideo(
         bank,
-        generator=generator,
         p=1.0,
-        strength=strength,
-        sampler=sampler,
-        keep_luminance=keep_luminance,
         smoothing=smoothing,
         flow=flow,
         blend=blend,
         where=where,
+        **options,
     )
     stream = video.stream(rng=rng_from(seed))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

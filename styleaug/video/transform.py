@@ -5,10 +5,10 @@ warped by optical flow (Ruder et al. 2016, Huang et al. 2017), where the flow is
 strokes, so the contrast of fine detail is restored afterwards.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +22,11 @@ from styleaug.bank import StyleBank
 from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError
 from styleaug.generators.ambient import as_usual
-from styleaug.generators.base import AbstractGenerator
 from styleaug.images import check_range, from_float, to_float
-from styleaug.samplers import Sampler
 from styleaug.transforms.augment import WITHIN_BATCH, StyleAugment, is_image_tensor
-from styleaug.transforms.params import STRENGTH, P, Precision, StyleParams
+from styleaug.transforms.host import with_options
+from styleaug.transforms.options import CommonOptions, P, Precision
+from styleaug.transforms.params import StyleParams
 from styleaug.transforms.sample import describe, find_images, flatten
 from styleaug.transforms.splice import composite, mask_weights, read_masks, unspliced
 from styleaug.video.flow import FlowMethod, consistency, flow_function, warp
@@ -128,13 +128,7 @@ class StyleVideo(v2.Transform):
 
     Args:
         bank: a shipped name, a path, a `StyleBank`, or a run folder; see `StyleAugment`.
-        generator: a name, a path to weights, a run folder, or a generator; see `StyleAugment`.
         p: probability of stylising a clip, in [0, 1].
-        strength: one number in [0, 1], or `(low, high)` for a uniform draw.
-        sampler: `"uniform"`, `"weighted"`, `"mix"`, `"gaussian"` or `"slerp"`.
-        weights: weight of each style of the bank, for `"weighted"`.
-        components: number of styles that `"mix"` joins.
-        keep_luminance: keep each pixel's brightness and change only the colour.
         smoothing: share of earlier frames in the content statistics, in [0, 1); 0 uses each frame alone. The
             share of a frame halves in log(0.5) / log(smoothing) frames.
         flow: `"dis"` (Kroeger et al. 2016) or `"farneback"`, which need opencv-python; `"raft"`, which
@@ -145,6 +139,7 @@ class StyleVideo(v2.Transform):
             draws one style for each. The mask is the first `tv_tensors.Mask` of the sample, and is not
             changed: `(T, 1, H, W)` or `(T, H, W)`, alpha in [0, 1], booleans or labels.
         precision: precision of a network's weights; see `StyleAugment`.
+        options: `generator`, `strength`, `sampler` and `keep_luminance`; see `StyleAugment`.
 
     Shape:
         The shape of the input; dtype, range and device are also kept.
@@ -160,22 +155,18 @@ class StyleVideo(v2.Transform):
         >>> clip = video(torch.rand(8, 3, 120, 160))  # doctest: +SKIP
     """
 
+    @with_options
     def __init__(
         self,
         bank: str | Path | StyleBank | None = None,
         *,
-        generator: str | Path | AbstractGenerator | None = None,
         p: float = P,
-        strength: float | Sequence[float] = STRENGTH,
-        sampler: Sampler = "uniform",
-        weights: Sequence[float] | Tensor | None = None,
-        components: int = 2,
-        keep_luminance: bool = False,
         smoothing: float = 0.7,
         flow: Flow = "dis",
         blend: float = 0.7,
         where: Where = "everywhere",
         precision: Precision = "auto",
+        **options: Unpack[CommonOptions],
     ):
         super().__init__()
         if isinstance(bank, str) and bank == WITHIN_BATCH:
@@ -189,16 +180,11 @@ class StyleVideo(v2.Transform):
         self.flow: Flow = flow
         self.stylizer = StyleAugment(
             bank,
-            generator=generator,
             p=p,
-            strength=strength,
-            sampler=sampler,
-            weights=weights,
-            components=components,
-            keep_luminance=keep_luminance,
             splice="mask" if where == "both" else None,
             least_side=1,  # frames are large, and strokes are blended at their size
             precision=precision,
+            **options,
         )
         if blend:
             flow_function(flow, side=FLOW_SIDE)  # fails here rather than in the middle of a film
