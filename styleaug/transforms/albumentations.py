@@ -45,16 +45,16 @@ MASKS = ("mask", "masks", "mask3d", "masks3d")
 
 
 class StyleAugment(A.ImageOnlyTransform):
-    """Give images the styles of a bank, at random; masks, boxes, keypoints and labels pass untouched.
+    """Stylise images after a bank, at random; masks, boxes, keypoints and labels pass untouched.
 
     Place it before `A.Normalize` and `ToTensorV2`. A call draws one style: `image` and its additional
     targets, all of `images`, and all slices of `volume` and `volumes` share it; `images` and the slices of
     a volume also share the statistics by which they get it, so that they do not flicker. The record of an
-    `A.ReplayCompose` holds one number for it, `style_seed`; `describe` tells what was drawn.
+    `A.ReplayCompose` holds one number for it, `style_seed`; `describe` reads what was drawn.
 
     Draws follow `A.Compose(seed=...)` or `set_random_seed` alone; without either, `torch.manual_seed`. In a
-    DataLoader no two workers and no two epochs draw alike. (The other transforms of albumentations 2.0.8 do
-    repeat in every worker. AlbumentationsX mixes torch's seed into its own in workers.)
+    DataLoader no two workers and no two epochs draw the same. (The other transforms of albumentations
+    2.0.8 do repeat in every worker. AlbumentationsX mixes torch's seed into its own in workers.)
 
     Args:
         bank: a shipped name, a path, a run folder of `styleaug train`, or a `StyleBank`. None takes the
@@ -68,8 +68,8 @@ class StyleAugment(A.ImageOnlyTransform):
 
     Shape:
         Images `(H, W)` or `(H, W, C)` with C up to 16, any of them with `(N,)` or `(N, D)` before, of
-        dtype uint8, uint16, or float in [0, 1], or int16 and int32 with a `value_range`; the result is
-        alike, contiguous, and never the input.
+        dtype uint8, uint16, or float in [0, 1], or int16 and int32 with a `value_range`; the result
+        has the same shape and dtype, is contiguous, and never the input.
 
     Raises:
         BankError: the bank is damaged, unknown, or made by another generator.
@@ -100,7 +100,7 @@ class StyleAugment(A.ImageOnlyTransform):
             setattr(self, name, in_short(getattr(stylizer, name)))
 
     def describe(self, style_seed: int, *, channels: int = 1) -> dict[str, Any]:
-        """Tell what was drawn from a seed, in plain values.
+        """Return what was drawn from a seed, in plain values.
 
         Args:
             style_seed: from the parameters in the record of an `A.ReplayCompose`.
@@ -216,7 +216,7 @@ class StyleAugment(A.ImageOnlyTransform):
             return (np.stack(styled) if len(styled) > 1 else styled[0]).reshape(images.shape)
 
     def to_dict_private(self) -> dict[str, Any]:
-        """Give the arguments as plain values, as the host asks when it serialises or replays.
+        """Return the arguments as plain values, for the host to serialise or replay.
 
         Raises:
             ConfigError: the bank or the generator is an object, or `protect` a function.
@@ -292,12 +292,12 @@ class StyleAugment(A.ImageOnlyTransform):
 
 
 def named(source: Any) -> Any:
-    """Give a path as text that is not mistaken for a shipped name; anything else as it is."""
+    """Return a path as text that cannot be a shipped name; anything else as it is."""
     return os.path.join(os.curdir, source) if isinstance(source, Path) else source
 
 
 def chosen_masks(given: dict[str, Any] | None, shape: tuple[int, ...], stacked: int) -> np.ndarray:
-    """Give the masks that lie over images of this shape, `(H, W)`, `(N, H, W)` or `(N, D, H, W)`.
+    """Return the masks that lie over images of this shape, `(H, W)`, `(N, H, W)` or `(N, D, H, W)`.
 
     Raises:
         ImageError: there are none.
@@ -315,5 +315,5 @@ def describe_value(value: Any) -> str:
 
 
 def in_repr() -> bool:
-    """Tell whether the host is writing a pipeline's repr."""
+    """Return whether the host is writing a pipeline's repr."""
     return any(frame.f_code.co_name == "indented_repr" for frame in callers())

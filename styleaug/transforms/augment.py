@@ -39,7 +39,6 @@ from styleaug.transforms.options import (
     Precision,
     check_range_option,
     check_strength,
-    in_short,
     refusing_old_names,
 )
 from styleaug.transforms.painting import (
@@ -264,10 +263,10 @@ class StyleAugment(v2.Transform):
         styles = f"{prior} of {self.home.name!r}" if self.bank is None else repr(self.bank)
         usual: dict[str, tuple[Any, Any]] = {
             "keep_luminance": (self.keep_luminance, False),
-            "splice": (in_short(self.splice), None),
+            "splice": (self.splice, None),
             "value_range": (self.value_range, None),
             "channels": (self.channels, "auto"),
-            "preserve": (in_short(self.preserve), None),
+            "preserve": (self.preserve, Preserve()),
             "least_side": (self.least_side, self.home.least_side),
             "precision": (self.precision, "auto"),
             "compiled": (self.compiled, False),

@@ -51,10 +51,10 @@ Regions = Callable[[Tensor], Tensor]
 Protect = Literal["mask"] | Regions
 
 MOST_GAIN = 1.25
-"""How many times the colour tier may raise contrast, where a style has more of it. Noise grows alike."""
+"""How many times the colour tier may raise contrast, where a style has more of it. Noise grows by as much."""
 
 CELL, MOST_CELLS = 28, 8
-"""The shift is smooth: it is told for cells of so many pixels at least, and so many a side at most."""
+"""The shift is smooth: one value a cell, of `CELL` or more pixels a side; `MOST_CELLS` or fewer a side."""
 
 STEP = 0.05
 """By how much the room for a shift may differ between neighbouring cells, lest corners glow."""
@@ -116,7 +116,7 @@ def keep_structure(
     floor: float,
     frames: int = 1,
 ) -> Float[Tensor, "F C H W"]:
-    """Give rows whose structure falls below a floor back as much of it as they lack.
+    """Return rows with as much structure restored as they lack to reach a floor.
 
     A row passes if the gradient magnitudes (Sobel) of image and result correlate by `floor` or more; and if
     blobs of 3, 6, 12 and 24 pixels keep that share of their contrast in nine tenths of the image, and
@@ -126,7 +126,7 @@ def keep_structure(
         images: in [0, 1], colour or grey.
         styled: what a generator made of them, in [0, 1].
         floor: in (0, 1].
-        frames: so many rows in succession are frames of one volume, and are treated alike.
+        frames: how many rows in succession are frames of one volume; they are treated as one.
 
     Returns:
         The same shape; `styled` itself, on a CPU, if every row passes. Rows that pass are bit-identical.
@@ -145,7 +145,7 @@ def read_structure(
     floor: float,
     frames: int = 1,
 ) -> tuple[Float[Tensor, " K"], Tier]:
-    """Give the weights and the tier with which `pull` keeps the structure; see `keep_structure`."""
+    """Compute the weights and the tier with which `pull` keeps the structure; see `keep_structure`."""
     small, painted = reduce(images), reduce(styled)
     tier = tier_of(small, painted, frames)
     weights = torch.maximum(
@@ -160,13 +160,13 @@ def colour_tier(
 ) -> Tier:
     """Read which gain and shift bring each image's colours nearest to the styled one's, contrast kept.
 
-    The gain follows the deviation, from 1 to `MOST_GAIN`. Shifts follow the local means, as far
-    as there is room: a patch that holds black and white cannot be moved.
+    The gain follows the deviation, from 1 to `MOST_GAIN`. Shifts follow the local means, where
+    the values leave room: a patch that holds black and white cannot be moved.
 
     Args:
         images: in [0, 1]; a whole image may be a reduced copy.
         styled: of the same size.
-        frames: so many rows in succession share one tier.
+        frames: how many rows in succession share one tier.
 
     Returns:
         One for each `frames` rows.
@@ -181,7 +181,7 @@ def measure_structure(
     *,
     floor: float,
 ) -> Float[Tensor, " K"]:
-    """Tell how much of the colour tier each row needs to pass; see `keep_structure`.
+    """Compute how much of the colour tier each row needs to pass; see `keep_structure`.
 
     Args:
         images: in [0, 1], at full size: fine structure counts.
@@ -234,7 +234,7 @@ def protect_regions(
     tier: Tier | None = None,
     frames: int = 1,
 ) -> Float[Tensor, "F C H W"]:
-    """Give the image's own local contrast back inside regions; outside, styled images stay as they are.
+    """Restore the image's own local contrast inside regions; outside, styled images stay as they are.
 
     Inside, only the smooth shift of the colour tier remains of the style. The border lies outside of the
     region and is soft.
@@ -244,7 +244,7 @@ def protect_regions(
         styled: what was made of them.
         regions: in [0, 1]; 1 is inside.
         tier: from `still_tier`; None reads it from the images.
-        frames: so many rows in succession are frames of one volume, and shift alike.
+        frames: how many rows in succession are frames of one volume; they shift by the same amount.
     """
     tier = still_tier(images, styled, frames=frames) if tier is None else tier
     tier = Tier(*(each_frame(part, frames) for part in tier))
@@ -330,7 +330,7 @@ def members(size: int, cells: int, device: torch.device) -> Int[Tensor, "P M"]:
 
 
 def cell_peaks(images: Float[Tensor, "F C Y X"], high: int, wide: int) -> Float[Tensor, "F C P Q"]:
-    """Give the largest pixel of each cell, one axis after the other: pooling takes five times as long."""
+    """Find the largest pixel of each cell, one axis after the other: pooling takes five times as long."""
     rows, columns = (
         members(size, n, images.device) for size, n in zip(images.shape[-2:], (high, wide), strict=True)
     )
@@ -339,13 +339,13 @@ def cell_peaks(images: Float[Tensor, "F C Y X"], high: int, wide: int) -> Float[
 
 
 def deviation(images: Float[Tensor, "K T C Y X"]) -> Float[Tensor, " K"]:
-    """Give the standard deviation over all frames, that of all channels in one number."""
+    """Compute the standard deviation over all frames and channels, one number a row."""
     mean = images.mean(dim=(3, 4)).mean(dim=1)[:, None, :, None, None]
     return (images - mean).square().mean(dim=(3, 4)).mean(dim=(1, 2)).sqrt()
 
 
 def room(left: Float[Tensor, "K C Y X"]) -> Float[Tensor, "K C Y X"]:
-    """Tell how far each cell may move, where `left` is how far all that is in it may.
+    """Compute how far each cell may move, where `left` is how far its own pixels may.
 
     A pixel takes its shift from up to four cells, so each goes by its neighbours, too.
     """
@@ -366,7 +366,7 @@ def blur(cells: Float[Tensor, "K C Y X"]) -> Float[Tensor, "K C Y X"]:
 
 
 def calm(images: Float[Tensor, "K C H W"], tier: Tier, place: Place | None) -> Float[Tensor, "K C H W"]:
-    """Give the colour tier at full size."""
+    """Compute the colour tier at full size."""
     height, width = images.shape[-2:]
     top, left, *whole = (0, 0, height, width) if place is None else _place_of(place)
     rows = between_cells(top, height, whole[0], tier.shift.shape[-2], images)
@@ -376,7 +376,7 @@ def calm(images: Float[Tensor, "K C H W"], tier: Tier, place: Place | None) -> F
 
 
 def _place_of(place: Place) -> tuple[int, int, int, int]:
-    """Give top, left, and the size of the whole."""
+    """Return top, left, and the size of the whole."""
     return place.top, place.left, place.height, place.width
 
 

@@ -98,7 +98,7 @@ def drawing_from(seed: int) -> Iterator[None]:
 
 
 def batch_seeds(seed: int, *, first: int = 0) -> Iterator[int]:
-    """Give a seed for each batch of an epoch, others in each of the processes that train together.
+    """Yield a seed for each batch of an epoch, others in each of the processes that train together.
 
     Args:
         seed: of the epoch.

@@ -103,7 +103,7 @@ class StyleColumn:
         return column if called_by_a_stream() else batch | column
 
     def read_column(self, batch: Any) -> Sequence[Any]:
-        """Give the column's images.
+        """Return the column's images.
 
         Raises:
             ConfigError: no batch, no such column, or no images in it.
@@ -137,7 +137,7 @@ class StyleColumn:
         return self.stylizer.draw(self.rows_of(image), rng_from(seed_from(self.seed, part)))
 
     def rows_of(self, image: Any) -> int:
-        """Tell how many rows to draw for an image; a None entry passes, but draws as before."""
+        """Return how many rows to draw for an image; a None entry passes, but draws as before."""
         return 1 if image is None else self.stylizer.rows_of(image)
 
     def stylise(
@@ -154,7 +154,7 @@ class StyleColumn:
 
 
 def _read_rest(rest: Sequence[Any], count: int) -> tuple[Sequence[int | None], torch.device]:
-    """Tell the rows' indices, None where they are not known, and where to stylise.
+    """Read the rows' indices, None where they are not known, and the device to stylise on.
 
     Raises:
         ConfigError: anything but what `map` gives a batch of `count` rows.
@@ -176,14 +176,14 @@ def _read_rest(rest: Sequence[Any], count: int) -> tuple[Sequence[int | None], t
 
 
 def device_of(rank: int | None) -> torch.device:
-    """Give a process its GPU, if there are some; `map` without `num_proc` has no ranks."""
+    """Return the GPU of a process, if there are some; `map` without `num_proc` has no ranks."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return torch.device("cuda", (rank or 0) % count) if count else torch.device("cpu")
 
 
 @contextmanager
 def forking_explained() -> Iterator[None]:
-    """Say what to do where CUDA is used in a process that was forked from one that uses it.
+    """Explain the error where CUDA is used in a process that was forked from one that uses it.
 
     Raises:
         DeviceError: instead of torch's error.
@@ -201,7 +201,7 @@ def forking_explained() -> Iterator[None]:
 
 
 def called_by_a_stream() -> bool:
-    """Tell whether the `map` of a streamed dataset called `StyleColumn` itself, and no function of a user."""
+    """Return whether the `map` of a streamed dataset called `StyleColumn` itself, not a user's function."""
     names = (frame.f_globals.get("__name__", "") for frame in callers())
     foreign = (name for name in names if name.partition(".")[0] not in ("styleaug", "jaxtyping"))
     return next(foreign, "") == "datasets.iterable_dataset"

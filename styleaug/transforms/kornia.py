@@ -31,7 +31,7 @@ _DEVICE = "In kornia: call the AugmentationSequential on the batch, after the Da
 
 
 class RandomStyle(IntensityAugmentationBase2D):
-    """Give images the styles of a bank, at random; masks, boxes and keypoints stay as they are.
+    """Stylise images after a bank, at random; masks, boxes and keypoints stay as they are.
 
     Place it before `Normalize`. Each row of the batch has a gate, a style and a strength of its own,
     and only picked rows are computed. All that is random is in the parameters, on the CPU and in

@@ -68,11 +68,11 @@ class StyleCallback(Callback):
         setattr(owner, HOOK, StylingHook(self, trainer, owner))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the hook back as it was."""
+        """Put the hook back as it was."""
         self.restore(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the hook back, as Lightning then tears down no callback."""
+        """Put the hook back, as Lightning then tears down no callback."""
         self.restore(trainer, pl_module)
 
     def restore(self, trainer: Any, pl_module: LightningModule) -> None:
@@ -139,7 +139,7 @@ class StyleCallback(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Say which styles are next; Lightning keeps it in checkpoints."""
+        """Return which styles are next; Lightning keeps it in checkpoints."""
         return {"seed": self.seed, "batches": self.batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -167,11 +167,11 @@ class StylingHook:
 
 
 def itself(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Give the hook back."""
+    """Return the hook itself."""
     return hook
 
 
 def hook_owner(trainer: Any, pl_module: LightningModule) -> LightningModule | LightningDataModule:
-    """Tell whose `on_after_batch_transfer` Lightning calls: the datamodule's if it has one of its own."""
+    """Return whose `on_after_batch_transfer` Lightning calls: the datamodule's if it has one of its own."""
     datamodule = trainer.datamodule
     return datamodule if datamodule is not None and is_overridden(HOOK, datamodule) else pl_module

@@ -33,8 +33,8 @@ class StyleLoader:
     closes the loader's iterator (workers that the loader was told to keep stay).
 
     Each epoch takes one seed from torch's global generator. What `augment` draws on the CPU follows from
-    that seed, the rank in `torch.distributed` and the batch's number alone: processes that were seeded
-    alike still draw styles of their own, and the model's own draws are those it has without styles.
+    that seed, the rank in `torch.distributed` and the batch's number alone. So processes with the same seed
+    draw different styles, and the model's own draws are those it has without styles.
 
     Around a loader that can resume, such as torchdata's `StatefulDataLoader`, `state_dict()` tells
     where the epoch stands: after the batch last handed over. A loader that gets it by
@@ -174,7 +174,7 @@ class _Place:
         return self.seed, self.batches
 
     def keep(self) -> Any:
-        """Give the loader's state as it is now, if it has one."""
+        """Return the loader's present state, if it has one."""
         return deepcopy(self.loader.state_dict()) if hasattr(self.loader, "state_dict") else None
 
     def hand_over(self, kept: Any = None) -> None:
@@ -187,7 +187,7 @@ class _Place:
         self.seed, self.batches, self.running, self.kept = None, 0, False, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Say where the epoch stands: after the batch last handed over.
+        """Return where the epoch stands: after the batch last handed over.
 
         Between epochs the seed is the one that the next epoch takes if nothing else is drawn before it.
 

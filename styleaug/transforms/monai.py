@@ -102,7 +102,7 @@ class AbstractRandStyle(RandomizableTransform):
         return drawn
 
     def stylise(self, img: Any, drawn: StyleParams) -> Any:
-        """Give `img` what was drawn; it comes back as the same object if it was not picked."""
+        """Stylise `img` as drawn; it comes back as the same object if it was not picked."""
         with advised(images=_IMAGES, device=_DEVICE):
             frames = self.to_frames(as_tensor(img))
             self.stylizer.check(frames)
@@ -134,11 +134,11 @@ class AbstractRandStyle(RandomizableTransform):
 
     @property
     def slices(self) -> int:
-        """Tell which axis of a volume `(C, H, W, D)` its slices are counted along."""
+        """The axis of a volume `(C, H, W, D)` along which its slices are counted."""
         return self.axis + 1 if self.axis >= 0 else self.axis
 
     def describe(self) -> str:
-        """Say what is drawn from what."""
+        """Format what is drawn from what."""
         return self.stylizer.extra_repr().replace("p=1.0", f"prob={self.prob}")
 
     @abstractmethod
@@ -147,14 +147,14 @@ class AbstractRandStyle(RandomizableTransform):
 
 
 class RandStyle(AbstractRandStyle):
-    """Give an image or a volume a style of a bank, at random.
+    """Stylise an image or a volume in a style of a bank, at random.
 
     Place it between scaling to [0, 1] and `NormalizeIntensity`. MetaTensors keep their affine, meta
     and applied operations; arrays come back as arrays, tensors as tensors. A volume is stylised slice
-    by slice, all with one style, strength and statistics, so that slices stay alike. One and three channels
-    are an image, grey or coloured; of two, four and more each is stylised as a grey image by itself, all
-    with one style and strength, or with `channels="independent"` with its own. With a `value_range` no
-    scaling is needed before: `(-160, 240)` for CT in HU, `"auto"` for MR.
+    by slice, all with one style, strength and statistics, so that neighbouring slices still match.
+    One and three channels are an image, grey or coloured; of two, four and more each is stylised as a grey
+    image by itself, all with one style and strength, or with `channels="independent"` with its own. With a
+    `value_range` no scaling is needed before: `(-160, 240)` for CT in HU, `"auto"` for MR.
 
     Draws come from `R` if that was seeded (`set_random_state`, `set_determinism`, `monai.data.DataLoader`),
     and else from torch's global generator. In a plain torch DataLoader, too, each worker draws something
@@ -208,7 +208,7 @@ class RandStyle(AbstractRandStyle):
 
 
 class RandStyled(AbstractRandStyle, MapTransform):
-    """Give the images of a dictionary one style of a bank, at random; see `RandStyle`.
+    """Stylise the images of a dictionary in one style of a bank, at random; see `RandStyle`.
 
     All keys share one draw. Everything under other keys (labels, masks) comes back as the same object.
 
@@ -259,7 +259,7 @@ RandStyleD = RandStyleDict = RandStyled
 
 
 def seeded_by_default() -> bool:
-    """Tell whether a `Compose` that is just made seeds its transforms, with a number that nobody chose."""
+    """Return whether a `Compose` is seeding its transforms as it is made, with a number that nobody chose."""
     made = Compose.__init__.__code__
     return get_seed() is None and any(frame.f_code is made for frame in callers())
 
@@ -280,7 +280,7 @@ def as_tensor(img: Any) -> Tensor:
 
 
 def _like(styled: Tensor, img: Any) -> Any:
-    """Give a plain tensor as what `img` is, with its meta."""
+    """Return a plain tensor as the type that `img` has, with its meta."""
     if isinstance(img, MetaTensor):
         return styled.as_subclass(type(img)).copy_meta_from(img)
     return styled.numpy().astype(img.dtype, copy=False) if isinstance(img, np.ndarray) else styled

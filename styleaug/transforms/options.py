@@ -162,7 +162,7 @@ def refuse_old(options: Mapping[str, Any]) -> None:
     listed = " and ".join([", ".join(old[:-1]), old[-1]] if old[1:] else old)
     said = f"the options {listed} have gone" if old[1:] else f"the option {listed} has gone"
     folded = fold(options)
-    new = {name: folded[name] for name in ("sampler", "splice", "preserve") if name in folded}
+    new = {name: folded[name] for name in dict.fromkeys(map(FOLDED.__getitem__, old)) if name in folded}
     new = {name: value for name, value in new.items() if in_short(value) != in_short(options.get(name))}
     if not new:
         raise ConfigError(f"{said}, and made no difference here: leave out {', '.join(old)}.")

@@ -57,7 +57,7 @@ def join(rows: Sequence[StyleParams], *, each: int = 1) -> StyleParams:
 
 
 def first_rows(params: StyleParams, count: int) -> StyleParams:
-    """Give the parameters of the first `count` rows, of those drawn for more."""
+    """Return the parameters of the first `count` rows, of those drawn for more."""
     kept = params["rows"] < count
     return StyleParams(
         rows=params["rows"][kept],

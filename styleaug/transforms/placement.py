@@ -34,7 +34,7 @@ def rows_on(rows: Tensor, device: torch.device) -> Tensor | slice:
 
 
 def run_of(rows: Tensor) -> slice | None:
-    """Give rows on the CPU as a slice if they count up by one."""
+    """Return rows on the CPU as a slice if they count up by one."""
     first, last = int(rows[0]), int(rows[-1])
     one_run = last - first + 1 == len(rows) and (len(rows) < 3 or bool((rows.diff() == 1).all()))
     return slice(first, last + 1) if one_run else None
@@ -62,7 +62,7 @@ def place(generator: AbstractGenerator, device: torch.device, *, bfloat16: bool)
 
 @cache
 def fast_bfloat16(device: torch.device) -> bool:
-    """Tell whether networks run faster in bfloat16 on this device: Ampere or AVX512-BF16 and later."""
+    """Return whether networks run faster in bfloat16 on this device: Ampere or AVX512-BF16 and later."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and "avx512_bf16" in cpu_flags()

@@ -137,6 +137,6 @@ class StyleBatch:
 
 
 def fingerprint(image: Any) -> str:
-    """Tell images apart by their pixels."""
+    """Hash the pixels of an image."""
     pixels = np.ascontiguousarray(image)
     return f"{pixels.shape}:{hashlib.blake2b(pixels.data, digest_size=16).hexdigest()}"

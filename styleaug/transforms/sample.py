@@ -99,12 +99,12 @@ def find_images(
 
 
 def has_key(keys: Keys, names: tuple[str, ...]) -> bool:
-    """Tell whether any key on the way to a value is one of the names, in upper or lower case."""
+    """Return whether any key on the way to a value is one of the names, in upper or lower case."""
     return any(isinstance(key, str) and key.lower() in names for key in keys)
 
 
 def is_array(value: Any, *, axes: int) -> bool:
-    """Tell whether a value is a plain tensor or an array of at least this many axes."""
+    """Return whether a value is a plain tensor or an array of at least this many axes."""
     plain = isinstance(value, np.ndarray) or (
         isinstance(value, Tensor) and not isinstance(value, tv_tensors.TVTensor)
     )
@@ -112,7 +112,7 @@ def is_array(value: Any, *, axes: int) -> bool:
 
 
 def is_pixel_array(value: Any) -> bool:
-    """Tell whether a value is an array that could be the image, though it is no tensor."""
+    """Return whether a value is an array that could be the image, though it is no tensor."""
     return isinstance(value, np.ndarray) and value.ndim >= 3 and value.dtype.kind in "uf"
 
 

@@ -33,7 +33,7 @@ SPLICES = get_args(SpliceKind)
 
 @dataclass(frozen=True)
 class Splice:
-    """Give parts of one image different styles and strengths, with soft borders.
+    """Style the parts of one image differently, with soft borders.
 
     Example:
         >>> StyleAugment("art", splice=Splice("halves", parts=3, keep=True))  # doctest: +SKIP
@@ -139,13 +139,13 @@ def draw_patches(count: int, parts: int, rng: torch.Generator | None) -> Float[T
 def part_weights(
     fields: Float[Tensor, "K G G"], parts: int, height: int, width: int
 ) -> Float[Tensor, "B {parts} {height} {width}"]:
-    """Enlarge fields to an image's size and give each pixel's weights, the softmax over its parts."""
+    """Enlarge fields to an image's size and compute each pixel's weights, the softmax over its parts."""
     logits = fields.unflatten(0, (-1, parts))
     return F.interpolate(logits, (height, width), mode="bilinear", align_corners=True).softmax(dim=1)
 
 
 def read_masks(masks: Any, rows: int, frames: int, size: tuple[int, int]) -> Shaped[Tensor, "M H W"]:
-    """Check a user's masks and give them as labels or shares (float32): M is 1, B or B * T.
+    """Check a user's masks and return them as labels or shares (float32): M is 1, B or B * T.
 
     Args:
         masks: `(H, W)` for all images, or `(B, H, W)` or `(B, 1, H, W)`; for videos also one for each
@@ -187,7 +187,7 @@ def read_masks(masks: Any, rows: int, frames: int, size: tuple[int, int]) -> Sha
 
 
 def mask_weights(masks: Shaped[Tensor, "B H W"], parts: int) -> Float[Tensor, "B {parts} H W"]:
-    """Give each pixel's weights of its parts, with feathered edges.
+    """Compute each pixel's weights of its parts, with feathered edges.
 
     Args:
         masks: label 1 is the first part, 2 the second, and 0 (the background) the last; labels from
@@ -229,7 +229,7 @@ def feather(shares: Float[Tensor, "B P H W"]) -> Float[Tensor, "B P H W"]:
 def composite(
     looks: Float[Tensor, "B P C H W"], weights: Float[Tensor, "B P H W"]
 ) -> Float[Tensor, "B C H W"]:
-    """Join the looks of an image's parts; a weight of 1 gives that look's pixel back exactly."""
+    """Join the looks of an image's parts; where a weight is 1 the pixel is exactly that look's."""
     joined = looks[:, 0] * weights[:, :1]
     for part in range(1, looks.shape[1]):
         joined.addcmul_(looks[:, part], weights[:, part : part + 1])
@@ -237,6 +237,6 @@ def composite(
 
 
 def unspliced(rows: Int[Tensor, " K"]) -> tuple[Int[Tensor, " B"], int]:
-    """Give the rows of parameters once each, and how many parts they have."""
+    """Return the rows of parameters once each, and how many parts they have."""
     once = rows.unique_consecutive()
     return once, len(rows) // max(1, len(once))

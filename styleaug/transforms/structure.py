@@ -61,7 +61,7 @@ def reduce(images: Float[Tensor, "K C H W"]) -> Float[Tensor, "K C Y X"]:
 
 
 def brightness(images: Float[Tensor, "K C Y X"]) -> Float[Tensor, "K 1 Y X"]:
-    """Give luminance, of grey images themselves."""
+    """Return the luminance of images; grey ones are their own."""
     return luminance(images) if images.shape[1] == 3 else images
 
 
@@ -71,7 +71,7 @@ def contrast_need(
     gain: Float[Tensor, " K"],
     floor: float,
 ) -> Float[Tensor, " K"]:
-    """Tell how much of the colour tier the contrast of blobs needs, in each row.
+    """Compute how much of the colour tier the contrast of blobs needs, in each row.
 
     A blob's contrast is its mean less that of the 3 x 3 around it. In each window the styled one's is
     regressed on the image's: the slope is the share that is left, and texture that the style adds does not
@@ -95,7 +95,7 @@ def contrast_need(
 def contrast_kept(
     small: Float[Tensor, "K C Y X"], painted: Float[Tensor, "K C Y X"]
 ) -> Iterator[tuple[Float[Tensor, "K M"], Float[Tensor, "K M"]]]:
-    """Give the share of the blobs' contrast that is left in each window, and how much the window counts.
+    """Yield the share of the blobs' contrast that is left in each window, and how much the window counts.
 
     For blobs of `FINEST` pixels, then of twice that, and so on, as long as the images are large enough; see
     `contrast_need`.
@@ -127,7 +127,7 @@ def blobs(images: Float[Tensor, "K 1 Y X"]) -> Float[Tensor, "K 1 Y2 X2"]:
 def quantiles(
     values: Float[Tensor, "K M"], weights: Float[Tensor, "K M"], ranks: tuple[float, ...]
 ) -> list[Float[Tensor, " K"]]:
-    """Give weighted quantiles of each row; they move continuously with values and weights."""
+    """Compute weighted quantiles of each row; they move continuously with values and weights."""
     values, order = values.sort(dim=1)
     weights = weights.gather(1, order)
     middle = (weights.cumsum(dim=1) - weights / 2) / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
@@ -144,7 +144,7 @@ def quantiles(
 def edge_need(
     images: Float[Tensor, "K C H W"], styled: Float[Tensor, "K C H W"], floor: float
 ) -> Float[Tensor, " K"]:
-    """Tell how much of the tier the edges of each row need, to correlate with the image's by `floor`.
+    """Compute how much of the tier the edges of each row need, to correlate with the image's by `floor`.
 
     The tier's edges are taken for the image's own: its gain only makes them outweigh the style's sooner.
     """
@@ -164,7 +164,7 @@ def edge_need(
 
 
 def magnitudes(own: Float[Tensor, "K 2 Y X"], other: Float[Tensor, "K 2 Y X"]) -> Float[Tensor, "K L Q"]:
-    """Give the gradient magnitudes of mixtures, from the styled image's to the image's own."""
+    """Compute the gradient magnitudes of mixtures, from the styled image's to the image's own."""
     own, other = own.flatten(2), other.flatten(2)
     share = torch.linspace(0, 1, LEVELS + 1, device=own.device, dtype=own.dtype)
     # A magnitude's square is a parabola in the share.
@@ -174,7 +174,7 @@ def magnitudes(own: Float[Tensor, "K 2 Y X"], other: Float[Tensor, "K 2 Y X"]) -
 
 
 def gradients(images: Float[Tensor, "K C H W"], edges: Edges, *, stride: int = STRIDE) -> Tensor:
-    """Give the brightness's differences `(K, D, Y, X)` along each of the kernel's D directions."""
+    """Compute the brightness's differences `(K, D, Y, X)` along each of the kernel's D directions."""
     short = [max(0, 3 - length) for length in images.shape[-2:]]
     if any(short):
         images = F.pad(images, (0, short[1], 0, short[0]), mode="replicate")
@@ -185,7 +185,7 @@ def gradients(images: Float[Tensor, "K C H W"], edges: Edges, *, stride: int = S
 
 
 def edge_kernels(edges: Edges) -> Float[Tensor, "D 3 3"]:
-    """Give a kernel's directions, scaled so that weights of one sign sum to one.
+    """Return a kernel's directions, scaled so that weights of one sign sum to one.
 
     Sobel, Prewitt and Scharr have two: down and to the right. Kirsch (1971) has eight, each turned by 45
     degrees.
