@@ -7,7 +7,15 @@ import pytest
 import torch
 from specimens import bank, generator, photos, pil, tiny_adain
 
-from styleaug import BankError, ConfigError, DeviceError, ImageError, StyleAugment, WeightsError
+from styleaug import (
+    BankError,
+    ConfigError,
+    DeviceError,
+    ImageError,
+    StyleAugment,
+    Weighted,
+    WeightsError,
+)
 from styleaug.transforms.augment import check_worker
 
 
@@ -36,15 +44,15 @@ def test_banks_of_another_generator_are_refused():
         ({"strength": "high"}, "strength must be"),
         ({"sampler": "gauss"}, "choose from uniform"),
         ({"sampler": "weighted"}, "needs weights"),
-        ({"sampler": "weighted", "weights": [1.0, 2.0]}, "one per style"),
+        ({"sampler": Weighted([1.0, 2.0])}, "one per style"),
         ({"sampler": "weighted", "weights": [0.0] * 5}, "not all zero"),
         ({"sampler": "mix", "components": 0}, "components must be a whole number from 1"),
-        ({"splice": "thirds"}, "splice must be None or one of halves, fields, mask"),
+        ({"splice": "thirds"}, "splice must be None, a Splice or one of halves, fields, mask"),
         ({"splice": "halves", "parts": 1}, "parts must be a whole number from 2, got 1"),
         ({"splice": "halves", "parts": 2.5}, "parts must be"),
         ({"splice": "halves", "parts": True}, "parts must be"),
-        ({"parts": 3}, "set splice"),
-        ({"keep": True}, "set splice"),
+        ({"parts": 3}, "parts and keep go with splice"),
+        ({"keep": True}, "parts and keep go with splice"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(options, message):

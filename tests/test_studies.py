@@ -481,7 +481,6 @@ def test_reports_of_patients_are_refused(tree, command, tmp_path):
         (("--split",), "--split needs --group-by"),
         (("--reference", mine), "--reference needs --report"),
         (("--min-images", 0), "0 is not in the range"),
-        (("--method", "cut", "--min-images", 3), "--min-images can only be used without training"),
     ):
         assert message in command("fit-style", tree, "-o", tmp_path / "b", *options, code=2).stderr
     assert not list(tmp_path.iterdir())

@@ -103,8 +103,8 @@ def refuse(context: click.Context, option: click.Parameter, value: Any) -> None:
     type=_INPUT,
     help="Image for the report; readers of the report see it.  [default: a sample image]",
 )
-@click.option("--method", callback=refuse, expose_value=False, hidden=True)
-@click.option("--finetune", callback=refuse, expose_value=False, hidden=True)
+@click.option("--method", callback=refuse, expose_value=False, hidden=True, help="See `train`.")
+@click.option("--finetune", callback=refuse, expose_value=False, hidden=True, help="See `train`.")
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Seed for the choice of images and crops."
 )
