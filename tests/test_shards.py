@@ -243,7 +243,7 @@ def test_damaged_images_are_named_and_the_rest_goes_on(tmp_path):
         assert result.written == 2
         messages = [message for _, message in bad.values()] + ["no image"]
         for (path, reason), key, message in zip(result.failed, keys, messages, strict=True):
-            assert reason.startswith(f"{path}: {key}: ") and (message in reason or "no JPEG" in reason), (
+            assert reason.startswith(f"{path}: {key}: ") and (message in reason or "not a JPEG" in reason), (
                 reason
             )
         (line,) = manifest_lines(tmp_path / f"{kind}-out")
