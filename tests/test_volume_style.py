@@ -89,7 +89,8 @@ def test_style_variance_is_under_a_tenth_of_independent_draws(name, chunks):
         rng = torch.Generator().manual_seed(seed)
         shared.append(style_variance(slices, augment.apply(slices[None], augment.draw(1, rng))[0]))
         apart.append(style_variance(slices, augment.apply(slices, augment.draw(len(slices), rng))))
-    assert sum(shared) < 0.1 * sum(apart), (shared, apart)
+    # A filter that keeps mean and deviation varies by 1e-7 with any draw, which nobody sees.
+    assert sum(shared) < max(0.1 * sum(apart), 1e-6), (shared, apart)
 
 
 @pytest.mark.parametrize("name", [*GENERATORS, *SHIPPED])
