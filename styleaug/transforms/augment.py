@@ -99,69 +99,55 @@ def is_signed_tensor(value: Any) -> bool:
 
 
 class StyleAugment(v2.Transform):
-    """Style images after a bank, at random, with labels untouched.
+    """Style images after a bank, at random. Labels, masks and boxes are not touched.
 
-    Place it before `Normalize`. It takes a PIL image, a tensor `(C, H, W)` or `(B, C, H, W)`, or any nested
-    sample: PIL images, `tv_tensors.Image` and `Video` in it are stylised, everything else comes back as the
-    same object. Each row of a batch has a gate, a style and a strength of its own; the frames of a `Video`
-    share one.
+    Place it before `Normalize`. It takes a PIL image, a tensor `(C, H, W)` or `(B, C, H, W)`, or a nested
+    sample. In a sample it styles PIL images, `tv_tensors.Image` and `tv_tensors.Video`; all else comes back
+    as the same object. Each row of a batch has its own gate, style and strength. The frames of a `Video` share
+    one style.
 
-    In a sample without these, as `default_collate` makes it, the image is the plain tensor that has three or
-    more axes and an image's dtype. If several do, it is the one under a key such as `image`, `images` or
-    `pixel_values`; what lies under `mask`, `label` or `target` never is. If that does not tell, the sample is
-    refused; the order of keys decides nothing. A grey PIL image beside a colour one is treated so, too.
+    A sample may hold plain tensors only, as `default_collate` makes it. Then the image is the tensor with
+    three or more axes and an image's dtype. If several have that, it is the one under a key such as `image`,
+    `images` or `pixel_values`, and never one under `mask`, `label` or `target`. If that does not decide, the
+    sample is refused. The order of keys never decides. A grey PIL image beside a colour one is treated in the
+    same way.
 
-    A plain tensor has no transparency: of four channels none is alpha, and each is a grey image by itself.
-    Its last three axes are (C, H, W): grey images without an axis for the channel, (B, H, W), would be read
-    as one image of B channels; give (B, 1, H, W).
+    A plain tensor has no alpha channel: each of four channels is a grey image. Its last three axes are
+    (C, H, W), so give grey images as (B, 1, H, W): (B, H, W) is read as one image of B channels.
 
     Args:
-        bank: a shipped name, a path, a `StyleBank`, the run folder of `styleaug train`, or `"batch"`:
-            the styles of a batch are those of its other images. None takes the generator's own: codes
-            drawn from the standard normal distribution if it was trained for that, the bank in its
-            run folder, or a shipped bank; and `"art"` without a generator.
-        generator: a name, a path to weights, a run folder, or a generator. None takes the one that
-            made the bank or lies in its run folder, or `"reinhard-lab"` for `"batch"`.
-        p: chance of each row to be stylised.
-        strength: `(low, high)` of the uniform distribution it is drawn from, or one number; in
-            [0, 1], where 1 is the whole style.
-        sampler: `"uniform"` picks one style, `"mix"` joins two with random shares and `Mix(n)` n,
-            `"slerp"` is one between two, `"gaussian"` a new one like those in the bank, and
-            `Weighted(weights)` picks in proportion to a number for each style.
-        keep_luminance: keep each pixel's brightness, take over the colour only.
-        splice: give two parts of one image different styles and strengths, with soft borders: `"halves"`
-            are bands of random direction, `"fields"` random smooth patches, and `"mask"` follows the
-            first `tv_tensors.Mask` of the sample, which itself is passed on. `Splice` sets how many parts
-            there are, and whether the first is left as it is: `Splice("halves", parts=3, keep=True)`. Of
-            a mask, label 1 is the first part, 2 the second, 0 (the background) the last; labels from
-            `parts` on start again with the first, so of two parts the first is all that is not 0. Several
-            masks of one image are its objects and are joined; floats are the first part's share.
-        value_range: which values are black and white. None is 0 and the greatest number of uint8 or uint16,
-            0 and 1 of floats. `(low, high)`, such as `(-160, 240)` for CT in HU, takes floats, int16 and
-            int32, too; what lies beyond keeps its distance to the border. `"auto"` is each image's own
-            0.5th and 99.5th percentile, for what has no units.
-        channels: `"auto"` takes 1 channel as grey, 3 as colour, and each of another number as a grey
-            image by itself, with the row's one style and strength. `"shared"` does so for 3, too. With
-            `"independent"` each channel has a gate, a style and a strength of its own.
-        preserve: how much structure every row keeps at least, in [0, 1]: edges that correlate with the
-            image's by that much, and that share of the contrast of blobs of 3 to 30 pixels in nine tenths of
-            the image, and more in half of it; try 0.9 where findings matter. A row that falls below is mixed
-            with the image itself in the style's colours, which is all that is left at 1. 0 and None keep what
-            the generator keeps. `Preserve(0.9, protect=...)`, or without the number, also says where local
-            contrast stays as it is, with a soft border, and only a smooth shift of colours remains of the
-            style: `"mask"` is what is above 0 in the first `tv_tensors.Mask` of the sample, which itself is
-            passed on; or a function maps images `(K, 3, H, W)` in [0, 1] to weights `(K, 1, H, W)` in [0, 1].
-            Of several channels that are images of their own it sees each by itself.
-        least_side: an image whose shorter side has fewer pixels is enlarged to them while it is stylised,
-            and the change is reduced to its size. None is what suits the generator: 128 for `adain` and
-            `patchswap`, whose strokes have a size of their own, and 1, the size as it is, for the others.
-        precision: of a network's weights: `"float32"`, `"bfloat16"`, or `"auto"`, which takes
-            bfloat16 where the device is faster with it; images differ by less than 2/255 on average.
-        compiled: run the generator through `torch.compile`, on CUDA as graphs, with rows padded to
-            a power of two; worth it for many batches of one image size.
+        bank: a shipped name, a path, a `StyleBank`, or a run folder of `styleaug train`. `"batch"` takes the
+            styles from the other images of the batch. None takes what the generator brings: codes from the
+            standard normal distribution, the bank in its run folder, or a shipped bank. Without a
+            generator, None is `"art"`.
+        generator: a name, a path to weights, a run folder, or a generator. None takes the one that made the
+            bank; with `"batch"` it is `"reinhard-lab"`.
+        p: probability that a row is styled.
+        strength: share of the style in [0, 1], 1 is all of it; a number, or `(low, high)` to draw from.
+        sampler: how a style is drawn from the bank. `"uniform"`: one of the styles. `"mix"`: two styles in
+            random shares; `Mix(n)` takes n. `"slerp"`: one between two styles. `"gaussian"`: a new one from
+            the bank's distribution. `Weighted(weights)`: one of the styles, with one weight a style.
+        keep_luminance: keep the brightness of each pixel, and change its colour only.
+        splice: style parts of an image differently, with soft borders: `"halves"`, `"fields"`, `"mask"` or a
+            `Splice`, which says more. `"mask"` goes by the first `tv_tensors.Mask` of the sample.
+        value_range: values of black and white. None: 0 and the largest value of an integer type, 0 and 1 of
+            floats. `(low, high)`, such as `(-160, 240)` for CT in HU: also for int16 and int32; values beyond
+            keep their distance to the border. `"auto"`: the 0.5th and 99.5th percentile of each image.
+        channels: `"auto"`: 1 channel is grey, 3 are colour, and of any other number each channel is a grey
+            image; all get the style of their row. `"shared"`: the same, but 3 channels are grey images, too.
+            `"independent"`: each channel has its own gate, style and strength.
+        preserve: least structure that each row keeps, in [0, 1], or a `Preserve`, which says more and can
+            also protect regions. Try 0.9 where findings matter. 0 and None do not check.
+        least_side: least short side in pixels at which the generator sees an image. Smaller images are
+            enlarged for it, and only the change is reduced and added. None takes the generator's own: 128
+            for `adain` and `patchswap`, whose strokes have a size, else 1.
+        precision: type of a network's weights: `"float32"`, `"bfloat16"`, or `"auto"`, which takes bfloat16
+            where the device is faster with it. Images differ by less than 2/255 on average.
+        compiled: run the generator through `torch.compile`, on CUDA as graphs. Rows are padded to a power of
+            two. It pays for many batches of one image size.
 
     Shape:
-        As the input; so are dtype, range, device and memory format. H and W from 1 pixel.
+        That of the input, with its dtype, range, device and memory format. H and W are at least 1 pixel.
 
     Raises:
         BankError: the bank is damaged, unknown, or made by another generator.

@@ -40,8 +40,10 @@ class Splice:
     """
 
     kind: SpliceKind
-    """`"halves"` are bands of random direction, `"fields"` random smooth patches, and `"mask"` follows the
-    sample's mask."""
+    """`"halves"`: bands of a random direction. `"fields"`: random smooth patches. `"mask"`: the regions
+    of the sample's mask, which itself is passed on. Label 1 is the first part, 2 the second, and 0, the
+    background, the last; labels from `parts` on start again with the first. Several masks of one image
+    are joined as its objects. In a mask of floats, each value is the share of the first part."""
 
     _: KW_ONLY
     parts: int = 2
