@@ -103,8 +103,8 @@ class StyleAugment(v2.Transform):
 
     Place it before `Normalize`. It takes a PIL image, a tensor `(C, H, W)` or `(B, C, H, W)`, or a nested
     sample. In a sample it styles PIL images, `tv_tensors.Image` and `tv_tensors.Video`; all else comes back
-    as the same object. Each row of a batch has its own gate, style and strength. The frames of a `Video` share
-    one style.
+    as the same object. Each row of a batch has its own gate, style and strength. The frames of a `Video`
+    share one style.
 
     A sample may hold plain tensors only, as `default_collate` makes it. Then the image is the tensor with
     three or more axes and an image's dtype. If several have that, it is the one under a key such as `image`,
