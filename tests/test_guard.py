@@ -19,13 +19,10 @@ from torchvision.transforms import v2
 
 from styleaug import ConfigError, ImageError, Preserve, Splice, StyleAugment
 from styleaug.generators.base import AbstractGenerator
-from styleaug.generators.shared import Place
 from styleaug.offline.tiles import ArrayReader, stylise_tiles
 from styleaug.transforms.albumentations import StyleAugment as AlbumentationsStyle
 from styleaug.transforms.guard import (
-    colour_tier,
     keep_structure,
-    measure_structure,
     protect_regions,
     pull,
     read_structure,
@@ -118,13 +115,11 @@ def test_kernels_are_those_of_scikit_image(edges):
 def test_an_eraser_is_pulled_until_it_passes(channels):
     images = scenes(channels=channels)
     styled = blurred(images)
-    tier = colour_tier(images, styled)
-    assert (measure_structure(images, styled, tier, floor=0.9) > 0.8).all()
+    assert (read_structure(images, styled, floor=0.9)[0] > 0.8).all()
     kept = keep_structure(images, styled, floor=0.9)
     assert kept.min() >= 0 and kept.max() <= 1
-    again = measure_structure(images, kept, colour_tier(images, kept), floor=0.89)
-    assert (again < 0.05).all()
-    assert (measure_structure(images, styled, tier, floor=0.5) < 0.85).all()
+    assert (read_structure(images, kept, floor=0.89)[0] < 0.05).all()
+    assert (read_structure(images, styled, floor=0.5)[0] < 0.85).all()
 
 
 @pytest.mark.parametrize("texture", [0.0, 0.1])
@@ -198,10 +193,7 @@ def test_rows_are_independent_and_replay_is_exact():
 def test_the_floor_is_continuous():
     images = scenes(1)
     styled = blurred(images)
-    tier = colour_tier(images, styled)
-    need = [
-        float(measure_structure(images, styled, tier, floor=f)) for f in torch.linspace(0.1, 1, 40).tolist()
-    ]
+    need = [float(read_structure(images, styled, floor=f)[0]) for f in torch.linspace(0.1, 1, 40).tolist()]
     assert need == sorted(need) and need[-1] == 1
     assert max(b - a for a, b in pairwise(need)) < 0.2
 
@@ -215,21 +207,9 @@ def test_frames_share_one_tier_and_weight():
     kept = keep_structure(images, styled, floor=0.9, frames=3)
     moved = (kept - images).unflatten(0, (2, 3)).mean(dim=(3, 4))
     assert not torch.allclose(kept, keep_structure(images, styled, floor=0.9), atol=1e-4)
-    tier = colour_tier(images, styled, frames=3)
+    tier = read_structure(images, styled, floor=0.9, frames=3)[1]
     assert len(tier.gain) == len(tier.shift) == 2
     assert moved.std(dim=1).max() < 0.02
-
-
-def test_tiles_meet():
-    images = scenes(1, 256)
-    styled = blurred(images)
-    tier = colour_tier(images, styled)
-    weights = measure_structure(images, styled, tier, floor=0.9)
-    whole = pull(images, styled, weights, tier)
-    for top, left in ((0, 0), (128, 128), (96, 0)):
-        part = (..., slice(top, top + 128), slice(left, left + 128))
-        tile = pull(images[part], styled[part], weights, tier, place=Place(top, left, 256, 256))
-        torch.testing.assert_close(tile, whole[part], atol=1e-6, rtol=0)
 
 
 def test_large_volumes_are_guarded_as_small_ones(monkeypatch):
@@ -296,7 +276,7 @@ def test_preserve_is_a_dial_of_what_stays():
     styled = blurred(images)
     away = [(keep_structure(images, styled, floor=f) - images).square().mean().item() for f in DIAL if f]
     assert away == sorted(away, reverse=True) and away[-1] < 0.8 * away[0]
-    tier = colour_tier(images, styled)
+    tier = read_structure(images, styled, floor=1.0)[1]
     everything = pull(images, styled, torch.ones(len(images)), tier)
     torch.testing.assert_close(keep_structure(images, styled, floor=1.0), everything, atol=1e-3, rtol=0)
 

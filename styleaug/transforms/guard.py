@@ -7,10 +7,8 @@ colours towards the styled one. Gain and correlation say how much of it is neede
     weights, tier = read_structure(images, styled, floor=0.9)       # weight 0: passes as it is
     kept = pull(images, styled, weights, tier)
 
-`keep_structure` does both. The slices of a volume take one tier and one weight: read them from some slices,
-with `frames`, and `pull` all. So do the tiles of a slide: read the tier from a reduced copy of the whole,
-`colour_tier`, and the weight from views of it at full size, `measure_structure`, the largest of theirs;
-then `pull` each tile with its `place`. Nothing here is random, and nothing waits for a GPU.
+`keep_structure` does both. The slices of a volume share one tier and one weight: read them from some slices,
+with `frames`, and `pull` all. Nothing here is random, and nothing waits for a GPU.
 """
 
 import math
@@ -26,7 +24,6 @@ from torch import Tensor
 from styleaug.checks import brief, check_share, made_of
 from styleaug.errors import ConfigError, ImageError
 from styleaug.generators.base import per_row
-from styleaug.generators.shared import Place
 from styleaug.transforms.splice import FEATHER, feather
 from styleaug.transforms.structure import FINEST, contrast_need, edge_need, reduce
 
@@ -34,9 +31,7 @@ __all__ = [
     "Preserve",
     "Protect",
     "Tier",
-    "colour_tier",
     "keep_structure",
-    "measure_structure",
     "protect_regions",
     "pull",
     "read_preserve",
@@ -159,54 +154,11 @@ def read_structure(
     return weights.unflatten(0, (-1, frames)).amax(dim=1), tier
 
 
-def colour_tier(
-    images: Float[Tensor, "F C H W"], styled: Float[Tensor, "F C H W"], *, frames: int = 1
-) -> Tier:
-    """Read which gain and shift bring each image's colours nearest to the styled one's, contrast kept.
-
-    The gain follows the deviation, from 1 to `MOST_GAIN`. Shifts follow the local means, where
-    the values leave room: a patch that holds black and white cannot be moved.
-
-    Args:
-        images: in [0, 1]; a whole image may be a reduced copy.
-        styled: of the same size.
-        frames: how many rows in succession share one tier.
-
-    Returns:
-        One for each `frames` rows.
-    """
-    return tier_of(reduce(images), reduce(styled), frames)
-
-
-def measure_structure(
-    images: Float[Tensor, "K C H W"],
-    styled: Float[Tensor, "K C H W"],
-    tier: Tier,
-    *,
-    floor: float,
-) -> Float[Tensor, " K"]:
-    """Compute how much of the colour tier each row needs to pass; see `keep_structure`.
-
-    Args:
-        images: in [0, 1], at full size: fine structure counts.
-        styled: what a generator made of them.
-        tier: of each row, or one for all.
-        floor: in (0, 1].
-
-    Returns:
-        Weights in [0, 1]; 0 passes as it is.
-    """
-    need = contrast_need(reduce(images), reduce(styled), tier.gain, floor)
-    return torch.maximum(need, edge_need(images, styled, floor))
-
-
 def pull(
     images: Float[Tensor, "F C H W"],
     styled: Float[Tensor, "F C H W"],
     weights: Float[Tensor, " K"],
     tier: Tier,
-    *,
-    place: Place | None = None,
 ) -> Float[Tensor, "F C H W"]:
     """Mix styled rows with their colour tier.
 
@@ -215,7 +167,6 @@ def pull(
         styled: what a generator made of them.
         weights: share of the tier. Rows of weight 0 are not touched.
         tier: of K rows.
-        place: where the images lie in those that the tier was read from; None if they are those.
     """
     frames = len(images) // len(weights)
     weights, tier = each_frame(weights, frames), Tier(*(each_frame(part, frames) for part in tier))
@@ -225,9 +176,9 @@ def pull(
             return styled
         if 2 * len(rows) < len(weights):  # more are faster with the others than picked from among them
             some = Tier(*(part[rows] for part in tier))
-            mixed = torch.lerp(styled[rows], calm(images[rows], some, place), per_row(weights[rows]))
+            mixed = torch.lerp(styled[rows], calm(images[rows], some), per_row(weights[rows]))
             return styled.index_copy(0, rows, mixed)
-    return torch.lerp(styled, calm(images, tier, place), per_row(weights))
+    return torch.lerp(styled, calm(images, tier), per_row(weights))
 
 
 def protect_regions(
@@ -252,14 +203,14 @@ def protect_regions(
     """
     tier = still_tier(images, styled, frames=frames) if tier is None else tier
     tier = Tier(*(each_frame(part, frames) for part in tier))
-    return torch.lerp(styled, calm(images, tier, None), soften(regions.to(images.dtype)))
+    return torch.lerp(styled, calm(images, tier), soften(regions.to(images.dtype)))
 
 
 @torch.no_grad()
 def still_tier(
     images: Float[Tensor, "F C H W"], styled: Float[Tensor, "F C H W"], *, frames: int = 1
 ) -> Tier:
-    """Read a colour tier whose gain is 1; see `colour_tier`."""
+    """Read a colour tier whose gain is 1; see `tier_of`."""
     return tier_of(reduce(images), reduce(styled), frames, most_gain=1.0)
 
 
@@ -296,7 +247,17 @@ def tier_of(
     *,
     most_gain: float = MOST_GAIN,
 ) -> Tier:
-    """See `colour_tier`, of reduced images."""
+    """Compute the gain and shift that bring each image's colours nearest to the styled one's, contrast kept.
+
+    The gain follows the deviation, from 1 to `most_gain`. Shifts follow the local means, as far as the values
+    leave room: a patch that holds black and white cannot be moved.
+
+    Args:
+        small: reduced images in [0, 1].
+        painted: reduced styled images of the same size.
+        frames: number of successive rows that share one tier.
+        most_gain: largest gain, from 1.
+    """
     own, other = (x.unflatten(0, (-1, frames)) for x in (small, painted))
     # FINEST * size, as the copy is so much smaller than the image.
     high, wide = (max(1, min(MOST_CELLS, FINEST * size // CELL)) for size in small.shape[-2:])
@@ -369,23 +330,17 @@ def blur(cells: Float[Tensor, "K C Y X"]) -> Float[Tensor, "K C Y X"]:
     return cells
 
 
-def calm(images: Float[Tensor, "K C H W"], tier: Tier, place: Place | None) -> Float[Tensor, "K C H W"]:
+def calm(images: Float[Tensor, "K C H W"], tier: Tier) -> Float[Tensor, "K C H W"]:
     """Compute the colour tier at full size."""
     height, width = images.shape[-2:]
-    top, left, *whole = (0, 0, height, width) if place is None else _place_of(place)
-    rows = between_cells(top, height, whole[0], tier.shift.shape[-2], images)
-    columns = between_cells(left, width, whole[1], tier.shift.shape[-1], images)
+    rows = between_cells(height, tier.shift.shape[-2], images)
+    columns = between_cells(width, tier.shift.shape[-1], images)
     shift = rows @ tier.shift @ columns.T
     return shift.addcmul_(images, per_row(tier.gain)).clamp_(0, 1)
 
 
-def _place_of(place: Place) -> tuple[int, int, int, int]:
-    """Return top, left, and the size of the whole."""
-    return place.top, place.left, place.height, place.width
-
-
-def between_cells(start: int, count: int, length: int, cells: int, like: Tensor) -> Float[Tensor, "P Q"]:
-    """Make the matrix that interpolates cells of `length` pixels at `count` of them."""
-    at = (torch.arange(start, start + count, device=like.device) + 0.5) * (cells / length) - 0.5
+def between_cells(length: int, cells: int, like: Tensor) -> Float[Tensor, "P Q"]:
+    """Return the matrix that interpolates from `cells` cells to `length` pixels."""
+    at = (torch.arange(length, device=like.device) + 0.5) * (cells / length) - 0.5
     away = (at.clamp(0, cells - 1)[:, None] - torch.arange(cells, device=like.device)).abs()
     return F.relu(1 - away).to(like.dtype)
