@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from specimens import Spy, bank, bank_of, tiny_adain
 from styleaug import ConfigError, FileError, apply_folder
 from styleaug.io.atomic import LEFT_BEHIND
 from styleaug.io.files import open_image
+from styleaug.offline.folder import start_context
 from styleaug.sheets import sample_photos
 
 every_format = pytest.mark.parametrize("kind", WRITERS)
@@ -70,6 +72,25 @@ def test_workers_change_no_pixel(kind, number, tmp_path):
         )
     assert contents(tmp_path / "0") == contents(tmp_path / "2")
     assert (tmp_path / "0" / MANIFEST).read_text() == (tmp_path / "2" / MANIFEST).read_text()
+
+
+@pytest.mark.slow
+def test_workers_beside_other_threads_are_not_forked_from_them(monkeypatch, tmp_path):
+    source, done, network = write_images(tmp_path / "in", 4), Event(), tiny_adain()
+    thread = Thread(target=done.wait)
+    thread.start()
+    try:
+        context = start_context(network)
+        assert context and context.get_start_method() == "forkserver"
+        result = apply_folder(source, tmp_path / "out", bank=bank(), generator=network, workers=1)
+        assert result.written == 4
+        mine = type("Mine", (Spy,), {"__module__": "__main__"})()
+        assert start_context(mine) is None, "a server could not import it"
+    finally:
+        done.set()
+        thread.join()
+    monkeypatch.setattr("styleaug.offline.folder.active_count", lambda: 1)
+    assert start_context(network) is None
 
 
 def test_images_are_batched_with_those_of_their_shape(tmp_path):

@@ -110,7 +110,9 @@ def test_training_and_evaluation_go_on(error, monkeypatch, tmp_path):
 def test_workers_go_on(monkeypatch, tmp_path):
     source = write_images(tmp_path / "in", 4)
     (source / "0/bad.tga").write_bytes(b"\x01")
-    monkeypatch.setattr(folder, "start_context", lambda: get_context("fork"))  # which have the codec below
+    monkeypatch.setattr(
+        folder, "start_context", lambda generator: get_context("fork")
+    )  # which have the codec below
     for when in ("open", "save", "scan"):
         monkeypatch.setitem(files.SUFFIXES, ".tga", codec_that_fails(".tga", UnknownError("boom"), when))
         result = invert(source, tmp_path / when, workers=2)

@@ -11,6 +11,7 @@ from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
+from threading import active_count
 from typing import Any, Literal, Unpack, get_args
 
 import torch
@@ -360,7 +361,12 @@ def in_processes(
     """Process the units in DataLoader's workers; yield results in order."""
     dataset = UnitDataset(units, copier)
     loader = iter(
-        DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=start_context())
+        DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context=start_context(copier.stylizer.home),
+        )
     )
     while True:
         try:
@@ -378,13 +384,14 @@ def in_processes(
         yield result
 
 
-def start_context() -> BaseContext | None:
-    """Choose how workers start: by a server that forks, where the system has one.
+def start_context(generator: AbstractGenerator) -> BaseContext | None:
+    """Choose how workers start: by a server that forks, if this process has other threads; else as usual.
 
-    A fork of this process could hang: of its threads, and of those of libraries such as Ray, only one is in
-    the child, and a lock that another one holds stays locked there.
+    A fork has only one of the threads, and a lock that another thread held stays locked in it. The server
+    imports what it needs, so a generator that is defined in the program itself or in a notebook is forked.
     """
-    if "forkserver" not in get_all_start_methods():
+    defined_here = type(generator).__module__ == "__main__"
+    if active_count() == 1 or defined_here or "forkserver" not in get_all_start_methods():
         return None
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])  # torch is imported once, and not by each worker
