@@ -165,7 +165,7 @@ def test_stopped_at_the_terminal_and_run_again(folders, tmp_path, command):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     _, told = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "keeps the finished runs; go on with: styleaug evaluate robustness" in told
+    assert "keeps the finished runs. Go on with: styleaug evaluate robustness" in told
     assert "Traceback" not in told
     kept = json.loads(out.read_text())["runs"]
     assert 0 < len(kept) < 400
