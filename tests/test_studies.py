@@ -393,13 +393,14 @@ def test_a_fit_that_fails_leaves_no_codes(tree, tmp_path, monkeypatch):
 SLOW = """
 import sys, time
 from pathlib import Path
-from styleaug.training import style_images, unfinished
+from styleaug.fitting import unfinished
+from styleaug.io import pixels
 from styleaug.cli.main import main
-unfinished.SECONDS, unfinished.WRITING, original = 0.0, 0, style_images.open_image
+unfinished._SECONDS, unfinished.WRITING, original = 0.0, 0, pixels.open_image
 def slowly(path, **options):
     time.sleep(0.2)
     return original(path, **options)
-style_images.open_image = slowly
+pixels.open_image = slowly
 sys.argv = ["styleaug", *sys.argv[1:]]
 main()
 """
