@@ -109,7 +109,7 @@ class StillClip:
     pause: Fraction | None = None
 
     def tracks(self) -> list[Any]:
-        """Give none."""
+        """Return no sound tracks."""
         return []
 
     def transparent(self) -> bool:
