@@ -71,7 +71,7 @@ class StyleColumn:
 
     def __getstate__(self) -> dict[str, Any]:
         # datasets recognises a function by its pickle, and a name or path says nothing of the weights.
-        return {**vars(self), "weights": self.stylizer.home.fingerprint}
+        return {**vars(self), "weights": self.stylizer.fingerprint}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update({key: value for key, value in state.items() if key != "weights"})

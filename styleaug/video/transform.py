@@ -23,7 +23,8 @@ from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError
 from styleaug.generators.ambient import as_usual
 from styleaug.images import check_range, from_float, to_float
-from styleaug.transforms.augment import WITHIN_BATCH, StyleAugment, is_image_tensor
+from styleaug.transforms.augment import WITHIN_BATCH, StyleAugment
+from styleaug.transforms.base import is_image_tensor
 from styleaug.transforms.host import with_options
 from styleaug.transforms.options import CommonOptions, P, Precision
 from styleaug.transforms.params import StyleParams
