@@ -250,7 +250,7 @@ def test_wrong_arguments_say_what_is_wrong(folders, options, said):
         evaluate_robustness(folders / "photo", tests, recipe=RECIPE, **options)
 
 
-def test_mixstyle_acts_in_training_and_leaves_no_hook(folders, monkeypatch):
+def test_hooks_act_in_training_and_are_removed(folders, monkeypatch):
     hooks = []
     count = lambda net: sum(len(block._forward_hooks) for block in net.early)  # noqa: E731
     monkeypatch.setattr(robustness, "fit", lambda net, *rest, **options: hooks.append(count(net)))
@@ -258,8 +258,8 @@ def test_mixstyle_acts_in_training_and_leaves_no_hook(folders, monkeypatch):
     monkeypatch.setattr(
         robustness, "answers", lambda net, *rest, **options: hooks.append(count(net)) or score(net, *rest)
     )
-    evaluate_robustness(folders / "photo", arms=["mixstyle", "none"], recipe=RECIPE, seeds=1)
-    assert hooks == [2, 0, 0, 0]
+    evaluate_robustness(folders / "photo", arms=["mixstyle", "dsu", "none"], recipe=RECIPE, seeds=1)
+    assert hooks == [2, 0, 2, 0, 0, 0]
 
 
 def test_mixstyle_needs_a_place(folders, monkeypatch):
@@ -271,7 +271,7 @@ def test_mixstyle_needs_a_place(folders, monkeypatch):
         return net
 
     monkeypatch.setattr(robustness, "make_classifier", unlike)
-    with pytest.raises(ConfigError, match="where to mix features of small is not known"):
+    with pytest.raises(ConfigError, match="small has no known place for its changes of features"):
         evaluated(folders, "mixstyle", seeds=1)
 
 

@@ -19,8 +19,9 @@ __all__ = ["evaluate", "robustness"]
 
 _INPUT = click.Path(path_type=Path)
 _STEPS = """\b
-Steps of an arm: none, jitter, grey, blur, trivialaugment, randaugment, augmix, channel-swap, mixstyle,
-  style:BANK_OR_GENERATOR[,p=.5][,strength=.5..1][,sampler=mix], fda:DIR, histogram-matching:DIR.
+Steps of an arm: none, jitter, grey, blur, trivialaugment, randaugment, augmix, prime, erasing,
+  channel-swap, mixstyle, dsu, style:BANK_OR_GENERATOR[,p=.5][,strength=.5..1][,sampler=mix],
+  fda:DIR, histogram-matching:DIR.
 
 \b
 Example:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
@@ -28,13 +28,13 @@ from styleaug.errors import BankError, ConfigError, FileError, StyleAugError, mi
 from styleaug.generators.colorspace import hsv_to_rgb, rgb_to_hsv
 from styleaug.images import from_float, luminance, to_float
 from styleaug.io.files import SUFFIXES, files_below, image_files
+from styleaug.robustness.baselines import DSU, FeatureHook, MixStyle, erase, prime
 from styleaug.training.data import read_image
 from styleaug.weights import bank_names, generator_names
 
 __all__ = [
     "STEPS",
     "Arm",
-    "MixStyle",
     "References",
     "color_jitter",
     "grey",
@@ -226,37 +226,6 @@ class References:
         return found
 
 
-class MixStyle:
-    """Mix the channel statistics of features between images in training (Zhou et al. 2021).
-
-    It is a forward hook: register it on early blocks.
-
-    Args:
-        p: probability in [0, 1] that a batch is mixed.
-        alpha: parameter of the Beta distribution of the shares.
-        seed: seed of its own generator.
-    """
-
-    def __init__(self, *, p: float, alpha: float, seed: int):
-        self.p, self.alpha = p, alpha
-        self.rng = np.random.default_rng(seed)
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
-        """Mix the features `(B, C, H, W)` that a block returns."""
-        if not module.training or self.rng.random() >= self.p:
-            return None
-        count = len(output)
-        other = torch.from_numpy(self.rng.permutation(count)).to(output.device)
-        drawn = self.rng.beta(self.alpha, self.alpha, count).astype(np.float32)
-        share = torch.from_numpy(drawn).to(output.device).view(-1, 1, 1, 1)
-        features = output.float()
-        mean = features.mean(dim=(2, 3), keepdim=True).detach()
-        deviation = (features.var(dim=(2, 3), keepdim=True) + 1e-6).sqrt().detach()
-        normed = (features - mean) / deviation
-        mixed = normed * torch.lerp(deviation[other], deviation, share) + torch.lerp(mean[other], mean, share)
-        return mixed.to(output.dtype)
-
-
 def torchvision_policy(name: str) -> _Step:
     """Return one of torchvision's policies as a step."""
     kinds = {"trivialaugment": v2.TrivialAugmentWide, "randaugment": v2.RandAugment, "augmix": v2.AugMix}
@@ -351,9 +320,14 @@ def make_references(target: str, *, seed: int, kind: str, name: str, **options: 
     return References(kind, folders, p=options.get("p", 0.5), span=options.get(name, usual), seed=seed)
 
 
-def make_mixer(target: str, *, seed: int, p: float = 0.5, alpha: float = 0.1) -> MixStyle:
+def make_mixstyle(target: str, *, seed: int, p: float = 0.5, alpha: float = 0.1) -> MixStyle:
     """Return the hook that mixes features."""
     return MixStyle(p=p, alpha=alpha, seed=seed)
+
+
+def make_dsu(target: str, *, seed: int, p: float = 0.5) -> DSU:
+    """Return the hook that adds noise to the statistics of features."""
+    return DSU(p=p, seed=seed)
 
 
 def plain(step: Callable[..., Tensor]) -> Callable[..., _Step]:
@@ -376,7 +350,10 @@ STEPS: dict[str, _Kind] = {
     "randaugment": _Kind(policy("randaugment")),
     "augmix": _Kind(policy("augmix")),
     "channel-swap": _Kind(make_swap, {"p": _share, "strength": span}),
-    "mixstyle": _Kind(make_mixer, {"p": _share, "alpha": float}),
+    "erasing": _Kind(plain(erase), {"p": _share}),
+    "prime": _Kind(plain(prime)),
+    "mixstyle": _Kind(make_mixstyle, {"p": _share, "alpha": float}),
+    "dsu": _Kind(make_dsu, {"p": _share}),
     "fda": _Kind(
         partial(make_references, kind="fda", name="beta"), {"p": _share, "beta": span}, "DIR[,DIR...]"
     ),
@@ -388,6 +365,8 @@ STEPS: dict[str, _Kind] = {
     "style": _Kind(make_style, STYLE_OPTIONS, "BANK or GENERATOR"),
 }
 """Kinds of steps by name."""
+IN_CLASSIFIER = ("mixstyle", "dsu")
+"""Steps that act on features."""
 _BORDER = re.compile(rf"([+/])(?=(?:{'|'.join(STEPS)})(?:[:,+/]|$))")
 """Separator of steps: a `+` or `/` before the name of a step. Others are part of a path."""
 
@@ -446,9 +425,10 @@ def parse_arm(text: str) -> ArmSpec:
             steps.append([])
         steps[-1].append(parse_step(written, text))
     for step in steps:
-        if len(step) > 1 and any(part.kind == "mixstyle" for part in step):
+        inside = [part.kind for part in step if part.kind in IN_CLASSIFIER]
+        if len(step) > 1 and inside:
             raise ConfigError(
-                f"arm {text!r}: mixstyle acts inside the classifier, so it is no alternative to "
+                f"arm {text!r}: {inside[0]} acts inside the classifier, so it is no alternative to "
                 "other steps; join it by +."
             )
     return ArmSpec(name, spec, tuple(map(tuple, steps)))
@@ -519,15 +499,15 @@ class Arm:
 
     def __init__(self, text: str | ArmSpec, *, seed: int = 0):
         self.spec = text if isinstance(text, ArmSpec) else parse_arm(text)
-        self.mixers: list[MixStyle] = []
+        self.hooks: list[FeatureHook] = []
         self.steps: list[list[_Step | None]] = []
         for number, parts in enumerate(self.spec.steps):
             try:
                 made = [part.make(seed + 1000 * number + index) for index, part in enumerate(parts)]
             except StyleAugError as error:
                 raise type(error)(f"arm {self.spec.name!r}: {error}") from None
-            self.mixers += [step for step in made if isinstance(step, MixStyle)]
-            self.steps.append([None if isinstance(step, MixStyle) else step for step in made])
+            self.hooks += [step for step in made if isinstance(step, FeatureHook)]
+            self.steps.append([None if isinstance(step, FeatureHook) else step for step in made])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.state = torch.get_rng_state()

@@ -195,7 +195,7 @@ def run_one(job: Job) -> Record:
         images, labels = store.images(TRAIN), store.labels(TRAIN)
         started, worked = time.perf_counter(), time.process_time()
         train_images = images[train]
-        with _mixed(net, arm):
+        with _hooked(net, arm):
             fit(net, train_images, labels[train], arm, protocol.recipe, seed=job.seed, device=protocol.device)
         if protocol.device != "cpu":
             torch.accelerator.synchronize()
@@ -241,8 +241,10 @@ def made(job: Job) -> tuple[Arm, Classifier, torch.Tensor, torch.Tensor]:
         unfold_batch_norm(net, store.images(TRAIN)[train[:: -(-len(train) // CALIBRATED_ON)]].float() / 255)
     net.to(protocol.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     arm = Arm(job.arm, seed=job.seed)
-    if arm.mixers and not net.early:
-        raise ConfigError(f"arm {arm.name!r}: where to mix features of {protocol.classifier} is not known.")
+    if arm.hooks and not net.early:
+        raise ConfigError(
+            f"arm {arm.name!r}: {protocol.classifier} has no known place for its changes of features."
+        )
     return arm, net, train, test
 
 
@@ -259,9 +261,9 @@ def settled(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def _mixed(net: Classifier, arm: Arm) -> Iterator[None]:
-    """Mix features after the early blocks, if the arm has mixstyle."""
-    handles = [block.register_forward_hook(mixer) for mixer in arm.mixers for block in net.early]
+def _hooked(net: Classifier, arm: Arm) -> Iterator[None]:
+    """Change features after the early blocks, if the arm has mixstyle or dsu."""
+    handles = [block.register_forward_hook(hook) for hook in arm.hooks for block in net.early]
     try:
         yield
     finally:
@@ -331,7 +333,7 @@ def time_run(job: Job) -> tuple[float, float]:
         clock = []
         for steps in (WARM_STEPS, TIMED_STEPS):
             started = time.perf_counter()
-            with _mixed(net, arm):
+            with _hooked(net, arm):
                 fit(net, images, labels, arm, protocol.recipe, seed=0, device=protocol.device, steps=steps)
             clock.append(time.perf_counter() - started)
         started = time.perf_counter()
