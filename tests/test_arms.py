@@ -81,6 +81,32 @@ def test_each_row_goes_to_one_alternative():
     assert 150 < int(styled.sum()) < 250
 
 
+def test_alternatives_without_weights_are_drawn_as_ever():
+    images = torch.full((50, 3, 4, 4), 0.5)
+    images[:, 0] = 0.8
+    torch.manual_seed(6)
+    owner = torch.randint(3, (50,))
+    for spec in ("none/grey,p=1/none", "none,weight=.5/grey,p=1,weight=.5/none,weight=.5"):
+        changed = (Arm(spec, seed=6)(images) != images).flatten(1).any(1)
+        assert torch.equal(changed, owner == 1), spec
+
+
+@pytest.mark.parametrize(
+    "spec, share",
+    [
+        ("grey,p=1,weight=3/none", 0.75),
+        ("grey,weight=3,p=1/none,weight=.5/none,weight=.5", 0.75),
+        ("grey,p=1/none,weight=9", 0.1),
+        ("grey,p=1,weight=1e308/none,weight=1e-320/grey,p=1,weight=1e308", 1.0),
+    ],
+)
+def test_alternatives_have_weights(spec, share):
+    images = torch.full((2000, 3, 2, 2), 0.5)
+    images[:, 0] = 0.8
+    changed = (Arm(spec)(images) != images).flatten(1).any(1)
+    assert changed.float().mean() == pytest.approx(share, abs=0.04)
+
+
 def test_alternatives_style_the_same_share(bank_file):
     images = photos(1, 8, 8).expand(600, -1, -1, -1)
     arm = Arm(f"style:{bank_file},p=.5,strength=1/style:{bank_file},p=.5,strength=1")
@@ -110,6 +136,9 @@ def test_options_and_folders_are_read():
     assert (part.target, part.options) == ("one,two", {"p": 0.25, "beta": (0.0, 0.2)})
     ((part,),) = parse_arm("style:art,strength=1,sampler=mix,keep_luminance=yes").steps
     assert part.options == {"strength": (1.0, 1.0), "sampler": "mix", "keep_luminance": True}
+    ((part, other),) = parse_arm("style:a/b,weight=3,p=.5/fda:x,weight=2").steps
+    assert (part.target, part.options, part.weight) == ("a/b", {"p": 0.5}, 3.0)
+    assert (other.target, other.options, other.weight) == ("x", {}, 2.0)
 
 
 def test_a_folder_called_like_a_step_is_a_folder(references, monkeypatch):
@@ -128,7 +157,13 @@ def test_a_folder_called_like_a_step_is_a_folder(references, monkeypatch):
         ("style", "expected style:BANK or GENERATOR"),
         ("style:", "expected style:BANK or GENERATOR"),
         ("style:art,q=1", "style has no option 'q'; it has p, strength"),
-        ("none,p=1", "none has no option 'p'; it has none"),
+        ("none,p=1", "none has no option 'p'; it has weight"),
+        ("grey,weight=0/none", "weight='0' of grey must be a number above 0"),
+        ("grey,weight=-1/none", "must be a number above 0"),
+        ("grey,weight=inf/none", "must be a number above 0"),
+        ("grey,weight=nan/none", "must be a number above 0"),
+        ("grey,weight=much/none", "must be a number"),
+        ("jitter+grey,weight=2", "weight is for alternatives; join grey to others by /"),
         ("style:art,p=2", "p='2' of style must be a number from 0 to 1"),
         ("style:art,p=nan", "must be a number from 0 to 1"),
         ("style:art,p=much", "must be a number"),

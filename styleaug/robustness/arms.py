@@ -1,15 +1,18 @@
 """Arms of a comparison: changes of colour and texture of training images, written as one line.
 
-`+` joins steps that are done one after the other. `/` joins alternatives: each image gets one of them.
+`+` joins steps that are done one after the other. `/` joins alternatives: each image gets one of them, with
+equal chance, or in proportion to the option `weight` of every step (1 where it is not written).
 
         none                                  no change
     jitter+grey                           colour jitter, then some grey images
     style:art,p=.5,strength=.5..1         styles of a bank, a generator, a file or a run folder
     style:a.safetensors/style:b.safetensors+trivialaugment
+    style:art,weight=3/style:randconv     three images in four get styles of art
     competitor=fda:photos,sketches        references from two folders; called "competitor"
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -243,6 +246,14 @@ def _share(text: str) -> float:
     return value
 
 
+def _weight(text: str) -> float:
+    """Parse a positive, finite number."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError("a number above 0")
+    return value
+
+
 def span(text: str) -> tuple[float, float]:
     """Parse `LOW..HIGH`, or one number for both."""
     low, _, high = text.partition("..")
@@ -373,11 +384,13 @@ _BORDER = re.compile(rf"([+/])(?=(?:{'|'.join(STEPS)})(?:[:,+/]|$))")
 
 @dataclass(frozen=True)
 class _Part:
-    """One parsed step: its kind, the text after the colon, its options."""
+    """One parsed step: its kind, the text after the colon, its options, its weight among alternatives."""
 
     kind: str
     target: str
     options: dict[str, Any]
+    weight: float = 1.0
+    """Its chance among alternatives is its weight divided by the sum of their weights."""
 
     def make(self, seed: int) -> Any:
         """Return the step; None changes nothing."""
@@ -425,6 +438,10 @@ def parse_arm(text: str) -> ArmSpec:
             steps.append([])
         steps[-1].append(parse_step(written, text))
     for step in steps:
+        if len(step) == 1 and step[0].weight != 1:
+            raise ConfigError(
+                f"arm {text!r}: weight is for alternatives; join {step[0].kind} to others by /."
+            )
         inside = [part.kind for part in step if part.kind in IN_CLASSIFIER]
         if len(step) > 1 and inside:
             raise ConfigError(
@@ -461,17 +478,18 @@ def parse_step(written: str, arm: str) -> _Part:
         wanted = f"{kind}:{known.target}" if known.target else f"{kind} alone"
         raise ConfigError(f"arm {arm!r}: expected {wanted}, got {written!r}.")
     options: dict[str, Any] = {}
+    parsers = known.options | {"weight": _weight}
     for option in rest:
         key, _, value = option.partition("=")
-        if key not in known.options:
-            allowed = f"it has {', '.join(known.options)}" if known.options else "it has none"
-            raise ConfigError(f"arm {arm!r}: {kind} has no option {key!r}; {allowed}.")
+        if key not in parsers:
+            raise ConfigError(f"arm {arm!r}: {kind} has no option {key!r}; it has {', '.join(parsers)}.")
         try:
-            options[key] = known.options[key](value)
+            options[key] = parsers[key](value)
         except ValueError as error:
             wanted = str(error) if " " in str(error) and ":" not in str(error) else "a number"
             raise ConfigError(f"arm {arm!r}: {key}={value!r} of {kind} must be {wanted}.") from None
-    return _Part(kind, target, options)
+    share = options.pop("weight", 1.0)
+    return _Part(kind, target, options, share)
 
 
 class Arm:
@@ -521,17 +539,23 @@ class Arm:
         """Change a batch."""
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.state)
-            for alternatives in self.steps:
-                images = _one_of(alternatives, images)
+            for made, parts in zip(self.steps, self.spec.steps, strict=True):
+                images = _one_of(made, [part.weight for part in parts], images)
             self.state = torch.get_rng_state()
         return images
 
 
-def _one_of(alternatives: list[_Step | None], images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Apply to each image one of the steps, with equal probability; None keeps the image."""
+def _one_of(
+    alternatives: list[_Step | None], weights: list[float], images: Float[Tensor, "B 3 H W"]
+) -> Float[Tensor, "B 3 H W"]:
+    """Apply one of the steps to each image, drawn in proportion to the weights; None keeps the image."""
     if len(alternatives) == 1:
         return images if alternatives[0] is None else alternatives[0](images)
-    owner = torch.randint(len(alternatives), (len(images),))
+    if len(set(weights)) == 1:
+        owner = torch.randint(len(alternatives), (len(images),))
+    else:
+        chances = torch.tensor(weights, dtype=torch.float64) / max(weights)
+        owner = torch.multinomial(chances, len(images), replacement=True)
     for index, step in enumerate(alternatives):
         rows = (owner == index).nonzero()[:, 0].to(images.device)
         if step is not None and len(rows):
