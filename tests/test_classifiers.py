@@ -12,7 +12,7 @@ from torchvision.models import squeezenet1_1
 from styleaug.errors import ConfigError, WeightsError
 from styleaug.robustness.class_folders import read_class_folders
 from styleaug.robustness.classifiers import (
-    Classifier,
+    Network,
     Normalise,
     default_recipe,
     make_classifier,
@@ -111,7 +111,7 @@ def test_unfolded_batch_norm_trains_as_it_tests():
     )  # fmt: skip
     for norm in (body[1], body[4]):
         nn.init.normal_(norm.bias)  # means and deviations are in the convolutions
-    net = Classifier(Normalise((0.0, 0.0, 0.0), 1.0), body, [], folded=True)
+    net = Network(Normalise((0.0, 0.0, 0.0), 1.0), body, [], folded=True)
     images = torch.rand(64, 3, 16, 16)
     before = net.eval()(images)
     assert (net.train()(images) - before).abs().max() > 0.3

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from styleaug.errors import ConfigError, FileError
+from styleaug.robustness import classification
 from styleaug.robustness import evaluate as robustness
 from styleaug.robustness.class_folders import class_names, read_class_folders, split_home
 from styleaug.robustness.classifier_training import Recipe
@@ -72,10 +73,10 @@ def test_arms_are_compared_pairwise(folders):
 def test_what_the_arms_of_a_seed_share(folders, monkeypatch):
     met = []
 
-    def remember(net, images, labels, augment, recipe, *, seed, device):
+    def remember(net, images, labels, augment, recipe, *, seed, device, steps):
         met.append((seed, net.body[0].weight.sum().item(), images.sum().item(), tuple(labels.tolist())))
 
-    monkeypatch.setattr(robustness, "fit", remember)
+    monkeypatch.setattr(classification, "fit", remember)
     torch.manual_seed(9)
     expected = torch.rand(2)
     torch.manual_seed(9)
@@ -253,24 +254,24 @@ def test_wrong_arguments_say_what_is_wrong(folders, options, said):
 def test_hooks_act_in_training_and_are_removed(folders, monkeypatch):
     hooks = []
     count = lambda net: sum(len(block._forward_hooks) for block in net.early)  # noqa: E731
-    monkeypatch.setattr(robustness, "fit", lambda net, *rest, **options: hooks.append(count(net)))
-    score = robustness.answers
+    monkeypatch.setattr(classification, "fit", lambda net, *rest, **options: hooks.append(count(net)))
+    score = classification.answers
     monkeypatch.setattr(
-        robustness, "answers", lambda net, *rest, **options: hooks.append(count(net)) or score(net, *rest)
+        classification, "answers", lambda net, *rest, **options: hooks.append(count(net)) or score(net, *rest)
     )
     evaluate_robustness(folders / "photo", arms=["mixstyle", "dsu", "none"], recipe=RECIPE, seeds=1)
     assert hooks == [2, 0, 2, 0, 0, 0]
 
 
 def test_mixstyle_needs_a_place(folders, monkeypatch):
-    make = robustness.make_classifier
+    make = classification.make_classifier
 
     def unlike(*args, **options):
         net = make(*args, **options)
         net.early = ()
         return net
 
-    monkeypatch.setattr(robustness, "make_classifier", unlike)
+    monkeypatch.setattr(classification, "make_classifier", unlike)
     with pytest.raises(ConfigError, match="small has no known place for its changes of features"):
         evaluated(folders, "mixstyle", seeds=1)
 

@@ -17,7 +17,7 @@ from styleaug.robustness.class_folders import split_home
 from styleaug.robustness.classifier_training import Recipe, answers, fit, recall_mean
 from styleaug.robustness.classifiers import (
     SQUEEZENET,
-    Classifier,
+    Network,
     Normalise,
     default_recipe,
     downloaded,
@@ -165,11 +165,11 @@ def imagenet_classifier(name: str, weights: Path | None, device: torch.device) -
         body = models.squeezenet1_1()
         load(body, weights / SQUEEZENET)
         caffe = Normalise((123 / 255, 117 / 255, 104 / 255), 255.0)  # the input that these weights expect
-        net: nn.Module = Classifier(caffe, body, [])
+        net: nn.Module = Network(caffe, body, [])
     else:
         body, wanted = downloaded(lambda: models.get_model(full, weights=best), full), best.transforms()
         normalise = Normalise(tuple(wanted.mean), tuple(1 / value for value in wanted.std))
-        net = AtSide(Classifier(normalise, body, []), wanted.crop_size[0])
+        net = AtSide(Network(normalise, body, []), wanted.crop_size[0])
     return net.eval().requires_grad_(False).to(device), list(best.meta["categories"])
 
 

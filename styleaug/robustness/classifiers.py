@@ -16,7 +16,7 @@ from styleaug.errors import ConfigError, WeightsError, missing_extra
 from styleaug.perceptual import read_weights
 from styleaug.robustness.classifier_training import Recipe
 
-__all__ = ["Classifier", "Normalise", "default_recipe", "make_classifier", "unfold_batch_norm"]
+__all__ = ["Network", "Normalise", "default_recipe", "make_classifier", "unfold_batch_norm"]
 
 SQUEEZENET = "squeezenet1_1_imagenet.safetensors"
 MOBILENET = "mobilenetv2_100_imagenet_8bit.safetensors"
@@ -55,7 +55,7 @@ class Normalise(nn.Module):
         return (images - self.mean) * self.scale
 
 
-class Classifier(nn.Module):
+class Network(nn.Module):
     """A network that takes images in [0, 1].
 
     Args:
@@ -70,14 +70,14 @@ class Classifier(nn.Module):
         self.normalise, self.body, self.folded = normalise, body, folded
         self.early = tuple(early)  # a tuple, so that nn.Module does not register them twice
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
-        """Compute the logits."""
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K ..."]:
+        """Compute the logits of each image, or of each pixel."""
         return self.body(self.normalise(images))
 
 
 def make_classifier(
     name: str, classes: int, *, weights: str | Path | None = None, pretrained: bool = True
-) -> Classifier:
+) -> Network:
     """Build a classifier; random weights are drawn from torch's global generator.
 
     Args:
@@ -107,7 +107,7 @@ def make_classifier(
     return make_torchvision(name, classes, pretrained=pretrained)
 
 
-def make_small(classes: int) -> Classifier:
+def make_small(classes: int) -> Network:
     """Build four blocks of convolution, batch norm, ReLU and pooling: 0.24 M parameters."""
     layers: list[nn.Module] = []
     widths = (3, 32, 64, 128, 128)
@@ -115,7 +115,7 @@ def make_small(classes: int) -> Classifier:
         layers += [nn.Conv2d(ins, outs, 3, padding=1, bias=False), nn.BatchNorm2d(outs)]
         layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes)]
-    return Classifier(Normalise((0.5, 0.5, 0.5), 4.0), nn.Sequential(*layers, *head), [layers[3], layers[7]])
+    return Network(Normalise((0.5, 0.5, 0.5), 4.0), nn.Sequential(*layers, *head), [layers[3], layers[7]])
 
 
 class WideBlock(nn.Module):
@@ -135,7 +135,7 @@ class WideBlock(nn.Module):
         return found + (self.shortcut(ready) if self.shortcut else x)
 
 
-def make_wide(depth: int, width: int, classes: int) -> Classifier:
+def make_wide(depth: int, width: int, classes: int) -> Network:
     """Build a wide residual network without dropout (Zagoruyko & Komodakis 2016)."""
     if depth < 10 or (depth - 4) % 6 or width < 1:
         raise ConfigError(f"wrn-{depth}-{width}: the depth must be 10, 16, 22, ... and the width above 0.")
@@ -154,10 +154,10 @@ def make_wide(depth: int, width: int, classes: int) -> Classifier:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
-    return Classifier(Normalise((0.5, 0.5, 0.5), 4.0), body, groups[:2])
+    return Network(Normalise((0.5, 0.5, 0.5), 4.0), body, groups[:2])
 
 
-def make_squeezenet(classes: int, folder: Path | None, *, pretrained: bool) -> Classifier:
+def make_squeezenet(classes: int, folder: Path | None, *, pretrained: bool) -> Network:
     """Build SqueezeNet 1.1 with a new head, without the final ReLU, which can zero a logit."""
     from torchvision.models import squeezenet1_1
 
@@ -173,10 +173,10 @@ def make_squeezenet(classes: int, folder: Path | None, *, pretrained: bool) -> C
     # Caffe's input range if the folder's weights expect it, otherwise torchvision's.
     caffe = Normalise((123 / 255, 117 / 255, 104 / 255), 255.0)
     normalise = caffe if folder and pretrained else imagenet()
-    return Classifier(normalise, body, [net.features[2], net.features[5]])
+    return Network(normalise, body, [net.features[2], net.features[5]])
 
 
-def make_mobilenet(classes: int, folder: Path | None, *, pretrained: bool) -> Classifier:
+def make_mobilenet(classes: int, folder: Path | None, *, pretrained: bool) -> Network:
     """Build MobileNetV2 with a new head: timm's with weights of `folder`, otherwise torchvision's."""
     if not (folder and pretrained):
         return make_torchvision("mobilenet_v2", classes, pretrained=pretrained)
@@ -184,10 +184,10 @@ def make_mobilenet(classes: int, folder: Path | None, *, pretrained: bool) -> Cl
     net = timm.create_model("mobilenetv2_100", num_classes=1001, pad_type="same")
     load(net, folder / MOBILENET)
     net.reset_classifier(classes)
-    return Classifier(Normalise((0.5, 0.5, 0.5), 2.0), net, [net.blocks[0], net.blocks[1]], folded=True)
+    return Network(Normalise((0.5, 0.5, 0.5), 2.0), net, [net.blocks[0], net.blocks[1]], folded=True)
 
 
-def make_timm(name: str, classes: int, *, pretrained: bool) -> Classifier:
+def make_timm(name: str, classes: int, *, pretrained: bool) -> Network:
     """Build one of timm's networks."""
     timm = import_timm(f"timm:{name}")
     if not timm.is_model(name):
@@ -196,10 +196,10 @@ def make_timm(name: str, classes: int, *, pretrained: bool) -> Classifier:
     made = partial(timm.create_model, name, pretrained=pretrained, num_classes=classes)
     net = downloaded(made, f"timm:{name}")
     mean, std = net.pretrained_cfg.get("mean", IMAGENET[0]), net.pretrained_cfg.get("std", IMAGENET[1])
-    return Classifier(Normalise(tuple(mean), tuple(1 / value for value in std)), net, early_blocks(net))
+    return Network(Normalise(tuple(mean), tuple(1 / value for value in std)), net, early_blocks(net))
 
 
-def make_torchvision(name: str, classes: int, *, pretrained: bool) -> Classifier:
+def make_torchvision(name: str, classes: int, *, pretrained: bool) -> Network:
     """Build one of torchvision's classifiers, with a new last layer."""
     from torchvision import models
 
@@ -207,7 +207,7 @@ def make_torchvision(name: str, classes: int, *, pretrained: bool) -> Classifier
         raise ConfigError(f"unknown classifier {name!r}; choose {_KNOWN}.")
     net: Any = downloaded(lambda: models.get_model(name, weights="DEFAULT" if pretrained else None), name)
     replace_head(net, name, classes)
-    return Classifier(imagenet(), net, early_blocks(net))
+    return Network(imagenet(), net, early_blocks(net))
 
 
 def imagenet() -> Normalise:
@@ -266,7 +266,7 @@ def downloaded(make: Callable[[], Any], name: str) -> Any:
 
 
 @torch.inference_mode()
-def unfold_batch_norm(net: Classifier, images: Float[Tensor, "B 3 H W"]) -> None:
+def unfold_batch_norm(net: Network, images: Float[Tensor, "B 3 H W"]) -> None:
     """Set the statistics of folded batch norms to those of `images`, so that they can be trained.
 
     If means and deviations were folded into the convolutions, a batch norm in training mode would

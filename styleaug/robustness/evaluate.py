@@ -13,20 +13,19 @@ import torch
 
 from styleaug.errors import ConfigError, FileError
 from styleaug.robustness.arms import Arm, ArmSpec
-from styleaug.robustness.classifier_training import answers, fit, recall_mean
-from styleaug.robustness.classifiers import Classifier, make_classifier, unfold_batch_norm
+from styleaug.robustness.classification import Classification
+from styleaug.robustness.classifiers import Network
 from styleaug.robustness.corruptions import corrupt
 from styleaug.robustness.protocol import HOME, TRAIN, Protocol, Store, mapped
 from styleaug.robustness.report import Plan, Robustness
 from styleaug.robustness.runs import Key, Record, RunFile, Workers
+from styleaug.robustness.tasks import Task
 
 __all__ = ["evaluate_robustness", "plan_robustness"]
 
 _Report = Callable[[str, int, int], None]
 """Function called with the current task, the number of finished parts and of all parts."""
 CORRUPTED_AT_ONCE = 256
-CALIBRATED_ON = 128
-"""Number of training images from which statistics of folded batch norms are computed."""
 TIMED_STEPS, WARM_STEPS = 4, 2
 TIMED_IMAGES = 8
 
@@ -40,6 +39,7 @@ def evaluate_robustness(
     tests: Mapping[str, str | Path] | Sequence[str | Path] = (),
     *,
     arms: Sequence[str],
+    task: Task | str = "classification",
     out: str | Path | None = None,
     redo: bool = False,
     strict: bool = False,
@@ -57,6 +57,7 @@ def evaluate_robustness(
         train: folder with a subfolder for each class; a part is held out as the home test.
         tests: folders of other domains, with or without names; the one called `"home"` is the home test.
         arms: lines as in `styleaug.robustness.arms`.
+        task: name of the task, or a `Task`.
         out: result file, written after every run; finished runs are not repeated. None writes no file.
         redo: repeat the runs of these arms and seeds.
         strict: raise an error for the first file that cannot be read; False leaves such files out.
@@ -73,10 +74,10 @@ def evaluate_robustness(
         >>> evaluate_robustness("photos", {"sketch": "sketches"},
         ...     arms=["none", "style:art"], out="result.json")  # doctest: +SKIP
     """
-    protocol = Protocol.of(train, tests, arms=arms, **options)
-    with prepared(protocol, report, strict) as store:
-        runs = RunFile(None if out is None else Path(out), protocol.settings(store))
-        jobs = plan_jobs(protocol, store)
+    task, protocol = task_and_protocol(task, train, tests, arms=arms, **options)
+    with prepared(task, protocol, report, strict) as store:
+        runs = RunFile(None if out is None else Path(out), task.settings(protocol.settings(store)))
+        jobs = plan_jobs(task, protocol, store)
         planned = {job.key: job.spec for job in jobs}
         if redo:
             runs.drop(planned)
@@ -113,6 +114,7 @@ def plan_robustness(
     tests: Mapping[str, str | Path] | Sequence[str | Path] = (),
     *,
     arms: Sequence[str],
+    task: Task | str = "classification",
     out: str | Path | None = None,
     redo: bool = False,
     strict: bool = False,
@@ -125,6 +127,7 @@ def plan_robustness(
         train: folder with a subfolder for each class.
         tests: folders of other domains.
         arms: lines as in `styleaug.robustness.arms`.
+        task: name of the task, or a `Task`.
         out: result file; it is read, not written.
         redo: plan the finished runs of these arms and seeds again.
         strict: raise an error for the first file that cannot be read.
@@ -134,10 +137,10 @@ def plan_robustness(
     Raises:
         StyleAugError: every error that `evaluate_robustness` raises for these arguments.
     """
-    protocol = Protocol.of(train, tests, arms=arms, **options)
-    with prepared(protocol, report, strict) as store:
-        runs = RunFile(None if out is None else Path(out), protocol.settings(store))
-        jobs = plan_jobs(protocol, store)
+    task, protocol = task_and_protocol(task, train, tests, arms=arms, **options)
+    with prepared(task, protocol, report, strict) as store:
+        runs = RunFile(None if out is None else Path(out), task.settings(protocol.settings(store)))
+        jobs = plan_jobs(task, protocol, store)
         if not redo:
             runs.check({job.key: job.spec for job in jobs})
         done = {} if redo else runs.finished()
@@ -152,13 +155,45 @@ def plan_robustness(
         return Plan.of(protocol, store, jobs, missing, seconds, per_corruption)
 
 
+def task_and_protocol(
+    task: Task | str,
+    train: str | Path,
+    tests: Mapping[str, str | Path] | Sequence[str | Path],
+    **options: Any,
+) -> tuple[Task, Protocol]:
+    """Return task and protocol; without a recipe in `options` it is the task's usual one."""
+    task = read_task(task)
+    recipe = options.pop("recipe", None) or task.usual_recipe(
+        options.get("classifier", "small"), pretrained=options.get("pretrained", True)
+    )
+    protocol = Protocol.of(train, tests, recipe=recipe, **options)
+    task.check(protocol)
+    return task, protocol
+
+
+def read_task(task: Task | str) -> Task:
+    """Return the task of a name, or the task itself.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    found = TASKS.get(task) if isinstance(task, str) else task
+    if not isinstance(found, Task):
+        raise ConfigError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
+    return found
+
+
+TASKS: dict[str, Task] = {"classification": Classification()}
+"""Tasks by name, with their usual settings."""
+
+
 @contextmanager
-def prepared(protocol: Protocol, report: _Report, strict: bool) -> Iterator[Store]:
+def prepared(task: Task, protocol: Protocol, report: _Report, strict: bool) -> Iterator[Store]:
     """Read all images into a temporary folder, and make each arm once, to find errors early."""
     for spec in protocol.arms:
         Arm(spec)
     with tempfile.TemporaryDirectory(prefix="styleaug-", ignore_cleanup_errors=True) as folder:
-        store = Store.fill(Path(folder), protocol, report=report)
+        store = Store.fill(Path(folder), protocol, task.read, report=report)
         if strict and store.failed:
             raise FileError(f"{len(store.failed)} files cannot be read; the first: {store.failed[0][1]}")
         yield store
@@ -172,6 +207,7 @@ class Job:
     spec: str
     """The line of the arm, and a hash of the files that it reads."""
     seed: int
+    task: Task
     protocol: Protocol
     store: Store
 
@@ -181,43 +217,45 @@ class Job:
         return self.arm.name, self.seed
 
 
-def plan_jobs(protocol: Protocol, store: Store) -> list[Job]:
+def plan_jobs(task: Task, protocol: Protocol, store: Store) -> list[Job]:
     """List all runs, seed by seed for all arms, so that an interrupted comparison is fair."""
     specs = [(arm, f"{arm.spec} #{arm.digest()}") for arm in protocol.arms]
-    return [Job(arm, spec, seed, protocol, store) for seed in range(protocol.seeds) for arm, spec in specs]
+    return [
+        Job(arm, spec, seed, task, protocol, store) for seed in range(protocol.seeds) for arm, spec in specs
+    ]
 
 
 def run_one(job: Job) -> Record:
-    """Train one classifier with one arm, and test it on all tests."""
-    protocol, store = job.protocol, job.store
+    """Train one network with one arm, and test it on all tests."""
+    task, protocol, store = job.task, job.protocol, job.store
     with settled(protocol.each_threads):
         arm, net, train, test = made(job)
         images, labels = store.images(TRAIN), store.labels(TRAIN)
         started, worked = time.perf_counter(), time.process_time()
         train_images = images[train]
         with _hooked(net, arm):
-            fit(net, train_images, labels[train], arm, protocol.recipe, seed=job.seed, device=protocol.device)
+            task.fit(net, train_images, labels[train], arm, protocol, seed=job.seed)
         if protocol.device != "cpu":
             torch.accelerator.synchronize()
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - worked
-        precision = protocol.recipe.precision
-        scores, corrupted = {}, {}
         home, truth = (HOME, store.labels(HOME)) if HOME in store.domains else (TRAIN, labels[test])
         pixels = store.images(home) if home == HOME else images[test]
-        scores[HOME] = recall_mean(answers(net, pixels, precision=precision), truth)
+        tested = {HOME: task.test(net, pixels, truth, protocol)}
         for name in store.domains:
             if name not in (HOME, TRAIN):
-                given = answers(net, store.images(name), precision=precision)
-                scores[name] = recall_mean(given, store.labels(name))
-        for name in protocol.corruptions:
-            for severity in protocol.severities:
-                given = answers(net, mapped(corrupted_file(job, name, severity)), precision=precision)
-                corrupted[f"{name} {severity}"] = recall_mean(given, truth)
+                tested[name] = task.test(net, store.images(name), store.labels(name), protocol)
+        corrupted = {
+            f"{name} {severity}": task.test(
+                net, mapped(corrupted_file(job, name, severity)), truth, protocol
+            ).score
+            for name in protocol.corruptions
+            for severity in protocol.severities
+        }
     return {
         "arm": job.arm.name,
         "spec": job.spec,
         "seed": job.seed,
-        "scores": {name: round(score, 5) for name, score in scores.items()},
+        "scores": {name: round(found.score, 5) for name, found in tested.items()},
         "corrupted": {name: round(score, 5) for name, score in corrupted.items()},
         "trained_on": len(train),
         "tested_on": len(truth),
@@ -229,16 +267,12 @@ def run_one(job: Job) -> Record:
     }
 
 
-def made(job: Job) -> tuple[Arm, Classifier, torch.Tensor, torch.Tensor]:
-    """Return arm, classifier, training rows and test rows of a run, drawn from its seed."""
+def made(job: Job) -> tuple[Arm, Network, torch.Tensor, torch.Tensor]:
+    """Return arm, network, training rows and test rows of a run, drawn from its seed."""
     protocol, store = job.protocol, job.store
     train, test = protocol.split(store.labels(TRAIN), job.seed)
     torch.manual_seed(job.seed)
-    net = make_classifier(
-        protocol.classifier, len(store.classes), weights=protocol.weights, pretrained=protocol.pretrained
-    )
-    if net.folded:
-        unfold_batch_norm(net, store.images(TRAIN)[train[:: -(-len(train) // CALIBRATED_ON)]].float() / 255)
+    net = job.task.network(protocol, store.classes, store.images(TRAIN), train)
     net.to(protocol.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     arm = Arm(job.arm, seed=job.seed)
     if arm.hooks and not net.early:
@@ -261,7 +295,7 @@ def settled(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def _hooked(net: Classifier, arm: Arm) -> Iterator[None]:
+def _hooked(net: Network, arm: Arm) -> Iterator[None]:
     """Change features after the early blocks, if the arm has mixstyle or dsu."""
     handles = [block.register_forward_hook(hook) for hook in arm.hooks for block in net.early]
     try:
@@ -326,7 +360,7 @@ def write_corrupted(task: CorruptionTask) -> None:
 
 def time_run(job: Job) -> tuple[float, float]:
     """Time a few steps of a run, and estimate the seconds of its training and its tests."""
-    protocol, store = job.protocol, job.store
+    task, protocol, store = job.task, job.protocol, job.store
     with settled(protocol.each_threads):
         arm, net, train, _ = made(job)
         images, labels = store.images(TRAIN)[train], store.labels(TRAIN)[train]
@@ -334,10 +368,10 @@ def time_run(job: Job) -> tuple[float, float]:
         for steps in (WARM_STEPS, TIMED_STEPS):
             started = time.perf_counter()
             with _hooked(net, arm):
-                fit(net, images, labels, arm, protocol.recipe, seed=0, device=protocol.device, steps=steps)
+                task.fit(net, images, labels, arm, protocol, seed=0, steps=steps)
             clock.append(time.perf_counter() - started)
         started = time.perf_counter()
-        answers(net, images[:64], precision=protocol.recipe.precision)
+        task.test(net, images[:64], labels[:64], protocol)
         tested = (time.perf_counter() - started) / len(images[:64])
     steps = protocol.recipe.epochs * (len(images) // protocol.recipe.batch)
     corrupted = len(home_test(job)) * len(protocol.corruptions) * len(protocol.severities)

@@ -8,23 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor
 
-from styleaug.errors import ConfigError, FileError, name_bytes
+from styleaug.errors import ConfigError, name_bytes
 from styleaug.robustness.arms import ArmSpec, parse_arm
-from styleaug.robustness.class_folders import (
-    ClassFolders,
-    Squaring,
-    class_names,
-    read_class_folders,
-    split_home,
-)
+from styleaug.robustness.class_folders import Squaring, split_home
 from styleaug.robustness.classifier_training import Recipe
 from styleaug.robustness.classifiers import default_recipe
 from styleaug.robustness.corruptions import CORRUPTIONS
 
-__all__ = ["HOME", "Protocol", "Store"]
+__all__ = ["HOME", "Protocol", "Samples", "Store"]
 
 HOME = "home"
 TRAIN = "train"
@@ -168,8 +162,9 @@ class Protocol:
         """Return the scale of the corruptions, `"imagenet"` or `"cifar"`."""
         return "cifar" if self.recipe.side <= CIFAR_SIDE else "imagenet"
 
-    def split(self, labels: Int[Tensor, " N"], seed: int) -> tuple[Tensor, Tensor]:
-        """Draw the training rows and the rows of the home test."""
+    def split(self, labels: Int[Tensor, "N ..."], seed: int) -> tuple[Tensor, Tensor]:
+        """Draw the training rows and the rows of the home test; images with masks are of one class."""
+        labels = labels if labels.ndim == 1 else torch.zeros(len(labels), dtype=torch.long)
         held_out = 0.0 if HOME in self.tests else self.held_out
         return split_home(labels, seed, held_out=held_out, per_class=self.per_class, balanced=self.balanced)
 
@@ -204,8 +199,31 @@ def _check_device(device: str) -> None:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """The images of one domain and what belongs to each.
+
+    Args:
+        images: square images, uint8.
+        labels: index of each image's class, or its mask of such indices.
+        classes: names of the classes, in the order of the indices.
+        failed: files that could not be used, with the reasons.
+        digest: hash of the names and sizes of the files, to recognise the set.
+    """
+
+    images: UInt8[Tensor, "N 3 S S"]
+    labels: Int[Tensor, "N ..."]
+    classes: tuple[str, ...]
+    failed: tuple[tuple[Path, str], ...]
+    digest: str
+
+
+Read = Callable[..., Samples]
+"""Function that reads a domain; see `Store.fill`."""
+
+
+@dataclass(frozen=True)
 class Domain:
-    """Description of a domain without its tensors; see `ClassFolders`."""
+    """Description of a domain without its tensors; see `Samples`."""
 
     images: int
     failed: tuple[tuple[Path, str], ...]
@@ -229,43 +247,44 @@ class Store:
     domains: Mapping[str, Domain]
 
     @classmethod
-    def fill(cls, folder: Path, protocol: Protocol, *, report: Callable[[str, int, int], None]) -> "Store":
-        """Read all folders of a protocol, and write their images to files in `folder`."""
-        classes = class_names(protocol.train, protocol.classes)
-        domains: dict[str, ClassFolders] = {}
+    def fill(
+        cls, folder: Path, protocol: Protocol, read: Read, *, report: Callable[[str, int, int], None]
+    ) -> "Store":
+        """Read all domains of a protocol, and write their images to files in `folder`.
+
+        Args:
+            folder: folder for the files.
+            protocol: the protocol.
+            read: called with the protocol, the path of a domain, the classes of the training (None for the
+                training itself), the memory that is left in bytes, and a function to report to.
+            report: called with the name of a domain, the number of images read and the number in all.
+        """
+        classes: tuple[str, ...] | None = None
+        domains: dict[str, Domain] = {}
         left = int(protocol.memory * 2**30)
         for name, source in {TRAIN: protocol.train, **protocol.tests}.items():
-            domain = read_class_folders(
+            found = read(
+                protocol,
                 source,
                 classes,
-                protocol.recipe.side,
-                fit=protocol.fit,
-                limit=protocol.limit,
-                foreign=protocol.classes is not None,
                 most_bytes=left,
-                threads=protocol.jobs * protocol.each_threads,
                 report=lambda done, total, name=name: report(name, done, total),
             )
-            left -= domain.images.numel()
-            np.save(folder / f"{slot(name)}.npy", domain.images.numpy())
-            np.save(folder / f"{slot(name)}-labels.npy", domain.labels.numpy())
-            domains[name] = domain
-        absent = [classes[label] for label in range(len(classes)) if label not in domains[TRAIN].labels]
-        if absent:
-            raise FileError(f"{protocol.train}: no image of {', '.join(absent)} can be read.")
-        return cls(
-            folder,
-            classes,
-            {name: Domain(len(read.labels), read.failed, read.digest) for name, read in domains.items()},
-        )
+            classes = found.classes
+            left -= found.images.nbytes + found.labels.nbytes
+            np.save(folder / f"{slot(name)}.npy", found.images.numpy())
+            np.save(folder / f"{slot(name)}-labels.npy", found.labels.numpy())
+            domains[name] = Domain(len(found.labels), found.failed, found.digest)
+        assert classes is not None
+        return cls(folder, classes, domains)
 
     @property
     def failed(self) -> list[tuple[Path, str]]:
         """List the files that could not be read."""
         return [failure for domain in self.domains.values() for failure in domain.failed]
 
-    def labels(self, name: str) -> Int[Tensor, " N"]:
-        """Return the labels of a domain."""
+    def labels(self, name: str) -> Int[Tensor, "N ..."]:
+        """Return the labels of a domain, or its masks."""
         return mapped(self.folder / f"{slot(name)}-labels.npy")
 
     def images(self, name: str) -> Shaped[Tensor, "N 3 S S"]:

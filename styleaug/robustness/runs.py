@@ -151,14 +151,14 @@ def differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
         yield f"{name} is {there} there and {here} here"
 
 
-Task = tuple[Callable[[Any], Any], Any]
+_Task = tuple[Callable[[Any], Any], Any]
 
 
 class Workers:
     """Run tasks one after the other in this process, or in parallel in several processes."""
 
     def __init__(self, jobs: int):
-        self.tasks: list[Task] = []
+        self.tasks: list[_Task] = []
         self.last: Any = None
         self.pool = None
         self.strangers = set(active_children())
@@ -193,7 +193,7 @@ class Workers:
             keep(result)
             yield number, len(tasks)
 
-    def results(self, tasks: list[Task]) -> Iterator[Any]:
+    def results(self, tasks: list[_Task]) -> Iterator[Any]:
         """Yield the results as tasks finish."""
         if self.pool is None:
             yield from (function(argument) for function, argument in tasks)

@@ -1,0 +1,96 @@
+"""What differs between tasks in a comparison: how to read, make, train and test. All else is shared."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int, Shaped, UInt8
+from torch import Tensor
+
+from styleaug.robustness.arms import Arm
+from styleaug.robustness.classifier_training import Recipe
+from styleaug.robustness.classifiers import Network
+from styleaug.robustness.protocol import Protocol, Samples
+
+__all__ = ["Task", "Tested"]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Result of a network in one domain."""
+
+    score: float
+    """The score that arms are compared by, in [0, 1]."""
+    by_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Further measures by class, if the task has any."""
+
+
+class Task(ABC):
+    """A kind of network with its data and its score."""
+
+    @abstractmethod
+    def usual_recipe(self, classifier: str, *, pretrained: bool) -> Recipe:
+        """Return the recipe that is used if none is given."""
+
+    @abstractmethod
+    def check(self, protocol: Protocol) -> None:
+        """Check that a protocol has no option without a meaning in this task."""
+
+    @abstractmethod
+    def settings(self, shared: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a result file, from those that all tasks share."""
+
+    @abstractmethod
+    def read(
+        self,
+        protocol: Protocol,
+        source: Path,
+        classes: tuple[str, ...] | None,
+        *,
+        most_bytes: int,
+        report: Callable[[int, int], None],
+    ) -> Samples:
+        """Read a domain; see `Store.fill`."""
+
+    @abstractmethod
+    def network(
+        self,
+        protocol: Protocol,
+        classes: tuple[str, ...],
+        images: UInt8[Tensor, "N 3 S S"],
+        train: Int[Tensor, " T"],
+    ) -> Network:
+        """Make a network with weights from torch's global generator.
+
+        Args:
+            protocol: the protocol.
+            classes: names of the classes.
+            images: images of the training domain.
+            train: rows that are trained on.
+        """
+
+    @abstractmethod
+    def fit(
+        self,
+        net: Network,
+        images: UInt8[Tensor, "N 3 S S"],
+        labels: Int[Tensor, "N ..."],
+        arm: Arm,
+        protocol: Protocol,
+        *,
+        seed: int,
+        steps: int | None = None,
+    ) -> None:
+        """Train a network in place; see `classifier_training.fit`."""
+
+    @abstractmethod
+    def test(
+        self,
+        net: Network,
+        images: Shaped[Tensor, "N 3 S S"],
+        labels: Int[Tensor, "N ..."],
+        protocol: Protocol,
+    ) -> Tested:
+        """Compute the scores of a network in one domain."""
