@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from styleaug.transforms.augment import StyleAugment
     from styleaug.transforms.guard import Preserve
     from styleaug.transforms.loader import StyleCollate, StyleLoader
+    from styleaug.transforms.one_of import OneOf
     from styleaug.transforms.splice import Splice
     from styleaug.video.transform import StyleVideo
     from styleaug.weights import bank_names, card, generator_names, load_bank, load_generator
@@ -45,6 +46,7 @@ __all__ = [
     "ImageError",
     "MissingExtraError",
     "Mix",
+    "OneOf",
     "Preserve",
     "Provenance",
     "Splice",
@@ -78,6 +80,7 @@ HOMES = {
     "ImageError": "errors",
     "MissingExtraError": "errors",
     "Mix": "samplers",
+    "OneOf": "transforms.one_of",
     "Preserve": "transforms.guard",
     "Provenance": "bank",
     "Splice": "transforms.splice",

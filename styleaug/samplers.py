@@ -161,7 +161,7 @@ def check_weights(weights: Any) -> Float64[Tensor, " N"]:
     except (TypeError, ValueError, RuntimeError):
         found = torch.empty(0, dtype=torch.bool)
     if found.ndim != 1 or found.dtype == torch.bool or found.is_complex():
-        raise ConfigError(f"weights must be a number for each style of the bank, got {weights!r:.200}.")
+        raise ConfigError(f"weights must be a list of numbers, one for each choice, got {weights!r:.200}.")
     found = found.to(torch.float64)
     if not (bool((found >= 0).all()) and 0 < float(found.sum()) < math.inf):
         raise ConfigError("weights must be finite, none negative, and not all zero.")

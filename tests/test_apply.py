@@ -80,17 +80,17 @@ def test_workers_beside_other_threads_are_not_forked_from_them(monkeypatch, tmp_
     thread = Thread(target=done.wait)
     thread.start()
     try:
-        context = start_context(network)
+        context = start_context([network])
         assert context and context.get_start_method() == "forkserver"
         result = apply_folder(source, tmp_path / "out", bank=bank(), generator=network, workers=1)
         assert result.written == 4
         mine = type("Mine", (Spy,), {"__module__": "__main__"})()
-        assert start_context(mine) is None, "a server could not import it"
+        assert start_context([mine]) is None, "a server could not import it"
     finally:
         done.set()
         thread.join()
     monkeypatch.setattr("styleaug.offline.folder.active_count", lambda: 1)
-    assert start_context(network) is None
+    assert start_context([network]) is None
 
 
 def test_images_are_batched_with_those_of_their_shape(tmp_path):

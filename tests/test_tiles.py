@@ -297,13 +297,13 @@ def test_windows_hold(window, tmp_path, small_slides, monkeypatch):
 def test_what_can_be_whole_stays_whole(tmp_path, small_slides, monkeypatch):
     monkeypatch.setattr(slides, "MAX_PIXELS", 10**6)
     source = write(tmp_path / "a.tif", picture(), **LAYOUTS["tiled"])
-    assert slides.is_slide(source, network("photo"))
-    assert not slides.is_slide(source, Spy())
+    assert slides.is_slide(source, tiled=True)
+    assert not slides.is_slide(source, tiled=False)
     turned = write(tmp_path / "b.tif", picture(), extratags=[(274, 3, 1, 6, True)], **LAYOUTS["tiled"])
-    assert not slides.is_slide(turned, network("photo"))
+    assert not slides.is_slide(turned, tiled=True)
     stack = tmp_path / "c.tif"
     tifffile.imwrite(stack, np.stack([picture()] * 3), photometric="rgb")
-    assert not slides.is_slide(stack, network("photo"))
+    assert not slides.is_slide(stack, tiled=True)
 
 
 def test_runs_go_on_and_copies_differ(tmp_path, small_slides):

@@ -16,8 +16,9 @@ from styleaug.io.files import Picture, Scan, decode_image, encode_image, open_im
 from styleaug.io.shards import AbstractWriter, Sample, open_shard
 from styleaug.io.stamps import stamp_of
 from styleaug.offline.slides import is_slide, stylise_slide
-from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.host import batches, rng_from, seed_from, stylise_batch
+from styleaug.transforms.one_of import member_drawn, members_of
 from styleaug.transforms.params import StyleParams
 
 __all__ = ["Copier", "Format", "Line", "Unit"]
@@ -69,7 +70,7 @@ class Copier:
         window: see `open_image`.
     """
 
-    stylizer: StyleAugment
+    stylizer: AbstractAugment
     source: Path
     out: Path
     format: Format
@@ -122,7 +123,8 @@ class Copier:
 
     def copy_images(self, unit: Unit) -> Iterator[Line]:
         """Make the copies of images; slides, which do not fit into memory, come last."""
-        slides = [name for name in unit.names if is_slide(self.source / name, self.stylizer.home)]
+        tiled = all(member.home.margin is not None for member in members_of(self.stylizer))
+        slides = [name for name in unit.names if is_slide(self.source / name, tiled=tiled)]
         names = [name for name in unit.names if name not in slides]
         for window in windows(map(self.read, names), lambda read: self.weight(read[1])):
             yield from ({"source": name, "error": why} for name, why, _ in window if isinstance(why, str))
@@ -183,15 +185,16 @@ class Copier:
             try:
                 check_output(self.out / output)
                 stamp = stamp_of(self.source / name)
+                member, own = member_drawn(self.stylizer, draw)
                 stylise_slide(
-                    self.stylizer,
+                    member,
                     self.source / name,
                     self.out / output,
-                    draw,
+                    own,
                     window=self.window,
                     device=self.device,
                 )
-                yield self.line(name, output, stamp, copy=copy, **_facts(draw))
+                yield self.line(name, output, stamp, copy=copy, **self.facts(draw))
             except Exception as error:
                 yield {"source": name, "error": self.reason(name, error)}
                 return
@@ -212,7 +215,7 @@ class Copier:
                 raise picture
             check_output(self.out / output)
             save_image(picture, self.out / output, like=self.source / name)
-            return self.line(name, output, stamp, copy=copy, **_facts(draw))
+            return self.line(name, output, stamp, copy=copy, **self.facts(draw))
         except Exception as error:
             return {"source": name, "output": output, "error": self.reason(name, error)}
 
@@ -309,7 +312,7 @@ class Copier:
             else:
                 for copy in self.each_copy():
                     writer.add(sample, images[place, copy], self.suffix(copy))
-                    line["images"].append({"key": sample.key, "copy": copy, **_facts(of[place, copy])})
+                    line["images"].append({"key": sample.key, "copy": copy, **self.facts(of[place, copy])})
 
     def weight(self, found: Ready | str) -> int:
         """Return the memory that the copies of an image need, in bytes."""
@@ -318,6 +321,12 @@ class Copier:
     def draw(self, name: str, copy: int) -> StyleParams:
         """Draw the style of a copy; it depends only on the seed, the copy's number and the name."""
         return self.stylizer.draw(1, rng_from(seed_from(self.seed, copy, name)))
+
+    def facts(self, draw: StyleParams) -> Line:
+        """Return the draw of one copy as fields of a manifest line."""
+        told = {name: values[0] for name, values in self.stylizer.describe(draw).items()}
+        shares = [round(share, 6) for share in told["shares"]]
+        return {**told, "strength": round(told["strength"], 6), "shares": shares}
 
     def stylise(self, images: list[Ready], draws: list[StyleParams]) -> Iterator[tuple[int, Any]]:
         """Stylise images of any shapes; yield the index and the styled image or the error of each."""
@@ -407,12 +416,3 @@ def scan_pixels(scan: Scan) -> Ready:
         return replace(scan, frames=wide.reshape(values.shape).numpy())
 
     return (frames[None] if scan.volume and len(frames) > 1 else frames), restore
-
-
-def _facts(params: StyleParams) -> Line:
-    """Return the draw of one copy as fields of a manifest line."""
-    return {
-        "strength": round(float(params["strength"][0]), 6),
-        "styles": params["sources"][0].tolist(),
-        "shares": [round(share, 6) for share in params["shares"][0].tolist()],
-    }

@@ -17,7 +17,6 @@ from typing import Any, Literal, Unpack, get_args
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from styleaug.bank import StyleBank
 from styleaug.checks import check_count, check_seed
 from styleaug.errors import ConfigError, FileError, StyleAugError
 from styleaug.generators.base import AbstractGenerator
@@ -30,10 +29,11 @@ from styleaug.io.shards import SHARDS, open_shard
 from styleaug.offline import ray_cluster as cluster
 from styleaug.offline.copies import Copier, Format, Line, Unit
 from styleaug.offline.manifest import Applied, Manifest
-from styleaug.transforms.augment import WITHIN_BATCH, StyleAugment
+from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.host import with_options
-from styleaug.transforms.options import STRENGTH, CommonOptions, check_strength, in_short
-from styleaug.weights import find_styles, load_generator
+from styleaug.transforms.one_of import OneOf, Styles, held, members_of
+from styleaug.transforms.options import CommonOptions, in_short
 
 __all__ = ["Applied", "Engine", "apply_folder"]
 
@@ -54,7 +54,7 @@ def apply_folder(
     source: str | Path,
     out: str | Path,
     *,
-    bank: str | Path | StyleBank | None = None,
+    bank: Styles = None,
     copies: int = 1,
     preserve: float | None = None,
     seed: int = 0,
@@ -92,7 +92,8 @@ def apply_folder(
         source: a folder of images, Parquet files or WebDataset tar files (searched with all folders below
             it), or one such shard. It is never changed.
         out: folder to write to; it is made if it is missing. It must lie outside `source`.
-        bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`.
+        bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`. Or a transform in
+            its place: a `StyleAugment`, a `OneOf`, a preset.
         copies: number of copies of each image. With 1, `photo.jpg` keeps its name; with more, the copies are
             `photo-1.jpg`, `photo-2.jpg`, ... Keys in tar files change in the same way; rows of Parquet
             files are repeated.
@@ -127,21 +128,14 @@ def apply_folder(
     """
     source, out = check_path(source), check_path(out)
     copies, workers = check_count("copies", copies), check_count("workers", workers, least=0)
-    seed, options["strength"] = check_seed(seed), check_strength(options.get("strength", STRENGTH))
+    seed = check_seed(seed)
     if engine not in get_args(Engine):
         raise ConfigError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}.")
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
         raise FileError(f"{out} lies in {source}; write the copies to a folder outside it.")
     parse_window(window)
     format, root, names, listing = find_inputs(source, format)
-    if isinstance(bank, str) and bank == WITHIN_BATCH:
-        raise ConfigError('bank="batch" takes styles from other images of a batch; here there is none.')
-    known, maker = find_styles(bank, options.get("generator"))
-    # Loaded here, because other machines may not have the file.
-    options["generator"] = maker if isinstance(maker, AbstractGenerator) else load_generator(maker)
-    stylizer = StyleAugment(known, p=1.0, preserve=preserve, **options)
-    if stylizer.preserve.protect is not None:
-        raise ConfigError("a folder has no regions to protect; give preserve as a number.")
+    stylizer = folder_style(bank, {**options, "preserve": preserve})
     rank, world = place_among(engine)
     copier = Copier(
         stylizer,
@@ -178,6 +172,20 @@ def apply_folder(
     if engine == "ray":
         remove_parts(out)  # of workers that died
     return result
+
+
+def folder_style(bank: Styles, options: dict[str, Any]) -> AbstractAugment:
+    """Make the transform of a run, which styles every image.
+
+    Raises:
+        ConfigError: it needs a batch, a mask or regions, which a folder does not have.
+    """
+    stylizer, _ = held(bank, options, p=None, usual=1.0)
+    if stylizer.within_batch:
+        raise ConfigError('bank="batch" takes styles from other images of a batch; here there is none.')
+    if any(member.preserve.protect is not None for member in members_of(stylizer)):
+        raise ConfigError("a folder has no regions to protect; give preserve as a number.")
+    return stylizer.with_networks()
 
 
 def find_inputs(source: Path, format: Format | None) -> tuple[Format, Path, list[str], Listing]:
@@ -297,24 +305,31 @@ def divide(copier: Copier, names: list[str]) -> list[tuple[list[str], str]]:
 
 def settings_of(copier: Copier) -> dict[str, Any]:
     """Return the settings that all copies of a run share."""
-    stylizer = copier.stylizer
+    settings = {**style_settings(copier.stylizer), "copies": copier.copies, "seed": copier.seed}
+    # Optional settings are absent if they are not used, as in manifests of earlier versions.
+    if copier.window:
+        settings["window"] = copier.window
+    return settings if copier.format == "images" else {**settings, "column": copier.column}
+
+
+def style_settings(stylizer: AbstractAugment) -> dict[str, Any]:
+    """Return what says which styles a transform gives; of a `OneOf`, for each member."""
+    if isinstance(stylizer, OneOf):
+        each = [{**style_settings(member), "p": member.p} for member in stylizer.transforms]
+        return {"one_of": each, "weights": [round(weight, 6) for weight in stylizer.weights]}
+    assert isinstance(stylizer, StyleAugment)
     known, home = stylizer.bank, stylizer.home
     settings = {
         # A bank contains its generator's fingerprint.
         "bank": hashlib.sha256(known.to_bytes()).hexdigest()[:16] if known else home.fingerprint,
         "generator": home.name,
-        "copies": copier.copies,
         "strength": list(stylizer.strength),
         "sampler": in_short(stylizer.sampler),
         "keep_luminance": stylizer.keep_luminance,
-        "seed": copier.seed,
     }
-    # Optional settings are absent if they are not used, as in manifests of earlier versions.
     if stylizer.preserve.floor is not None:
         settings["preserve"] = stylizer.preserve.floor
-    if copier.window:
-        settings["window"] = copier.window
-    return settings if copier.format == "images" else {**settings, "column": copier.column}
+    return settings
 
 
 def place_among(engine: Engine) -> tuple[int, int]:
@@ -365,7 +380,7 @@ def in_processes(
             dataset,
             batch_size=None,
             num_workers=workers,
-            multiprocessing_context=start_context(copier.stylizer.home),
+            multiprocessing_context=start_context([member.home for member in members_of(copier.stylizer)]),
         )
     )
     while True:
@@ -384,13 +399,13 @@ def in_processes(
         yield result
 
 
-def start_context(generator: AbstractGenerator) -> BaseContext | None:
+def start_context(generators: list[AbstractGenerator]) -> BaseContext | None:
     """Choose how workers start: by a server that forks, if this process has other threads; else as usual.
 
     A fork has only one of the threads, and a lock that another thread held stays locked in it. The server
     imports what it needs, so a generator that is defined in the program itself or in a notebook is forked.
     """
-    defined_here = type(generator).__module__ == "__main__"
+    defined_here = any(type(generator).__module__ == "__main__" for generator in generators)
     if active_count() == 1 or defined_here or "forkserver" not in get_all_start_methods():
         return None
     context = get_context("forkserver")

@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from styleaug.errors import FileError, StyleAugError, printable
-from styleaug.generators.base import AbstractGenerator
 from styleaug.io.scan import MAX_PIXELS, Window, parse_window
 from styleaug.io.tiff import TiledReader, orientation_of, write_tiled
 from styleaug.offline.tiles import TILE, check_reader, stylise_tiles
@@ -41,11 +40,11 @@ class SlideError(FileError):
     """A slide that cannot be read or stylised. If it cannot be written, the error is a plain `FileError`."""
 
 
-def is_slide(path: Path, generator: AbstractGenerator) -> bool:
+def is_slide(path: Path, *, tiled: bool) -> bool:
     """Return True if a file is a TIFF to be styled tile by tile, from its header.
 
     This holds for all TIFF files above the limit of other files, and for those with more than
-    `LARGE_PIXELS` that can be styled in tiles.
+    `LARGE_PIXELS` that can be styled in tiles: where the generators allow it, which is `tiled`.
     """
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False
@@ -55,7 +54,7 @@ def is_slide(path: Path, generator: AbstractGenerator) -> bool:
     try:
         with TiledReader(path) as slide:
             check_reader(slide)
-            return generator.margin is not None and orientation_of(slide) == 1
+            return tiled and orientation_of(slide) == 1
     except Exception:  # tifffile is missing, or cannot read parts of the file
         return False
 

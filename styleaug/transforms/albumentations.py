@@ -9,10 +9,8 @@ from typing import Any, Unpack
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from styleaug.bank import StyleBank
-from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError, missing_extra
-from styleaug.transforms import augment
+from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.host import (
     Copies,
     advised,
@@ -23,7 +21,8 @@ from styleaug.transforms.host import (
     seed_from,
     with_options,
 )
-from styleaug.transforms.options import P, StyleOptions, in_short
+from styleaug.transforms.one_of import DEFAULTS, Styles, held, members_of
+from styleaug.transforms.options import P, StyleOptions
 
 try:
     import albumentations as A
@@ -42,6 +41,7 @@ STACKED = {"apply": 0, "apply_to_images": 1, "apply_to_volume": 1, "apply_to_vol
 MASKS_FOR = (("mask", "masks"), ("masks", "mask3d", "mask"), ("masks3d", "mask"))
 """Targets that may lie over each of them."""
 MASKS = ("mask", "masks", "mask3d", "masks3d")
+SAVED_BY = {"bank": "bank.save(path)", "generator": "styleaug.weights.save_generator(generator, path)"}
 
 
 class StyleAugment(A.ImageOnlyTransform):
@@ -60,7 +60,7 @@ class StyleAugment(A.ImageOnlyTransform):
         bank: a shipped name, a path, a run folder of `styleaug train`, or a `StyleBank`. None takes the
             generator's own, or `"art"` without a generator. To serialise or replay a pipeline, give a
             name or a path for it and for `generator`.
-        p: chance of a call to be stylised, in [0, 1].
+        p: chance of a call to be stylised, in [0, 1]; None is 0.8, or that of a transform given as bank.
         options: see `styleaug.StyleAugment`; not `splice="mask"`. With `Preserve(protect="mask")` contrast
             stays where the target `mask` or any of `masks` is not 0 (for `images`, `volume` and `volumes`:
             `masks`, `mask3d` and `masks3d`, one for each of them). A function in its place cannot be
@@ -87,17 +87,17 @@ class StyleAugment(A.ImageOnlyTransform):
 
     # Without an InitSchema the host hands all arguments on, and our own errors say what is wrong.
     @with_options
-    def __init__(
-        self, bank: str | Path | StyleBank | None = None, *, p: float = P, **options: Unpack[StyleOptions]
-    ):
-        super().__init__(p=check_share("p", p))
-        stylizer = augment.StyleAugment(bank, p=1.0, **options)  # the host has a gate of its own
+    def __init__(self, bank: Styles = None, *, p: float | None = None, **options: Unpack[StyleOptions]):
+        stylizer, p = held(bank, options, p=p, usual=P)
+        super().__init__(p=p)
         self.stylizer = needs_no_other_inputs(stylizer, "albumentations", masks=True)
         # The host serialises what stands under the arguments' own names: plain values.
-        self.bank, self.generator = named(bank), named(options.get("generator"))
-        self.least_side = None if options.get("least_side") is None else stylizer.least_side
-        for name in StyleOptions.__annotations__.keys() - {"generator", "least_side"}:
-            setattr(self, name, in_short(getattr(stylizer, name)))
+        written = plain(self.stylizer.settings())
+        if isinstance(bank, AbstractAugment | dict):
+            usual = {name: DEFAULTS[name].default for name in StyleOptions.__annotations__}
+            written = {**usual, "bank": written}
+        for name in ("bank", *StyleOptions.__annotations__):
+            setattr(self, name, written[name])
 
     def describe(self, style_seed: int, *, channels: int = 1) -> dict[str, Any]:
         """Return what was drawn from a seed, in plain values.
@@ -109,19 +109,15 @@ class StyleAugment(A.ImageOnlyTransform):
         Returns:
             `strength`, and the `styles` (rows of the bank) that were mixed in which `shares`: lists with
             an entry for each part of the image, of which there is one without `splice`, and for each
-            channel, if they are independent. Codes of no row in particular have empty ones.
+            channel, if they are independent. Codes of no row in particular have empty ones. For a `OneOf`
+            also `transforms`, the number of the one that was drawn.
 
         Example:
             >>> StyleAugment("art", strength=0.75).describe(3)  # doctest: +SKIP
             {'strength': [0.75], 'styles': [[249]], 'shares': [[1.0]]}
         """
         rows = channels if self.stylizer.channels == "independent" else 1
-        params = self.stylizer.draw(rows, rng_from(style_seed))
-        return {
-            "strength": params["strength"].tolist(),
-            "styles": params["sources"].tolist(),
-            "shares": params["shares"].tolist(),
-        }
+        return self.stylizer.describe(self.stylizer.draw(rows, rng_from(style_seed)))
 
     def __call__(self, *args: Any, force_apply: bool = False, **kwargs: Any) -> Any:
         """Check the images, so that a bad one is found whether it is picked or not, and stylise as drawn."""
@@ -221,22 +217,20 @@ class StyleAugment(A.ImageOnlyTransform):
         Raises:
             ConfigError: the bank or the generator is an object, or `protect` a function.
         """
-        for name, value, save in (
-            ("bank", self.bank, "bank.save(path)"),
-            ("generator", self.generator, "styleaug.weights.save_generator(generator, path)"),
-        ):
-            # A pipeline's repr is made of its serialised form, and a repr must not fail.
-            if not isinstance(value, str | None) and not in_repr():
+        # A pipeline's repr is made of its serialised form, and a repr must not fail.
+        for member in () if in_repr() else members_of(self.stylizer):
+            for name, save in SAVED_BY.items():
+                if not isinstance(value := member.settings()[name], str | Path | None):
+                    raise ConfigError(
+                        f"albumentations serialises and replays a {name} by its name or path, got a "
+                        f"{type(value).__name__} object. Give the name of a shipped one, or write it to "
+                        f"a file with {save} and give {name}=path."
+                    )
+            if callable(member.preserve.protect):
                 raise ConfigError(
-                    f"albumentations serialises and replays a {name} by its name or path, got a "
-                    f"{type(value).__name__} object. Give the name of a shipped one, or write it to a file "
-                    f"with {save} and give {name}=path."
+                    "albumentations cannot serialise or replay a function, got one for protect. "
+                    'Give its result as the target mask, with preserve=Preserve(protect="mask").'
                 )
-        if callable(self.stylizer.preserve.protect) and not in_repr():
-            raise ConfigError(
-                "albumentations cannot serialise or replay a function, got one for protect. "
-                'Give its result as the target mask, with preserve=Preserve(protect="mask").'
-            )
         return super().to_dict_private()
 
     if hasattr(A.BasicTransform, "sample_parameters"):  # AlbumentationsX
@@ -291,9 +285,13 @@ class StyleAugment(A.ImageOnlyTransform):
             self.py_random = random.Random(seed_from(self.py_random.getrandbits(63), *self._copies.parts))
 
 
-def named(source: Any) -> Any:
-    """Return a path as text that cannot be a shipped name; anything else as it is."""
-    return os.path.join(os.curdir, source) if isinstance(source, Path) else source
+def plain(value: Any) -> Any:
+    """Return settings with paths as text that cannot be a shipped name."""
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return os.path.join(os.curdir, value) if isinstance(value, Path) else value
 
 
 def chosen_masks(given: dict[str, Any] | None, shape: tuple[int, ...], stacked: int) -> np.ndarray:

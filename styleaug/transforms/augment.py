@@ -7,10 +7,11 @@ What is random is drawn in `make_params`, and nowhere else.
 import multiprocessing
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from copy import copy
 from functools import partial
 from pathlib import Path
 from threading import current_thread, main_thread
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import torch
 from jaxtyping import Int, Shaped
@@ -33,8 +34,10 @@ from styleaug.transforms.options import (
     Channels,
     P,
     Precision,
+    StyleOptions,
     check_range_option,
     check_strength,
+    in_short,
     refusing_old_names,
 )
 from styleaug.transforms.painting import (
@@ -157,14 +160,12 @@ class StyleAugment(AbstractAugment):
         self.sampler: samplers.Sampler = samplers.read_sampler(sampler)
         self.keep_luminance = check_switch("keep_luminance", keep_luminance)
         self.splice = read_splice(splice)
-        self.parts = 1 if self.splice is None else self.splice.parts
         self.value_range: ValueRange = check_range_option(value_range)
         if channels not in CHANNELS:
             raise ConfigError(f"channels must be one of {', '.join(CHANNELS)}, got {channels!r}.")
         self.channels: Channels = channels
         self.most_channels = MOST_CHANNELS if channels == "auto" else MOST_SEPARATE
         self.preserve = read_preserve(preserve)
-        self.splices_by_mask = self.splice is not None and self.splice.kind == "mask"
         self.protects_by_mask = self.preserve.protect == "mask"
         self.within_batch = isinstance(bank, str) and bank == WITHIN_BATCH
         if self.within_batch and channels == "independent":
@@ -174,6 +175,8 @@ class StyleAugment(AbstractAugment):
         else:
             self.bank, source = find_styles(bank, generator)
         self._home = (source,)  # in a tuple, lest nn.Module adopt a network
+        named = bank if isinstance(bank, str | Path | None) else self.bank
+        self._given = named, source if isinstance(source, AbstractGenerator) else generator, least_side
         self._placed: dict[torch.device, AbstractGenerator] = {}
         self._compiled: dict[torch.device, Callable[..., Tensor]] = {}
         self._painters: dict[torch.device, Painter] = {}
@@ -210,6 +213,19 @@ class StyleAugment(AbstractAugment):
         if self.bank is None:
             return partial(samplers.prior, self.code_length)
         return partial(samplers.make_sampler(self.sampler), self.bank.codes)
+
+    def with_networks(self) -> Self:
+        """Return a copy that holds its generator."""
+        twin = copy(self)
+        twin._home = (self.home,)
+        return twin
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that make this transform again; values in their short form."""
+        bank, generator, least_side = self._given
+        names = StyleOptions.__annotations__.keys() - {"generator", "least_side"}
+        own = {name: in_short(getattr(self, name)) for name in sorted(names)}
+        return {**own, "bank": bank, "generator": generator, "least_side": least_side, "p": self.p}
 
     def extra_repr(self) -> str:
         """Format what is drawn from what, and which options are not the usual ones."""

@@ -20,6 +20,7 @@ from styleaug.transforms.form import check_form
 from styleaug.transforms.options import Channels
 from styleaug.transforms.params import StyleParams
 from styleaug.transforms.sample import describe, find_images, flatten
+from styleaug.transforms.splice import Splice
 
 __all__ = ["AbstractAugment", "channels_of", "count_rows", "framed", "is_image_tensor"]
 
@@ -64,15 +65,16 @@ class AbstractAugment(v2.Transform):
     value_range: ValueRange
     most_channels: int
 
-    parts: int
-    """How many styles a row gets; more than 1 with a `splice`."""
+    splice: Splice | None
 
     within_batch: bool
     """Whether styles come from the other images of the batch."""
 
-    splices_by_mask: bool
     protects_by_mask: bool
-    """Whether a call needs a mask: for `splice="mask"`, for `Preserve(protect="mask")`."""
+    """Whether a call needs a mask for `Preserve(protect="mask")`."""
+
+    code_length: int
+    """S of its parameters' codes."""
 
     # What is random.
 
@@ -143,6 +145,14 @@ class AbstractAugment(v2.Transform):
     def draw_rows(self, rows: Int[Tensor, " K"], count: int, rng: torch.Generator | None) -> StyleParams:
         """Draw what is random about these rows, of a batch of `count`."""
 
+    def describe(self, params: StyleParams) -> dict[str, list[Any]]:
+        """Return what was drawn, in plain values: for each row the strength, the styles and their shares."""
+        return {
+            "strength": params["strength"].tolist(),
+            "styles": params["sources"].tolist(),
+            "shares": params["shares"].tolist(),
+        }
+
     # What is not.
 
     @abstractmethod
@@ -171,6 +181,16 @@ class AbstractAugment(v2.Transform):
         return inpt if isinstance(inpt, tv_tensors.Mask) else self.apply(inpt, params)
 
     @property
+    def parts(self) -> int:
+        """How many styles a row gets."""
+        return 1 if self.splice is None else self.splice.parts
+
+    @property
+    def splices_by_mask(self) -> bool:
+        """Whether a call needs a mask for `splice="mask"`."""
+        return self.splice is not None and self.splice.kind == "mask"
+
+    @property
     def by_mask(self) -> bool:
         """Whether a call needs a mask."""
         return self.splices_by_mask or self.protects_by_mask
@@ -180,10 +200,18 @@ class AbstractAugment(v2.Transform):
     def fingerprint(self) -> str:
         """What tells this transform's generators from others: by their weights."""
 
-    def always(self) -> Self:
-        """Return a copy that styles every row, for hosts with a gate of their own."""
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that make this transform again."""
+
+    @abstractmethod
+    def with_networks(self) -> Self:
+        """Return a copy that holds its generators, for machines that do not have their files."""
+
+    def with_p(self, p: float) -> Self:
+        """Return a copy that styles a row with this probability: 1 for hosts with a gate of their own."""
         twin = copy(self)
-        twin.p = 1.0
+        twin.p = p
         return twin
 
 

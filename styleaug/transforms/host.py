@@ -19,6 +19,7 @@ from styleaug.checks import nearest
 from styleaug.errors import ConfigError, DeviceError, ImageError, name_bytes
 from styleaug.images import Restore
 from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.options import refuse_old
 from styleaug.transforms.params import StyleParams, join
 
@@ -180,8 +181,8 @@ def advised(*, images: str = "", device: str = "") -> Iterator[None]:
 
 
 def needs_no_other_inputs(
-    stylizer: StyleAugment, host: str, *, masks: bool = False, batch: bool = False
-) -> StyleAugment:
+    stylizer: AbstractAugment, host: str, *, masks: bool = False, batch: bool = False
+) -> AbstractAugment:
     """Refuse options that need more than one image, where the host hands over one at a time.
 
     Args:
@@ -198,7 +199,7 @@ def needs_no_other_inputs(
             f'bank="batch" takes styles from other images of a batch, and {host} hands over one at a time. '
             "Use styleaug.StyleCollate or styleaug.StyleLoader, or give a bank."
         )
-    if stylizer.preserve.protect == "mask" and not masks:
+    if stylizer.protects_by_mask and not masks:
         raise ConfigError(
             f'protect="mask" is not available in {host}; give a function that finds the regions in images, '
             "or use styleaug.StyleAugment with tv_tensors."
@@ -216,7 +217,7 @@ MOST_TOGETHER = 2**24
 
 
 def stylise_ragged(
-    stylizer: StyleAugment,
+    stylizer: AbstractAugment,
     images: Sequence[tuple[Tensor, Restore]],
     params: Sequence[StyleParams],
     *,
@@ -248,7 +249,7 @@ def batches(images: Sequence[tuple[Tensor, Restore]]) -> Iterator[list[int]]:
 
 
 def stylise_batch(
-    stylizer: StyleAugment,
+    stylizer: AbstractAugment,
     images: Sequence[tuple[Tensor, Restore]],
     params: Sequence[StyleParams],
     rows: list[int],

@@ -13,7 +13,8 @@ from torch import Tensor
 from styleaug.checks import check_seed
 from styleaug.errors import ConfigError, DeviceError
 from styleaug.images import to_pixels
-from styleaug.transforms.augment import MOST_SEPARATE, StyleAugment
+from styleaug.transforms.augment import MOST_SEPARATE
+from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.host import (
     advised,
     callers,
@@ -45,7 +46,7 @@ class StyleColumn:
     count. Call `multiprocess.set_start_method("spawn")` before, as CUDA does not survive a fork.
 
     Args:
-        augment: a `styleaug.StyleAugment`, not with `bank="batch"` or `splice="mask"`.
+        augment: a `styleaug.StyleAugment` or `OneOf`, not with `bank="batch"` or `splice="mask"`.
         column: holds the images: a `datasets.Image` feature. None entries pass.
         seed: of `map`.
 
@@ -63,7 +64,7 @@ class StyleColumn:
 
     def __init__(self, augment: Any, *, column: str = "image", seed: int = 0):
         stylizer = getattr(augment, "stylizer", augment)
-        if not isinstance(stylizer, StyleAugment):
+        if not isinstance(stylizer, AbstractAugment):
             raise ConfigError(f"expected a styleaug.StyleAugment, got {type(augment).__name__}.")
         self.stylizer = needs_no_other_inputs(stylizer, HOST)
         self.column = column

@@ -1,17 +1,16 @@
 """`RandomStyle` for `kornia.augmentation`, alone or in its containers."""
 
-from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from styleaug.bank import StyleBank
 from styleaug.checks import check_share
 from styleaug.errors import ImageError, missing_extra
 from styleaug.generators.ambient import as_usual
-from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.host import advised, needs_no_other_inputs, with_options
+from styleaug.transforms.one_of import Styles, held
 from styleaug.transforms.options import P, StyleOptions
 from styleaug.transforms.params import StyleParams
 
@@ -40,7 +39,7 @@ class RandomStyle(IntensityAugmentationBase2D):
     Args:
         bank: see `styleaug.StyleAugment`, as for all other options; `"batch"` takes the styles of a
             batch from its other images.
-        p: chance of each row to be stylised.
+        p: chance of each row to be stylised; None is 0.8, or that of a transform given as bank.
         p_batch: chance of each batch to have rows stylised at all.
         same_on_batch: give all rows one gate, style and strength. With `bank="batch"` the style is
             that of one image for all.
@@ -73,17 +72,17 @@ class RandomStyle(IntensityAugmentationBase2D):
     @with_options
     def __init__(
         self,
-        bank: str | Path | StyleBank | None = None,
+        bank: Styles = None,
         *,
-        p: float = P,
+        p: float | None = None,
         p_batch: float = 1.0,
         same_on_batch: bool = False,
         keepdim: bool = False,
         differentiable: bool = False,
         **options: Unpack[StyleOptions],
     ):
-        super().__init__(check_share("p", p), check_share("p_batch", p_batch), same_on_batch, keepdim)
-        stylizer = StyleAugment(bank, p=1.0, **options)  # kornia has its own gate
+        stylizer, p = held(bank, options, p=p, usual=P)
+        super().__init__(p, check_share("p_batch", p_batch), same_on_batch, keepdim)
         host = "kornia, which hands over each of the data_keys by itself"
         self.stylizer = needs_no_other_inputs(stylizer, host, batch=True)
         self._param_generator = StyleGenerator(self.stylizer)
@@ -144,7 +143,7 @@ class RandomStyle(IntensityAugmentationBase2D):
         return StyleParams(
             rows=(rows[:, None] * each + torch.arange(each)).flatten().repeat_interleave(self.stylizer.parts),
             strength=picked["strength"],
-            codes=None if self.stylizer.within_batch else picked.get("codes", none),
+            codes=picked.get("codes", None if self.stylizer.within_batch else none),
             sources=sources,
             shares=picked.get("shares", none),
             fields=picked.get("fields"),
@@ -166,7 +165,7 @@ class StyleGenerator(RandomGeneratorBase):
         stylizer: draws; its `p` is 1.
     """
 
-    def __init__(self, stylizer: StyleAugment):
+    def __init__(self, stylizer: AbstractAugment):
         super().__init__()
         self.stylizer = stylizer
 

@@ -13,7 +13,7 @@ from torch.utils.data._utils.collate import collate, default_collate_fn_map
 from torchvision import tv_tensors
 
 from styleaug.errors import ConfigError, ImageError
-from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.host import batch_seeds, draw_seed, drawing_from
 from styleaug.transforms.sample import ImageKey, calling, check_image_key, describe, unwrapped
 
@@ -322,7 +322,7 @@ def check_batched(batch: Any, augment: Any) -> None:
     Raises:
         ImageError: `augment` would take (B, H, W) for one image of B channels.
     """
-    if not isinstance(augment, StyleAugment):
+    if not isinstance(augment, AbstractAugment):
         return
     values = tree_leaves(batch)
     if any(isinstance(value, (tv_tensors.Image, tv_tensors.Video)) for value in values):

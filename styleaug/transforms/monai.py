@@ -3,19 +3,15 @@
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from copy import copy, deepcopy
-from pathlib import Path
 from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from styleaug.bank import StyleBank
-from styleaug.checks import check_share
 from styleaug.errors import ConfigError, ImageError, missing_extra
 from styleaug.generators.ambient import as_usual
 from styleaug.images import MOST_CHANNELS
-from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.host import (
     Copies,
     advised,
@@ -26,6 +22,7 @@ from styleaug.transforms.host import (
     seed_from,
     with_options,
 )
+from styleaug.transforms.one_of import Styles, held
 from styleaug.transforms.options import StyleOptions
 from styleaug.transforms.params import StyleParams, first_rows
 
@@ -57,14 +54,13 @@ class AbstractRandStyle(RandomizableTransform):
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012, MONAI reads it from the class
 
-    def __init__(
-        self, bank: str | Path | StyleBank | None, prob: float, axis: int, options: StyleOptions
-    ) -> None:
-        super().__init__(check_share("prob", prob))
+    def __init__(self, bank: Styles, prob: float | None, axis: int, options: StyleOptions) -> None:
+        stylizer, prob = held(bank, options, p=prob, usual=0.5)
+        super().__init__(prob)
         if isinstance(axis, bool) or axis not in range(-3, 3):
             raise ConfigError(f"axis must be a spatial axis of a volume, from -3 to 2, got {axis!r}.")
         self.axis = axis
-        self.stylizer = needs_no_other_inputs(StyleAugment(bank, p=1.0, **options), "MONAI")
+        self.stylizer = needs_no_other_inputs(stylizer, "MONAI")
         self.copies, self.by_default = Copies(), False
         self.drawn = self.stylizer.draw(0)
 
@@ -162,7 +158,7 @@ class RandStyle(AbstractRandStyle):
 
     Args:
         bank: see `styleaug.StyleAugment`, as for all other options; not `"batch"`.
-        prob: chance to be stylised.
+        prob: chance to be stylised; None is 0.5, or that of a transform given as bank.
         axis: the spatial axis that the slices of a volume are counted along, from -3 to 2.
         options: see `styleaug.StyleAugment`.
 
@@ -186,9 +182,9 @@ class RandStyle(AbstractRandStyle):
     @with_options
     def __init__(
         self,
-        bank: str | Path | StyleBank | None = None,
+        bank: Styles = None,
         *,
-        prob: float = 0.5,
+        prob: float | None = None,
         axis: int = -1,
         **options: Unpack[StyleOptions],
     ):
@@ -215,7 +211,7 @@ class RandStyled(AbstractRandStyle, MapTransform):
     Args:
         keys: of the images.
         bank: see `styleaug.StyleAugment`, as for all other options; not `"batch"`.
-        prob: chance to be stylised, all keys or none.
+        prob: chance to be stylised, all keys or none; None is 0.5, or that of a transform given as bank.
         axis: the spatial axis that the slices of a volume are counted along, from -3 to 2.
         allow_missing_keys: pass over keys that are not in a dictionary.
         options: see `RandStyle`.
@@ -234,9 +230,9 @@ class RandStyled(AbstractRandStyle, MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        bank: str | Path | StyleBank | None = None,
+        bank: Styles = None,
         *,
-        prob: float = 0.5,
+        prob: float | None = None,
         axis: int = -1,
         allow_missing_keys: bool = False,
         **options: Unpack[StyleOptions],

@@ -2,16 +2,13 @@
 
 import hashlib
 import os
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import torch
 
-from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError
 from styleaug.images import check_range
-from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.host import (
     advised,
     needs_no_other_inputs,
@@ -20,6 +17,7 @@ from styleaug.transforms.host import (
     stylise_ragged,
     with_options,
 )
+from styleaug.transforms.one_of import Styles, held
 from styleaug.transforms.options import P, StyleOptions
 from styleaug.transforms.params import StyleParams, join
 
@@ -47,7 +45,7 @@ class StyleBatch:
             generator are sent to them.
         column: holds images `(H, W, C)` or `(H, W)`, uint8, uint16, float in [0, 1], or within
             `value_range`.
-        p: chance of each row to be stylised.
+        p: chance of each row to be stylised; None is 0.8, or that of a transform given as bank.
         seed: of all draws; None draws anew in each pass.
         ids: a column that tells rows apart, for `seed`; None goes by the pixels, so that equal images get
             one style.
@@ -70,20 +68,21 @@ class StyleBatch:
     @with_options
     def __init__(
         self,
-        bank: str | Path | StyleBank | None = None,
+        bank: Styles = None,
         *,
         column: str = "image",
-        p: float = P,
+        p: float | None = None,
         seed: int | None = None,
         ids: str | None = None,
         device: str | torch.device | None = None,
         **options: Unpack[StyleOptions],
     ):
-        if bank == "batch":
+        if isinstance(bank, str) and bank == "batch":
             raise ConfigError(
                 'bank="batch" would let styles depend on how Ray Data divides rows into batches; give a bank.'
             )
-        self.stylizer = needs_no_other_inputs(StyleAugment(bank, p=p, **options), "Ray Data")
+        stylizer, p = held(bank, options, p=p, usual=P)
+        self.stylizer = needs_no_other_inputs(stylizer.with_p(p), "Ray Data")
         self.column, self.seed, self.ids = column, seed, ids
         # Ray names an actor's GPU here; without one it leaves all of the machine's in sight.
         given = os.environ.get("CUDA_VISIBLE_DEVICES") and torch.cuda.is_available()
