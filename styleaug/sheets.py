@@ -21,6 +21,8 @@ from styleaug.io.files import image_files, save_image
 from styleaug.io.paths import check_path
 from styleaug.io.pixels import read_pixels
 from styleaug.transforms.augment import StyleAugment, StyleParams
+from styleaug.transforms.base import AbstractAugment
+from styleaug.transforms.host import Styles, held, member_drawn
 from styleaug.transforms.splice import Splice, SpliceKind
 from styleaug.weights import STAIN_GENERATORS, pretrained_folder
 
@@ -70,7 +72,7 @@ def preview(
     images: Sequence[str | Path] = (),
     out: str | Path = "preview.png",
     *,
-    bank: str | Path | StyleBank | None = None,
+    bank: Styles = None,
     generator: str | Path | AbstractGenerator | None = None,
     target: str | Path | Sequence[str | Path] | None = None,
     styles: int = 6,
@@ -88,7 +90,8 @@ def preview(
     Args:
         images: files or folders; the default is the sample photos.
         out: path of the picture to write.
-        bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`.
+        bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`. Or a transform in
+            its place: a `StyleAugment`, a `OneOf`, a preset.
         generator: see `StyleAugment`.
         target: a folder or files to show for comparison.
         styles: number of columns; styles are drawn from the bank without repetition, or from the generator's
@@ -109,7 +112,9 @@ def preview(
         check_seed(seed),
         check_share("strength", strength),
     )
-    stylizer = StyleAugment(bank, generator=generator, p=1.0, strength=strength, splice=splice)
+    stylizer, _ = held(
+        bank, {"generator": generator, "strength": strength, "splice": splice}, p=1.0, usual=1.0
+    )
     if stylizer.within_batch or stylizer.splices_by_mask:
         raise ConfigError('a contact sheet has neither batches nor masks; leave out "batch" and "mask".')
     tiles = squares(_spread(images or sample_photos(), most), size)
@@ -120,8 +125,7 @@ def preview(
     for number, tile in enumerate(tiles):
         shown = [goals[number % len(goals)]] if goals else []
         rows.append([*shown, tile, *(stylizer.apply(tile, params) for params in columns)])
-    names = (" + ".join(map(str, params["sources"].flatten().tolist())) for params in columns)
-    captions = [*(["target"] if goals else []), "image", *(f"style {name}".strip() for name in names)]
+    captions = [*(["target"] if goals else []), "image", *(caption(stylizer, each) for each in columns)]
     save_image(contact_sheet(rows, captions), out)
     return out
 
@@ -166,13 +170,21 @@ def open_rgb(path: Path, size: int) -> Image.Image:
 
 
 def choose_styles(
-    stylizer: StyleAugment, count: int, strength: float, rng: torch.Generator
+    stylizer: AbstractAugment, count: int, strength: float, rng: torch.Generator
 ) -> list[StyleParams]:
     """Draw the parameters of each column."""
-    bank = stylizer.bank
+    bank = stylizer.bank if isinstance(stylizer, StyleAugment) else None
     if bank is None or stylizer.splice is not None:
         return [stylizer.draw(1, rng) for _ in range(count if stylizer.code_length else 1)]
     return [one_style(bank, int(row), strength) for row in torch.randperm(len(bank), generator=rng)[:count]]
+
+
+def caption(stylizer: AbstractAugment, params: StyleParams) -> str:
+    """Name the style of a column; of a mixture, the generator that was drawn."""
+    if isinstance(stylizer, StyleAugment):
+        rows = " + ".join(map(str, params["sources"].flatten().tolist()))
+        return f"style {rows}".strip()
+    return member_drawn(stylizer, params)[0].generator_name
 
 
 def one_style(bank: StyleBank, row: int, strength: float) -> StyleParams:

@@ -8,6 +8,7 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from shard_files import write_images
 from specimens import bank, bank_of, pil, tiny_adain
 from torch.testing import assert_close
@@ -15,12 +16,14 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from styleaug import OneOf, StyleAugment, StyleLoader
+from styleaug.cli.main import cli
 from styleaug.errors import ConfigError, ImageError
 from styleaug.offline.folder import apply_folder
 from styleaug.transforms.albumentations import StyleAugment as AlbumentationsStyle
+from styleaug.transforms.host import from_settings, held, members_of
 from styleaug.transforms.kornia import RandomStyle
 from styleaug.transforms.monai import RandStyle, RandStyled
-from styleaug.transforms.one_of import from_settings, held, members_of
+from styleaug.transforms.presets import MIXTURES
 
 
 def batch(count=24, channels=3):
@@ -268,3 +271,44 @@ def test_a_folder_is_styled_by_it_and_the_manifest_names_the_member(tmp_path):
         apply_folder(source, tmp_path / "out0", bank=OneOf([painted]))
     with pytest.raises(ConfigError, match="there is none"):
         apply_folder(source, tmp_path / "no", bank=OneOf([StyleAugment("batch")]))
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_preset_is_a_mixture_whose_options_reach_all_parts(name):
+    preset, images = StyleAugment.preset(name), batch(6)
+    assert len(members_of(preset)) == len(MIXTURES[name].parts)
+    assert preset(images).shape == images.shape
+    hounsfield = StyleAugment.preset(name, p=0.3, value_range=(-160, 240), channels="shared")
+    assert hounsfield.p == 0.3 and {m.value_range for m in members_of(hounsfield)} == {(-160.0, 240.0)}
+    with pytest.raises(ConfigError, match="leave out generator"):
+        StyleAugment.preset(name, generator="gin")
+
+
+def test_unknown_presets_name_those_that_there_are():
+    with pytest.raises(ConfigError, match=r"'drawing'\. Did you mean 'drawings'.*unknown"):
+        StyleAugment.preset("drawing")
+
+
+@pytest.mark.parametrize(
+    "options", [["--preset", "unknown"], ["--bank", "art", "--bank", "gin", "--bank", "gin"]]
+)
+def test_the_command_line_takes_mixtures(options, tmp_path):
+    source = write_images(tmp_path / "in", 6)
+    run = CliRunner().invoke(cli, ["apply", str(source), "-o", str(tmp_path / "out"), *options])
+    assert run.exit_code == 0, run.output
+    head = json.loads((tmp_path / "out" / "manifest.jsonl").read_text().partition("\n")[0])["settings"]
+    assert len(head["one_of"]) == len(options) // 2 or options[0] == "--preset"
+    run = CliRunner().invoke(cli, ["preview", str(source), "-o", str(tmp_path / "sheet.png"), *options])
+    assert run.exit_code == 0, run.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--preset", "unknown", "--bank", "art"], "leave out --bank"),
+        (["--preset", "unknown", "--strength", ".5"], "its own strength; leave out --strength"),
+    ],
+)
+def test_a_preset_beside_options_is_a_usage_error(options, words, tmp_path):
+    run = CliRunner().invoke(cli, ["apply", str(tmp_path), "-o", str(tmp_path / "out"), *options])
+    assert run.exit_code == 2 and words in run.output

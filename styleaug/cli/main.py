@@ -11,7 +11,7 @@ import click
 
 from styleaug.cli.console import NEW_FILE, finish, going_on, labels_named, output, progress, say, show_warning
 from styleaug.cli.evaluation import evaluate
-from styleaug.cli.options import Command, shell_words, style_options
+from styleaug.cli.options import Command, bank_option, mixture, mixture_options, shell_words, style_options
 from styleaug.cli.training import fit_style_command, train_group
 from styleaug.errors import FileError, StyleAugError, printable
 
@@ -23,6 +23,7 @@ PATH = click.Path(path_type=Path)
 @click.command(cls=Command)
 @click.argument("source", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="File or new folder to write.")
+@bank_option()
 @style_options("")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed for the choice of style.")
 @click.option(
@@ -151,6 +152,7 @@ def _stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
 @cli.command(cls=Command)
 @click.argument("source", type=_INPUT)
 @click.option("-o", "--out", type=_OUTPUT, required=True, help="Folder for the copies, outside SOURCE.")
+@mixture_options
 @style_options(" for each copy")
 @click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Copies of each image.")
 @click.option(
@@ -183,6 +185,8 @@ def _stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
 def apply(
     source: Path,
     out: Path,
+    bank: tuple[str, ...],
+    preset: str | None,
     copies: int,
     preserve: float | None,
     seed: int,
@@ -206,10 +210,12 @@ def apply(
     """
     from styleaug.offline.folder import apply_folder
 
+    styles = mixture(bank, preset, style)
     with going_on(), progress("stylising") as report:
         applied = apply_folder(
             source,
             out,
+            bank=styles,
             copies=copies,
             preserve=preserve,
             seed=seed,
@@ -233,7 +239,7 @@ def apply(
 
 @cli.command("preview")
 @click.argument("images", type=_INPUT, nargs=-1)
-@click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
+@mixture_options
 @click.option("--generator", help="Name, weights or a run folder.  [default: the one that made the bank]")
 @click.option(
     "-o", "--out", type=NEW_FILE, default=Path("preview.png"), show_default=True, help="Picture to write."
@@ -255,16 +261,15 @@ def apply(
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed for the choice of styles.")
 def _preview(
     images: tuple[Path, ...],
-    bank: str | None,
-    generator: str | None,
+    bank: tuple[str, ...],
+    preset: str | None,
     out: Path,
     target: Path | None,
     styles: int,
-    strength: float,
-    splice: Any,
     size: int,
     most: int,
     seed: int,
+    **style: Any,
 ) -> None:
     """Draw a contact sheet of IMAGES in several styles.
 
@@ -276,15 +281,13 @@ def _preview(
     path = preview(
         images,
         out,
-        bank=bank,
-        generator=generator,
+        bank=mixture(bank, preset, style),
         target=target,
         styles=styles,
-        strength=strength,
-        splice=splice,
         size=size,
         most=most,
         seed=seed,
+        **style,
     )
     say(f"{path} written")
 
@@ -392,6 +395,7 @@ def _sample(bank: str, count: int, out: Path, seed: int) -> None:
 def list_() -> None:
     """List the generators and banks that are known by name."""
     from styleaug.cli.catalogue import GENERATORS
+    from styleaug.transforms.presets import MIXTURES
     from styleaug.weights import bank_names, card, generator_names
 
     lines = [f"  {name:20} {GENERATORS[name]}" for name in generator_names()]
@@ -402,6 +406,8 @@ def list_() -> None:
         for name, one in facts.items()
     ]
     output("banks, and what their styles come from", *lines)
+    lines = [f"  {name:20} {preset.when}" for name, preset in MIXTURES.items()]
+    output("presets, and what they are for", *lines)
 
 
 cli.add_command(evaluate)

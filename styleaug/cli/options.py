@@ -14,7 +14,10 @@ __all__ = [
     "SAMPLERS_NAMED",
     "Command",
     "NamedOption",
+    "bank_option",
     "device_option",
+    "mixture",
+    "mixture_options",
     "shell_words",
     "style_options",
 ]
@@ -109,14 +112,54 @@ def device_option() -> Callable[[Any], Any]:
     )  # fmt: skip
 
 
+def bank_option() -> Callable[[Any], Any]:
+    """Return the option `--bank`."""
+    return click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
+
+
+def mixture_options(command: Any) -> Any:
+    """Let a command take `--preset NAME`, and `--bank` several times; see `mixture`."""
+    chosen = click.option(
+        "--preset", help="Mixture for a shift, in place of a bank: unknown, drawings, stain, corruptions."
+    )
+    bank = click.option(
+        "--bank", multiple=True,
+        help="Name or path of a bank, or a run folder. Repeated: each image gets one.  [default: art]",
+    )  # fmt: skip
+    return bank(chosen(command))
+
+
+def mixture(banks: tuple[str, ...], preset: str | None, options: dict[str, Any]) -> Any:
+    """Return what stands for the bank: None, a name, or the transform of several banks or a preset.
+
+    Args:
+        banks: names or paths; a repeated one is drawn more often.
+        preset: a name.
+        options: of the command; what a mixture is made of is taken out.
+    """
+    if preset and banks:
+        raise click.UsageError("--preset has banks of its own; leave out --bank.")
+    if not preset and len(banks) < 2:
+        return banks[0] if banks else None
+    from styleaug.transforms.augment import StyleAugment
+    from styleaug.transforms.host import DEFAULTS, is_unusual
+    from styleaug.transforms.one_of import OneOf
+
+    shared = {name: options.pop(name) for name in list(options) if name in DEFAULTS}
+    if not preset:
+        return OneOf([StyleAugment(name, p=1.0, **shared) for name in banks])
+    if own := [name.replace("_", "-") for name, value in shared.items() if is_unusual(name, value)]:
+        raise click.UsageError(f"--preset has its own {own[0]}; leave out --{own[0]}.")
+    return StyleAugment.preset(preset)
+
+
 def style_options(strength: str) -> Callable[[Any], Any]:
-    """Add the options that say which styles are given; the command gets them by their names in Python.
+    """Add the options that say how styles are given; the command gets them by their names in Python.
 
     Args:
         strength: for what one is drawn.
     """
     made = (
-        click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]"),
         click.option(
             "--generator", help="Name, weights or a run folder.  [default: the one that made the bank]"
         ),

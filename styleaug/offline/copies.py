@@ -17,8 +17,7 @@ from styleaug.io.shards import AbstractWriter, Sample, open_shard
 from styleaug.io.stamps import stamp_of
 from styleaug.offline.slides import is_slide, stylise_slide
 from styleaug.transforms.base import AbstractAugment
-from styleaug.transforms.host import batches, rng_from, seed_from, stylise_batch
-from styleaug.transforms.one_of import member_drawn, members_of
+from styleaug.transforms.host import batches, member_drawn, members_of, rng_from, seed_from, stylise_batch
 from styleaug.transforms.params import StyleParams
 
 __all__ = ["Copier", "Format", "Line", "Unit"]

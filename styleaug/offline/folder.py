@@ -31,8 +31,8 @@ from styleaug.offline.copies import Copier, Format, Line, Unit
 from styleaug.offline.manifest import Applied, Manifest
 from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.base import AbstractAugment
-from styleaug.transforms.host import with_options
-from styleaug.transforms.one_of import OneOf, Styles, held, members_of
+from styleaug.transforms.host import Styles, held, members_of, with_options
+from styleaug.transforms.one_of import OneOf
 from styleaug.transforms.options import CommonOptions, in_short
 
 __all__ = ["Applied", "Engine", "apply_folder"]

@@ -12,16 +12,19 @@ from torch.utils.data import get_worker_info
 from styleaug.errors import ConfigError, ImageError, missing_extra
 from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.host import (
+    DEFAULTS,
     Copies,
+    Styles,
     advised,
     callers,
     draw_seed,
+    held,
+    members_of,
     needs_no_other_inputs,
     rng_from,
     seed_from,
     with_options,
 )
-from styleaug.transforms.one_of import DEFAULTS, Styles, held, members_of
 from styleaug.transforms.options import P, StyleOptions
 
 try:
@@ -92,7 +95,7 @@ class StyleAugment(A.ImageOnlyTransform):
         super().__init__(p=p)
         self.stylizer = needs_no_other_inputs(stylizer, "albumentations", masks=True)
         # The host serialises what stands under the arguments' own names: plain values.
-        written = plain(self.stylizer.settings())
+        written = as_text(self.stylizer.settings())
         if isinstance(bank, AbstractAugment | dict):
             usual = {name: DEFAULTS[name].default for name in StyleOptions.__annotations__}
             written = {**usual, "bank": written}
@@ -285,12 +288,12 @@ class StyleAugment(A.ImageOnlyTransform):
             self.py_random = random.Random(seed_from(self.py_random.getrandbits(63), *self._copies.parts))
 
 
-def plain(value: Any) -> Any:
+def as_text(value: Any) -> Any:
     """Return settings with paths as text that cannot be a shipped name."""
     if isinstance(value, dict):
-        return {name: plain(each) for name, each in value.items()}
+        return {name: as_text(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [plain(each) for each in value]
+        return [as_text(each) for each in value]
     return os.path.join(os.curdir, value) if isinstance(value, Path) else value
 
 

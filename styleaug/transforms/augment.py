@@ -11,7 +11,7 @@ from copy import copy
 from functools import partial
 from pathlib import Path
 from threading import current_thread, main_thread
-from typing import Any, Self, get_args
+from typing import Any, Self, Unpack, get_args
 
 import torch
 from jaxtyping import Int, Shaped
@@ -198,6 +198,27 @@ class StyleAugment(AbstractAugment):
             raise BankError(f"{bank}: {error}" if isinstance(bank, str | Path) else str(error)) from None
         self.sample = self.make_sample()
         self.sample(0, torch.Generator())
+
+    @classmethod
+    def preset(cls, name: str, *, p: float | None = None, **options: Unpack[StyleOptions]) -> AbstractAugment:
+        """Return a mixture of styles for a common shift, which needs no image of the target.
+
+        Use it like a `StyleAugment`; adapters take it in place of a bank. docs/presets.md has the figures.
+
+        Args:
+            name: `"unknown"`, `"drawings"`, `"stain"` or `"corruptions"`.
+            p: probability that a row is styled; None is the preset's own.
+            options: of all its parts, such as `value_range` or `channels`; see `StyleAugment`.
+
+        Raises:
+            ConfigError: an unknown name, or a bank or generator, which a preset has.
+
+        Example:
+            >>> StyleAugment.preset("unknown")  # doctest: +SKIP
+        """
+        from styleaug.transforms.presets import make_preset
+
+        return make_preset(cls, name, p=p, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies of the network are made again where the transform arrives: other process, other device.

@@ -3,11 +3,12 @@
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from inspect import signature
 from itertools import count
+from pathlib import Path
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,22 +16,31 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from styleaug.checks import nearest
+from styleaug.bank import StyleBank
+from styleaug.checks import check_share, nearest
 from styleaug.errors import ConfigError, DeviceError, ImageError, name_bytes
 from styleaug.images import Restore
 from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.base import AbstractAugment
+from styleaug.transforms.one_of import OneOf
 from styleaug.transforms.options import refuse_old
 from styleaug.transforms.params import StyleParams, join
 
 __all__ = [
+    "DEFAULTS",
     "Copies",
+    "Styles",
     "advised",
     "batch_seeds",
     "batches",
     "callers",
     "draw_seed",
     "drawing_from",
+    "from_settings",
+    "held",
+    "is_unusual",
+    "member_drawn",
+    "members_of",
     "needs_no_other_inputs",
     "rng_from",
     "seed_from",
@@ -38,6 +48,11 @@ __all__ = [
     "stylise_ragged",
     "with_options",
 ]
+
+Styles = str | Path | StyleBank | AbstractAugment | Mapping[str, Any] | None
+"""What adapters take for a bank: what `StyleAugment` takes, a transform in its place, or its settings."""
+
+DEFAULTS = signature(StyleAugment).parameters
 
 _Arguments = ParamSpec("_Arguments")
 _Made = TypeVar("_Made")
@@ -52,7 +67,7 @@ def with_options(make: Callable[_Arguments, _Made]) -> Callable[_Arguments, _Mad
     own = signature(make)
     *named, rest = own.parameters.values()
     (taken,) = rest.annotation.__args__
-    usual = signature(StyleAugment).parameters
+    usual = DEFAULTS
     shown = own.replace(
         parameters=[*named, *(usual[name] for name in usual if name in taken.__annotations__)]
     )
@@ -67,6 +82,64 @@ def with_options(make: Callable[_Arguments, _Made]) -> Callable[_Arguments, _Mad
 
     vars(checked)["__signature__"] = shown
     return checked
+
+
+def from_settings(settings: Mapping[str, Any]) -> AbstractAugment:
+    """Make the transform whose `settings` these are, as JSON or YAML may have kept them.
+
+    Raises:
+        ConfigError, BankError, WeightsError: as the transform itself.
+    """
+    if "transforms" not in settings:
+        return StyleAugment(**settings)
+    return OneOf([from_settings(member) for member in settings["transforms"]], settings.get("weights"))
+
+
+def members_of(augment: AbstractAugment) -> list[StyleAugment]:
+    """List the `StyleAugment`s that a transform is made of; itself, if it is one."""
+    if isinstance(augment, OneOf):
+        return [each for member in augment.transforms for each in members_of(member)]
+    assert isinstance(augment, StyleAugment)
+    return [augment]
+
+
+def member_drawn(augment: AbstractAugment, params: StyleParams) -> tuple[StyleAugment, StyleParams]:
+    """Return the `StyleAugment` that was drawn for one image, with its own parameters."""
+    while isinstance(augment, OneOf):
+        ((augment, params),) = augment.split(params)
+    assert isinstance(augment, StyleAugment)
+    return augment, params
+
+
+def is_unusual(name: str, value: Any) -> bool:
+    """Return whether an option of `StyleAugment` differs from its default, or from a span of it."""
+    usual = DEFAULTS[name].default
+    return value not in (usual, (usual, usual))
+
+
+def held(
+    bank: Styles, options: Mapping[str, Any], *, p: float | None, usual: float
+) -> tuple[AbstractAugment, float]:
+    """Return the transform that an adapter holds, which styles every row, and the p of the adapter's gate.
+
+    Args:
+        bank: what `StyleAugment` takes, a transform in its place, or the settings of one.
+        options: of `StyleAugment`.
+        p: of the adapter; None is the transform's own, or `usual`.
+        usual: of the adapter.
+
+    Raises:
+        ConfigError: options beside a transform, which has its own.
+    """
+    augment: Any = from_settings(bank) if isinstance(bank, Mapping) else bank
+    if not isinstance(augment, AbstractAugment):
+        return StyleAugment(augment, p=1.0, **options), usual if p is None else check_share("p", p)
+    given = [name for name, value in options.items() if is_unusual(name, value)]
+    if given:
+        raise ConfigError(
+            f"{type(augment).__name__} has its own options; give {', '.join(given)} to it, not beside it."
+        )
+    return augment.with_p(1.0), augment.p if p is None else check_share("p", p)
 
 
 def seed_from(*parts: int | str) -> int:

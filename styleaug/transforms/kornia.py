@@ -9,8 +9,7 @@ from styleaug.checks import check_share
 from styleaug.errors import ImageError, missing_extra
 from styleaug.generators.ambient import as_usual
 from styleaug.transforms.base import AbstractAugment
-from styleaug.transforms.host import advised, needs_no_other_inputs, with_options
-from styleaug.transforms.one_of import Styles, held
+from styleaug.transforms.host import Styles, advised, held, needs_no_other_inputs, with_options
 from styleaug.transforms.options import P, StyleOptions
 from styleaug.transforms.params import StyleParams
 

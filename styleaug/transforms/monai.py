@@ -14,15 +14,16 @@ from styleaug.generators.ambient import as_usual
 from styleaug.images import MOST_CHANNELS
 from styleaug.transforms.host import (
     Copies,
+    Styles,
     advised,
     callers,
     draw_seed,
+    held,
     needs_no_other_inputs,
     rng_from,
     seed_from,
     with_options,
 )
-from styleaug.transforms.one_of import Styles, held
 from styleaug.transforms.options import StyleOptions
 from styleaug.transforms.params import StyleParams, first_rows
 

@@ -1,9 +1,7 @@
 """`OneOf`: several transforms, of which each row of a batch gets one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
-from inspect import signature
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -11,26 +9,17 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from styleaug.bank import StyleBank
-from styleaug.checks import check_share
 from styleaug.errors import ConfigError
 from styleaug.generators.ambient import as_usual
 from styleaug.samplers import check_weights
-from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.params import StyleParams
 from styleaug.transforms.placement import put, take
 
-__all__ = ["DEFAULTS", "OneOf", "Styles", "from_settings", "held", "member_drawn", "members_of"]
+__all__ = ["OneOf"]
 
 SHARED = ("channels", "value_range", "splice")
 """What all members must have in common, since they share rows, pixels and masks."""
-
-
-Styles = str | Path | StyleBank | AbstractAugment | Mapping[str, Any] | None
-"""What adapters take for a bank: what `StyleAugment` takes, a transform in its place, or its settings."""
-
-DEFAULTS = signature(StyleAugment).parameters
 
 
 class OneOf(AbstractAugment):
@@ -56,7 +45,7 @@ class OneOf(AbstractAugment):
 
     def __init__(self, transforms: Sequence[AbstractAugment], weights: Sequence[float] | None = None):
         super().__init__()
-        self.transforms = checked(transforms)
+        self.transforms = check_members(transforms)
         given = [1.0] * len(self.transforms) if weights is None else weights
         chances = check_weights(given)
         if len(chances) != len(self.transforms):
@@ -175,7 +164,7 @@ class OneOf(AbstractAugment):
         return result
 
 
-def checked(transforms: Any) -> tuple[AbstractAugment, ...]:
+def check_members(transforms: Any) -> tuple[AbstractAugment, ...]:
     """Check the members of a `OneOf`.
 
     Raises:
@@ -209,60 +198,3 @@ def numbered(params: StyleParams, number: int, length: int) -> StyleParams:
 def wide(values: Tensor, width: int) -> Tensor:
     """Fill rows up to `width` with zeros."""
     return pad(values, (0, width - values.shape[1]))
-
-
-def from_settings(settings: Mapping[str, Any]) -> AbstractAugment:
-    """Make the transform whose `settings` these are, as JSON or YAML may have kept them.
-
-    Raises:
-        ConfigError, BankError, WeightsError: as the transform itself.
-    """
-    if "transforms" not in settings:
-        return StyleAugment(**settings)
-    return OneOf([from_settings(member) for member in settings["transforms"]], settings.get("weights"))
-
-
-def members_of(augment: AbstractAugment) -> list[StyleAugment]:
-    """List the `StyleAugment`s that a transform is made of; itself, if it is one."""
-    if isinstance(augment, OneOf):
-        return [each for member in augment.transforms for each in members_of(member)]
-    assert isinstance(augment, StyleAugment)
-    return [augment]
-
-
-def member_drawn(augment: AbstractAugment, params: StyleParams) -> tuple[StyleAugment, StyleParams]:
-    """Return the `StyleAugment` that was drawn for one image, with its own parameters."""
-    while isinstance(augment, OneOf):
-        ((augment, params),) = augment.split(params)
-    assert isinstance(augment, StyleAugment)
-    return augment, params
-
-
-def held(
-    bank: Styles, options: Mapping[str, Any], *, p: float | None, usual: float
-) -> tuple[AbstractAugment, float]:
-    """Return the transform that an adapter holds, which styles every row, and the p of the adapter's gate.
-
-    Args:
-        bank: what `StyleAugment` takes, a transform in its place, or the settings of one.
-        options: of `StyleAugment`.
-        p: of the adapter; None is the transform's own, or `usual`.
-        usual: of the adapter.
-
-    Raises:
-        ConfigError: options beside a transform, which has its own.
-    """
-    augment: Any = from_settings(bank) if isinstance(bank, Mapping) else bank
-    if not isinstance(augment, AbstractAugment):
-        return StyleAugment(augment, p=1.0, **options), usual if p is None else check_share("p", p)
-    usually = {name: DEFAULTS[name].default for name in options}
-    given = [
-        name
-        for name, value in options.items()
-        if value not in (usually[name], (usually[name], usually[name]))  # both ends of a strength
-    ]
-    if given:
-        raise ConfigError(
-            f"{type(augment).__name__} has its own options; give {', '.join(given)} to it, not beside it."
-        )
-    return augment.with_p(1.0), augment.p if p is None else check_share("p", p)

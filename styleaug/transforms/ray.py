@@ -10,14 +10,15 @@ import torch
 from styleaug.errors import ConfigError
 from styleaug.images import check_range
 from styleaug.transforms.host import (
+    Styles,
     advised,
+    held,
     needs_no_other_inputs,
     rng_from,
     seed_from,
     stylise_ragged,
     with_options,
 )
-from styleaug.transforms.one_of import Styles, held
 from styleaug.transforms.options import P, StyleOptions
 from styleaug.transforms.params import StyleParams, join
 
