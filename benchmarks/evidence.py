@@ -1,7 +1,7 @@
-"""Does styling help a classifier elsewhere? Every arm, on blood cells, drawings and corruptions.
+"""Does styling help a classifier elsewhere? Every arm, on cells, tissue, drawings, digits and corruptions.
 
     STYLEAUG_DATA=../shared/data STYLEAUG_WEIGHTS=../shared/weights \
-        python benchmarks/evidence.py QUESTION [--arms NAME,...] [--seeds 3] [--jobs 2]
+        python benchmarks/evidence.py QUESTION [--arms "NAME;..."] [--seeds 6] [--report-from 1] [--jobs 2]
 
 Each question is one call of `styleaug evaluate robustness`, whose rules hold: arms of a seed share the
 split, initial weights, batches and geometry; the last epoch counts; scores are the recall averaged over
@@ -13,6 +13,11 @@ the classes. Results go to `benchmarks/results/evidence_QUESTION.{json,md}`; fin
     pacs                              48 photos of each class to paintings, cartoons and sketches,
                                       ImageNet SqueezeNet; and what to set: p, strength, bank, sampler
     cifar                             200 images of each class, 15 corruptions in 5 severities, WRN-10-2
+    digits                            100 digits of each class of MNIST to MNIST-M and USPS, a small network
+    colon                             150 tiles of each class, tumour or not, of one site to those of another
+
+Settings are chosen on seed 0 of cells-pbc and pacs. Tables report the seeds from `--report-from` on; earlier
+ones stand apart. Arms that saw images of the tests stand apart, too.
 
 Target banks: `styleaug fit-style` with its defaults is called once for each domain that is tested, on a
 flat folder of its images under names without classes; each styled row takes one of these banks. They are
@@ -21,6 +26,7 @@ a pile of its own slides. FDA and histogram matching get the same images as refe
 """
 
 import argparse
+import csv
 import os
 import re
 import shlex
@@ -53,7 +59,16 @@ STANDARD = {
     "randaugment": "randaugment",
     "mixstyle": "mixstyle",
     "batch swap": "channel-swap,p=.8,strength=1",
+    "augmix": "augmix",
+    "prime": "prime",
+    "erasing": "erasing",
+    "dsu": "dsu",
 }
+RANDOM = {
+    name: f"style:{name},{FULL}"
+    for name in ("randconv", "pro-randconv", "gin", "tone-curves", "random-filter")
+}
+"""Arms that need no image but those of the training."""
 REFERENCED = {
     "fda (albumentations)": "fda:@targets,p=.8",
     "histogram matching (albumentations)": "histogram-matching:@targets,p=.8",
@@ -68,6 +83,7 @@ def on_targets(*generators: str, options: str = FULL) -> dict[str, str]:
 
 CELLS = (
     STANDARD
+    | RANDOM
     | REFERENCED
     | {"reinhard-rgb (channel swap)": f"@reinhard-rgb,{FULL}"}
     | on_targets("reinhard-lab", "histogram", "fourier", "macenko", "vahadane")
@@ -88,6 +104,7 @@ CELLS = (
         f"/@reinhard-rgb,{FULL}",
         "randstainna always": "@randstainna,p=1,strength=1,sampler=gaussian",
         "adain art": f"style:art,{FULL}",
+        "adain art or randconv": f"style:art,{FULL}/style:randconv,{FULL}",
         "adain at 64 px": f"@adain,{FULL},least_side=1",
         "adain at 96 px": f"@adain,{FULL},least_side=96",
         "adain at 224 px": f"@adain,{FULL},least_side=224",
@@ -109,12 +126,13 @@ ABLATION = {
     "splice fields": f"{ONE},splice=fields",
     "guard .9": f"{ONE},preserve=.9",
 }
-PACS = STANDARD | REFERENCED | {
+PACS = STANDARD | RANDOM | REFERENCED | {
     "reinhard-rgb (channel swap)": f"@reinhard-rgb,{FULL}",
     "adain art mild": f"style:art,{MILD}",
     "adain art": ONE,
     "adain target": "@adain,p=1,strength=1",
     "adain art or target": f"{ONE}/@adain,p=1,strength=1",
+    "adain art or randconv": f"{ONE}/style:randconv,p=1,strength=1",
     "adain art + grey": f"{ONE}+grey",
     "adain art + jitter+grey": f"{ONE}+jitter+grey",
     "adain art + mixstyle": f"{ONE}+mixstyle",
@@ -128,10 +146,7 @@ PACS = STANDARD | REFERENCED | {
     "adain art or photo": f"{ONE}/{ONE}/{ONE}/@photo,p=1,strength=1",
     "patchswap art": "style:art-patches,p=1,strength=1",
 } | ABLATION  # fmt: skip
-CIFAR = {
-    "none": "none",
-    "jitter+grey": "jitter+grey",
-    "trivialaugment": "trivialaugment",
+CIFAR = STANDARD | RANDOM | {
     "batch swap + trivialaugment": "channel-swap,p=.5,strength=1+trivialaugment",
     "adain art + trivialaugment": f"style:art,{FULL}+trivialaugment",
     "adain art at .3 + trivialaugment": "style:art,p=.3,strength=1+trivialaugment",
@@ -140,17 +155,36 @@ CIFAR = {
     "adain art at .3 and 64 px + trivialaugment": "style:art,p=.3,strength=1,least_side=64+trivialaugment",
     "adain art at .3 and 96 px + trivialaugment": "style:art,p=.3,strength=1,least_side=96+trivialaugment",
     "adain art at 32 px": f"style:art,{FULL},least_side=1",
+    "adain art or randconv": f"style:art,{FULL}/style:randconv,{FULL}",
+    "adain art or randconv + trivialaugment": f"style:art,{FULL}/style:randconv,{FULL}+trivialaugment",
+    "randconv + trivialaugment": f"style:randconv,{FULL}+trivialaugment",
     "photo + trivialaugment": f"style:photo-tones,{FULL}+trivialaugment",
-}
+}  # fmt: skip
+UNCHOSEN = STANDARD | RANDOM | REFERENCED | {
+    "adain art": f"style:art,{FULL}",
+    "adain art or randconv": f"style:art,{FULL}/style:randconv,{FULL}",
+    "reinhard-rgb (channel swap)": f"@reinhard-rgb,{FULL}",
+} | on_targets("reinhard-lab", "histogram", "fourier", "photo", "adain")  # fmt: skip
+"""Arms of the questions on which nothing is chosen."""
+COLON = UNCHOSEN | on_targets("macenko", "vahadane") | {
+    "hed-jitter": f"style:hed-jitter,{FULL}",
+    "randstainna": f"@randstainna,{FULL},sampler=gaussian",
+    "randstainna or photo": f"@randstainna,{FULL},sampler=gaussian/@photo,{FULL}",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Question:
-    """One comparison: where it is trained and tested, with what, and the arms."""
+    """One comparison: where it is trained and tested, with what, and the arms.
+
+    A place is a folder below the data or in an archive of `PACKED`. After a colon comes a part of it, as in
+    the data's index. Without a place for `home` a part of `train` is held out.
+    """
 
     train: str
     tests: tuple[str, ...]
     arms: dict[str, str]
+    home: str = ""
     classifier: str = "squeezenet"
     recipe: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
@@ -165,11 +199,13 @@ def cells(home: str, classifier: str) -> Question:
     geometry = {"geometry": "cells", "precision": "bf16"}
     options = {"classes": KINDS, "per_class": 100, "balanced": True, "held_out": 1 / 6, "fit": "squash"}
     tests = tuple(f"wbc/{lab}" for lab in LABS if lab != home)
-    return Question(f"wbc/{home}", tests, CELLS, classifier, geometry, options)
+    return Question(f"wbc/{home}", tests, CELLS, classifier=classifier, recipe=geometry, options=options)
 
 
 DRAWN = ("pacs/art_painting", "pacs/cartoon", "pacs/sketch")
 PHOTO = {"per_class": 48, "held_out": 0.25, "fit": "squash"}
+PACKED = {"cifar": "cifar10/cifar10_jpg_subset.zip", "digits": "digits/digits.zip"}
+"""Archives of the data, by the name of the folder into which they are unpacked."""
 QUESTIONS = {
     "cells-pbc": cells("pbc", "small"),
     "cells-tecom": cells("tecom", "small"),
@@ -180,9 +216,27 @@ QUESTIONS = {
         "cifar/train",
         (),
         CIFAR,
-        "wrn-10-2",
-        {"precision": "bf16", "epochs": 50, "batch": 32, "lr": 0.05},
-        {"corruptions": CORRUPTIONS},
+        home="cifar/test",
+        classifier="wrn-10-2",
+        recipe={"precision": "bf16", "epochs": 50, "batch": 32, "lr": 0.05},
+        options={"corruptions": CORRUPTIONS},
+    ),
+    "digits": Question(
+        "digits/mnist:train",
+        ("digits/mnist_m", "digits/usps"),
+        UNCHOSEN,
+        home="digits/mnist:test",
+        classifier="small",
+        recipe={"precision": "bf16", "epochs": 20, "side": 32, "geometry": "none"},
+        options={"per_class": 100},
+    ),
+    "colon": Question(
+        "colon/site_a:train",
+        ("colon/lc25000",),
+        COLON,
+        home="colon/site_a:test",
+        recipe={"precision": "bf16", "epochs": 15, "geometry": "cells"},
+        options={"per_class": 150, "fit": "squash"},
     ),
 }
 
@@ -221,20 +275,44 @@ def spelled(spec: str, targets: list[str]) -> str:
     return re.sub(r"@([a-z-]+)((?:,[a-z_]+=[^,+/@]+)*)", banks, spec)
 
 
-def link(folder: Path) -> str:
-    """Give a folder a short name in the working folder."""
+def at_hand(data: Path, place: str) -> str:
+    """Give a place a short name in the working folder, after unpacking what it needs, once."""
+    whole, _, part = place.partition(":")
+    first = whole.partition("/")[0]
+    folder = data / whole
+    if first in PACKED:
+        unpack(data / PACKED[first], Path(first))
+        folder = Path(whole).resolve()
+    if part:
+        folder = divided(folder, data / first / "index.tsv", part)
     if not Path(folder.name).is_symlink():
         Path(folder.name).symlink_to(folder)
     return folder.name
 
 
-def unpack(data: Path) -> str:
-    """Unpack CIFAR-10, once."""
-    if not Path("cifar").is_dir():
-        with ZipFile(data / "cifar10" / "cifar10_jpg_subset.zip") as packed:
-            packed.extractall("cifar.part")
-        Path("cifar.part").rename("cifar")
-    return "cifar/train"
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack an archive, once."""
+    if not folder.is_dir():
+        with ZipFile(archive) as packed:
+            packed.extractall(f"{folder}.part")
+        Path(f"{folder}.part").rename(folder)
+
+
+def divided(folder: Path, index: Path, part: str) -> Path:
+    """Link the images of a part of a folder, as the index has it, into a folder with the same classes."""
+    parts = Path("parts").resolve()
+    made = parts / f"{folder.name}-{part}"
+    if made.is_dir():
+        return made
+    with index.open(newline="") as lines, tempfile.TemporaryDirectory(dir=".") as work:
+        for row in csv.DictReader(lines, delimiter="\t"):
+            if row["domain"] == folder.name and row["split"] == part:
+                link = Path(work) / "part" / row["class"] / Path(row["path"]).name
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(folder.parent / row["path"])
+        parts.mkdir(exist_ok=True)
+        (Path(work) / "part").rename(made)
+    return made
 
 
 def ask(name: str, question: Question, args: argparse.Namespace) -> str:
@@ -251,16 +329,17 @@ def ask(name: str, question: Question, args: argparse.Namespace) -> str:
         chdir(args.work),
         stages() as (report, said),
     ):
-        targets = [link(data / folder) for folder in question.tests]
+        targets = [at_hand(data, place) for place in question.tests]
         for count in SAMPLED:
             if not (bank := Path(f"art-{count}.safetensors")).exists():
                 load_bank("art").sample(count, seed=0).save(bank)
         if name == "pacs":
             fit_bank("adain", data / "style", Path("many.safetensors"), "--max-styles", "1000")
-        train = link(data / question.train) if name != "cifar" else unpack(data)
+        train = at_hand(data, question.train)
+        home = {"home": at_hand(data, question.home)} if question.home else {}
         found = evaluate_robustness(
             train,
-            {target: Path(target) for target in targets} if name != "cifar" else {"home": "cifar/test"},
+            home | {target: target for target in targets},
             arms=[f"{arm}={spelled(spec, targets)}" for arm, spec in chosen.items()],
             classifier=question.classifier,
             recipe=recipe,
@@ -273,6 +352,8 @@ def ask(name: str, question: Question, args: argparse.Namespace) -> str:
             said=said,
             **question.options,
         )
+    seen = [arm.name for arm in found.arms if "@" in question.arms.get(arm.name, "")]
+    found = found.reported(transductive=seen, first_seed=args.report_from)
     command = f"python benchmarks/evidence.py {shlex.join(sys.argv[1:])}"
     table = f"{found.markdown()}\n`{command}`\n\n{describe_card(machine_card())}\n"
     with atomic(out.with_suffix(".md")) as part:
@@ -281,7 +362,7 @@ def ask(name: str, question: Question, args: argparse.Namespace) -> str:
 
 
 def names(text: str) -> list[str]:
-    """Parse names with semicolons between them."""
+    """Parse names that are separated by semicolons."""
     return [name.strip() for name in text.split(";")]
 
 
@@ -290,12 +371,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("questions", nargs="+", choices=QUESTIONS)
     parser.add_argument("--arms", type=names, help="with semicolons; all")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=6, help="number of runs of each arm")
+    parser.add_argument("--report-from", type=int, default=1, help="first seed that no setting was chosen on")
     parser.add_argument("--epochs", type=int, help="other than the question's; needs an --out of its own")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("evidence"), help="for banks, which are kept")
     parser.add_argument("--out", type=Path, help="folder of the results")
     args = parser.parse_args()
+    known = {arm for name in args.questions for arm in QUESTIONS[name].arms}
+    if unknown := sorted(set(args.arms or ()) - known):
+        parser.error(f"no arm is called {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     for name in args.questions:
         print(ask(name, QUESTIONS[name], args))
 

@@ -10,7 +10,8 @@ A table stands between two comments, the first of which says in JSON what is in 
 `from` names the result. A result of `evaluate robustness` gives a row for each arm: unseen domains, mean and
 standard deviation over seeds, and home. Any other result gives the values of `columns`: a title and a key of
 the row, or a path of keys below `path`, in which `{}` is the row. `rows` maps what the file calls a row to
-its name in the table; without it all rows are shown. `questions` in place of `from` gives a row for each of
+its name in the table; without it all rows are shown. `first_seed` leaves the runs of earlier seeds out.
+`questions` in place of `from` gives a row for each of
 several results: some of its arms. `--check` writes nothing, and exits with 1 where a table differs.
 """
 
@@ -58,7 +59,10 @@ def questions(wanted: dict[str, Any]) -> tuple[list[str], Rows]:
         result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         column = "corrupted" if result["settings"]["corruptions"] else "unseen"
         scores = {"column": column, "home": "home"}
-        _, found = arms(result, {"columns": scores, "rows": {arm: arm for arm in chosen}})
+        first = wanted.get("first_seed", 0)
+        _, found = arms(
+            result, {"columns": scores, "rows": {arm: arm for arm in chosen}, "first_seed": first}
+        )
         home = " to ".join(cells[1].partition(" ")[0] for _, cells in (found[0], found[-1]))
         rows.append((question, [*(cells[0] for _, cells in found), home]))
     return [*wanted["arms"], "home"], rows
@@ -68,7 +72,8 @@ def arms(result: dict[str, Any], wanted: dict[str, Any]) -> tuple[list[str], Row
     """Read the scores of a comparison of arms: each domain, and their mean."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for run in result["runs"]:
-        runs.setdefault(run["arm"], []).append(run)
+        if run["seed"] >= wanted.get("first_seed", 0):
+            runs.setdefault(run["arm"], []).append(run)
     domains = [name for name in result["runs"][0]["scores"] if name != "home"]
     usual = {"unseen": "unseen", "home": "home"} | {name: name for name in domains}
     if result["settings"]["corruptions"]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from styleaug.robustness.arms import parse_arm
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -15,6 +17,45 @@ def test_every_benchmark_imports():
     names = sorted(path.stem for path in FOLDER.glob("*.py"))
     assert names
     subprocess.run([sys.executable, "-c", f"import {', '.join(names)}"], cwd=FOLDER, check=True)
+
+
+def test_the_arms_of_the_evidence_can_be_read(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import evidence
+
+    fitted = []
+    monkeypatch.setattr(evidence, "fit_bank", lambda generator, images, bank: fitted.append(bank.name))
+    for question in evidence.QUESTIONS.values():
+        for arm, spec in question.arms.items():
+            targets = [place.rpartition("/")[2] for place in question.tests]
+            read = parse_arm(f"{arm}={evidence.spelled(spec, targets)}")
+            assert read.name == arm and "@" not in read.spec
+            assert all(target in read.spec for target in targets) == ("@" in spec) or not targets
+    assert "photo-mnist_m.safetensors" in fitted
+
+
+def test_parts_of_the_evidence_are_those_of_its_index(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import evidence
+
+    rows = [
+        ("a/0/1.png", "a", "0", "train"),
+        ("a/0/2.png", "a", "0", "test"),
+        ("b/1/3.png", "b", "1", "train"),
+    ]
+    data = tmp_path / "data" / "set"
+    for path, *_ in rows:
+        (data / path).parent.mkdir(parents=True, exist_ok=True)
+        (data / path).write_text(path)
+    lines = ["path\tdomain\tclass\tsplit", *("\t".join(row) for row in rows)]
+    (data / "index.tsv").write_text("\n".join(lines) + "\n")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        name = evidence.at_hand(tmp_path / "data", "set/a:train")
+        assert [str(path.relative_to(name)) for path in Path(name).rglob("*.png")] == ["0/1.png"]
+        assert (Path(name) / "0" / "1.png").read_text() == "a/0/1.png"
+    assert evidence.at_hand(tmp_path / "data", "set/b") == "b"
+    assert {path.name for path in tmp_path.iterdir()} == {"a-train", "b", "data", "parts"}
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from styleaug.robustness import evaluate as robustness
 from styleaug.robustness.class_folders import class_names, read_class_folders, split_home
 from styleaug.robustness.classifier_training import Recipe
 from styleaug.robustness.evaluate import evaluate_robustness, plan_robustness
+from styleaug.robustness.report import tables_of
 
 CLASSES = {"disc": (0, 160, 60), "bar": (160, 60, 0), "frame": (60, 0, 160)}
 RECIPE = Recipe(side=32, epochs=2, lr=4e-3, batch=8, geometry="small")
@@ -121,6 +122,49 @@ def test_corrupted_images_are_those_of_the_split(folders, monkeypatch):
     assert {scale for _, scale, _ in seen} == {"cifar"}
     for run in result.runs:
         assert run["corrupted"]["fog 3"] == run["scores"]["home"]
+
+
+def pretended(job):
+    """Return a record as of a run; arms that saw the tests gain, and seed 0 is the best."""
+    score = 0.5 + 0.2 * (job.arm.name == "target") + 0.01 * job.seed + 0.3 * (job.seed == 0)
+    scores = {name: score for name in ("home", "sketch", "night")}
+    keys = ("seconds", "cpu_seconds", "test_seconds")
+    return {"arm": job.arm.name, "spec": job.spec, "seed": job.seed, "scores": scores} | {
+        "corrupted": {"fog 3": score}, **dict.fromkeys(keys, 1.0)
+    }  # fmt: skip
+
+
+def test_what_saw_the_tests_and_what_was_chosen_on_stand_apart(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(robustness, "run_one", pretended)
+    out = tmp_path / "result.json"
+    whole = evaluated(folders, "none", "target=grey", "blur", seeds=3, out=out)
+    before = out.read_bytes()
+    assert whole.reported() == whole
+    assert [title for title, _ in tables_of(whole)] == [""]
+    found = whole.reported(transductive=["target"], first_seed=1)
+    unseen, seen = "arms that saw no image of the tests", "arms that saw images of the tests, without labels"
+    late, early = "Seed 1 and later: ", "Seed 0, set aside to choose settings on: "
+    assert [(title, [row[0] for row in rows[1:]]) for title, rows in tables_of(found)] == [
+        (late + unseen, ["none", "blur"]),
+        (late + seen, ["target"]),
+        (early + unseen, ["none", "blur"]),
+        (early + seen, ["target"]),
+    ]
+    by_name = {arm.name: arm for arm in found.arms}
+    assert by_name["none"].seeds == (1, 2)
+    assert by_name["none"].scores["home"].mean == pytest.approx(0.515)
+    assert by_name["target"].differences["night"].mean == pytest.approx(0.2)
+    assert [arm.scores["home"].mean for arm in found.chosen] == pytest.approx([0.8, 1.0, 0.8])
+    assert found.corruptions["none"] == {"fog": pytest.approx(0.515)}
+    for text in (found.markdown(), found.table()):
+        assert text.index("Seed 1 and later: arms that saw no") < text.index("Seed 0, set aside")
+    assert found.to_dict()["transductive"] == ["target"]
+    assert out.read_bytes() == before, "what is shown is no matter of the runs"
+    only_chosen = whole.reported(first_seed=3)
+    assert [title for title, _ in tables_of(only_chosen)] == ["Seeds 0 to 2, set aside to choose settings on"]
+    assert "| none | 3 |" in only_chosen.markdown()
+    with pytest.raises(ConfigError, match="no arm is called targets; there are none, target, blur"):
+        whole.reported(transductive=["targets"])
 
 
 @pytest.mark.slow

@@ -1,12 +1,12 @@
 """Results and plan of a robustness test, as numbers and as tables."""
 
 import statistics as std
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from styleaug.errors import code, markdown, printable
+from styleaug.errors import ConfigError, code, markdown, printable
 from styleaug.io.atomic import atomic
 from styleaug.robustness.protocol import HOME, TRAIN, Protocol, Store
 from styleaug.robustness.runs import Record, RunFile
@@ -52,21 +52,50 @@ class Robustness:
     """Mean score by arm and corruption."""
     failed: list[tuple[Path, str]]
     """Files that could not be read, with the reasons."""
+    transductive: tuple[str, ...] = ()
+    """Names of the arms that saw images of the tests, without labels; see `reported`."""
+    first_seed: int = 0
+    """First seed that is reported in `arms`."""
+    chosen: tuple[ArmResult, ...] = ()
+    """Scores over the seeds before `first_seed`, set aside to choose settings on."""
 
     @classmethod
     def of(cls, protocol: Protocol, store: Store, runs: RunFile) -> "Robustness":
         """Summarise the runs of a file: the arms of the protocol, then other arms in the file."""
         _, records = runs.read()
-        names = [arm.name for arm in protocol.arms]
-        names += [name for name in dict.fromkeys(record["arm"] for record in records) if name not in names]
-        by_arm = {name: [record for record in records if record["arm"] == name] for name in names}
+        by_arm = grouped(records, [arm.name for arm in protocol.arms])
         return cls(
-            _compare({name: found for name, found in by_arm.items() if found}, protocol.compared_with),
+            _compare(by_arm, protocol.compared_with),
             protocol.compared_with,
             runs.settings,
             records,
-            {name: by_corruption(found) for name, found in by_arm.items() if found and found[0]["corrupted"]},
+            all_by_corruption(by_arm),
             store.failed,
+        )
+
+    def reported(self, *, transductive: Collection[str] = (), first_seed: int = 0) -> "Robustness":
+        """Tell apart what saw the tests, and the seeds set aside to choose settings on.
+
+        Args:
+            transductive: names of the arms that saw images of the tests, without labels. They get a table
+                of their own.
+            first_seed: first seed that is reported. Runs with earlier seeds get a table of their own.
+
+        Raises:
+            ConfigError: there is no arm with such a name.
+        """
+        names = list(dict.fromkeys(arm.name for arm in (*self.arms, *self.chosen)))
+        if unknown := sorted(set(transductive) - set(names)):
+            raise ConfigError(f"no arm is called {', '.join(unknown)}; there are {', '.join(names)}.")
+        late = grouped([record for record in self.runs if record["seed"] >= first_seed], names)
+        early = grouped([record for record in self.runs if record["seed"] < first_seed], names)
+        return replace(
+            self,
+            arms=_compare(late, self.baseline),
+            corruptions=all_by_corruption(late),
+            transductive=tuple(name for name in names if name in transductive),
+            first_seed=first_seed,
+            chosen=tuple(_compare(early, self.baseline)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,6 +105,9 @@ class Robustness:
             "settings": self.settings,
             "arms": [asdict(arm) for arm in self.arms],
             "corruptions": self.corruptions,
+            "transductive": list(self.transductive),
+            "first_seed": self.first_seed,
+            "chosen": [asdict(arm) for arm in self.chosen],
         }
 
     def table(self) -> str:
@@ -104,6 +136,19 @@ def measures_of(record: Record) -> dict[str, float]:
     if record["corrupted"]:
         found[CORRUPTED] = std.fmean(record["corrupted"].values())
     return found
+
+
+def grouped(records: Sequence[Record], names: Iterable[str]) -> dict[str, list[Record]]:
+    """Return the runs of each arm: of these arms, then of others; without arms that have no runs."""
+    by_arm: dict[str, list[Record]] = {name: [] for name in names}
+    for record in records:
+        by_arm.setdefault(record["arm"], []).append(record)
+    return {name: found for name, found in by_arm.items() if found}
+
+
+def all_by_corruption(by_arm: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, float]]:
+    """Compute the mean score of each arm and corruption, for the arms with corrupted tests."""
+    return {name: by_corruption(found) for name, found in by_arm.items() if found[0]["corrupted"]}
 
 
 def by_corruption(records: Sequence[Record]) -> dict[str, float]:
@@ -248,19 +293,46 @@ NOTE = (
 )
 
 
-def rows_of(result: "Robustness") -> list[list[str]]:
-    """Return the cells of the table, the header first."""
-    measures = list(result.arms[0].scores) if result.arms else []
+def tables_of(result: "Robustness") -> list[tuple[str, list[list[str]]]]:
+    """Return the tables with their titles: first what is reported, then what is set aside.
+
+    Each is in two parts if there are transductive arms. A result that is not `reported` has one table
+    without a title.
+    """
+    seeds = ("", "")
+    if result.first_seed:
+        last = result.first_seed - 1
+        chosen = "Seed 0" if last == 0 else f"Seeds 0 to {last}"
+        seeds = (f"Seed {result.first_seed} and later", f"{chosen}, set aside to choose settings on")
+    parts = [(False, ""), (True, "")]
+    if result.transductive:
+        parts = [
+            (False, "arms that saw no image of the tests"),
+            (True, "arms that saw images of the tests, without labels"),
+        ]
+    tables = []
+    for when, arms in zip(seeds, (result.arms, result.chosen), strict=True):
+        for saw, what in parts:
+            part = [arm for arm in arms if (arm.name in result.transductive) == saw]
+            if part:
+                title = ": ".join(filter(None, (when, what)))
+                tables.append((title[:1].upper() + title[1:], rows_of(part, result.baseline)))
+    return tables or [("", rows_of([], result.baseline))]
+
+
+def rows_of(arms: Sequence["ArmResult"], baseline: str) -> list[list[str]]:
+    """Return the cells of a table, the header first."""
+    measures = list(arms[0].scores) if arms else []
     compared = [name for name in ("mean of others", "corrupted") if name in measures]
     if "mean of others" not in measures:
         compared = [name for name in measures if name not in ("home", "corrupted")] + compared
     compared = compared or measures[:1]
-    gaps = [f"{name} minus {result.baseline}" for name in compared]
+    gaps = [f"{name} minus {baseline}" for name in compared]
     rows = [["arm", "seeds", *measures, *gaps, "s"]]
-    for arm in result.arms:
+    for arm in arms:
         cells = [arm.name, str(len(arm.seeds)), *(spread_cell(arm.scores[name]) for name in measures)]
-        cells += [gap_cell(arm, name, result.baseline) for name in compared]
-        slow = "" if arm.slowdown is None or arm.name == result.baseline else f" ({arm.slowdown:.2f}x)"
+        cells += [gap_cell(arm, name, baseline) for name in compared]
+        slow = "" if arm.slowdown is None or arm.name == baseline else f" ({arm.slowdown:.2f}x)"
         rows.append([*cells, f"{arm.seconds:.1f}{slow}"])
     return rows
 
@@ -293,10 +365,12 @@ def corruption_rows(result: "Robustness") -> list[list[str]]:
 
 def plain_table(result: "Robustness") -> str:
     """Format the scores for a terminal."""
-    lines = aligned(rows_of(result))
+    lines: list[str] = []
+    for title, rows in tables_of(result):
+        lines += [*([title] if title else []), *aligned(rows), ""]
     if result.corruptions:
-        lines += ["", *aligned(corruption_rows(result))]
-    return "\n".join([*lines, "", NOTE.format(baseline=printable(result.baseline))])
+        lines += [*aligned(corruption_rows(result)), ""]
+    return "\n".join([*lines, NOTE.format(baseline=printable(result.baseline))])
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
@@ -320,15 +394,17 @@ def _markdown_table(result: "Robustness") -> str:
     lines = ["# Robustness", "", NOTE.format(baseline=markdown(result.baseline)), ""]
     lines += [f"Classifier {settings['classifier']}: {recipe}.", ""]
     lines += [f"Classes: {', '.join(map(markdown, settings['classes']))}. Images: {domains}.", ""]
-    lines += text_table(rows_of(result))
+    for title, rows in tables_of(result):
+        lines += [*([f"## {title}", ""] if title else []), *text_table(rows), ""]
     if result.corruptions:
         lines += [
-            "",
             "Corruptions, mean over severities and seeds:",
             "",
             *text_table(corruption_rows(result)),
+            "",
         ]
-    lines += ["", "Arms:", "", *(f"- {markdown(arm.name)}: {code(arm.spec)}" for arm in result.arms), ""]
+    specs = {arm.name: arm.spec for arm in (*result.arms, *result.chosen)}
+    lines += ["Arms:", "", *(f"- {markdown(name)}: {code(spec)}" for name, spec in specs.items()), ""]
     return "\n".join(lines)
 
 
