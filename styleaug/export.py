@@ -351,6 +351,11 @@ def check_options(out: Path, precision: str, part: str, size: Size, opset: int) 
 
 def check_part(network: AbstractGenerator, part: str, precision: str, *, has_bank: bool) -> None:
     """Check that this generator has the part, the precision and the bank that were asked for."""
+    if not network.exports:
+        raise ConfigError(
+            f"{network.name!r} cannot be exported to ONNX. Use torch.export or torch.compile, or run it in "
+            "Python."
+        )
     if part == "encoder" and (network.name in NO_ENCODER or network.code_length == 0):
         reason = "reads codes as ONNX cannot" if network.code_length else "has no codes"
         raise ConfigError(f"{network.name!r} {reason}, so its encoder cannot be exported.")

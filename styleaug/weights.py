@@ -21,7 +21,7 @@ from styleaug.generators.ambient import Once, as_usual
 from styleaug.generators.base import TISSUE, AbstractGenerator
 from styleaug.generators.color import ChannelStats, HistogramMatching
 from styleaug.generators.cyclegan import CycleGAN
-from styleaug.generators.fourier import FourierAmplitude
+from styleaug.generators.fourier import FourierAmplitude, FullFourier
 from styleaug.generators.patchswap import PatchSwap
 from styleaug.generators.photo import Photo
 from styleaug.generators.pix2pix import Pix2Pix
@@ -68,6 +68,7 @@ COLOR_GENERATORS: dict[str, Callable[[], AbstractGenerator]] = {
     "histogram": HistogramMatching,
     "histogram-luminance": partial(HistogramMatching, "luminance"),
     "fourier": FourierAmplitude,
+    "fourier-full": FullFourier,
 }
 """Constructor of each colour generator, by name."""
 _FORMAT = 1

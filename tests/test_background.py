@@ -15,7 +15,7 @@ from styleaug.offline.slides import stylise_slide
 from styleaug.weights import COLOR_GENERATORS, STAIN_GENERATORS
 
 ABLE = [*COLOR_GENERATORS, *STAIN_GENERATORS]
-ABLE = [name for name in ABLE if name not in ("fourier", "macenko", "vahadane")]
+ABLE = [name for name in ABLE if name not in ("fourier", "fourier-full", "macenko", "vahadane")]
 
 
 def tissue(height: int = 96, width: int = 96, seed: int = 0) -> np.ndarray:

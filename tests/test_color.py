@@ -14,9 +14,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from styleaug.errors import ConfigError
+from styleaug.evaluation.displacement import displacements
 from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.color import MAX_GAIN, ChannelStats, FourierAmplitude, HistogramMatching, limit_slope
 from styleaug.generators.colorspace import lab_to_rgb, luma, rgb_to_lab, rgb_to_ycbcr, ycbcr_to_rgb
+from styleaug.generators.fourier import NODES, FullFourier
 from styleaug.weights import COLOR_GENERATORS
 
 SPACES = ["rgb", "lab", "ycbcr", "luminance"]
@@ -407,3 +409,105 @@ def test_fourier_mixes_means() -> None:
     styled = generator(image, codes, torch.ones(1))
     mean = 0.3 * first.mean((2, 3)) + 0.7 * second.mean((2, 3))
     torch.testing.assert_close(styled.mean((2, 3)), mean, atol=1e-5, rtol=0)
+
+
+def pink(seed: int, height: int = 96, width: int = 80, *, low: float = 0.2, high: float = 0.8) -> Tensor:
+    """Make an image whose amplitudes fall with 1 / frequency, as those of photographs."""
+    noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
+    u, v = torch.fft.fftfreq(height)[:, None] * height, torch.fft.rfftfreq(width) * width
+    tilt = torch.rand((), generator=torch.Generator().manual_seed(seed + 50))
+    size = (u.square() * (0.5 + tilt) + v.square() * (1.5 - tilt)).sqrt().clamp(min=1)
+    image = torch.fft.irfft2(torch.fft.rfft2(noise) / size, s=(height, width))
+    image = (image - image.amin((2, 3), True)) / (image.amax((2, 3), True) - image.amin((2, 3), True))
+    return low + (high - low) * image
+
+
+def swapped(content: Tensor, style: Tensor) -> Tensor:
+    """Recombine amplitude and phase exactly, as APR and FACT do."""
+    phase, amplitude = torch.fft.fft2(content).angle(), torch.fft.fft2(style).abs()
+    return torch.fft.ifft2(torch.polar(amplitude, phase)).real.clamp(0, 1)
+
+
+@pytest.mark.parametrize("size", [(96, 80), (33, 64), (160, 151)])
+def test_full_band_is_close_to_the_exact_swap(size: tuple[int, int]) -> None:
+    for seed in range(3):
+        image, style = pink(seed, *size), pink(seed + 20, *size, low=0.3, high=0.6)
+        found, wanted = restyle(FullFourier(), image, style), swapped(image, style)
+        changes = torch.stack([(found - image).flatten(), (wanted - image).flatten()])
+        assert torch.corrcoef(changes)[0, 1] > 0.95
+        assert (found - wanted).abs().mean() < 0.3 * (wanted - image).abs().mean()
+
+
+@pytest.mark.parametrize("size", [(13, 12), (9, 11), (12, 3)])
+def test_full_band_is_the_exact_swap_below_seven_cycles(size: tuple[int, int]) -> None:
+    """Apart from the Nyquist limit of even sides, and from amplitudes near the error of rounding."""
+    image, style = photo(1, *size, low=0.35, high=0.65), photo(2, *size, low=0.35, high=0.65)
+    found, wanted = (torch.fft.rfft2(x.double()) for x in (restyle(FullFourier(), image, style), style))
+    before = torch.fft.rfft2(image.double())
+    inside = (2 * torch.fft.fftfreq(size[0]).abs() < 1)[:, None] & (2 * torch.fft.rfftfreq(size[1]) < 1)
+    own = before.abs().square()
+    expected = wanted.abs() * (own / (own + size[0] * size[1] / 12 / 255**2)).sqrt()
+    torch.testing.assert_close(found.abs()[..., inside], expected[..., inside], atol=5e-3, rtol=5e-3)
+    turn = (found / before)[..., inside].angle()
+    torch.testing.assert_close(turn, torch.zeros_like(turn), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found[..., ~inside], before[..., ~inside], atol=1e-3, rtol=0)
+
+
+def test_full_band_keeps_every_phase() -> None:
+    image, style = pink(1, low=0.45, high=0.55), pink(2, low=0.45, high=0.55)
+    styled = restyle(FullFourier(), image, style)
+    assert styled.min() > 0 and styled.max() < 1, "clipping would void the test"
+    before, after = (torch.fft.rfft2(x.double()) for x in (image, styled))
+    assert ((after / before).real > 0).all() and (after / before).angle().abs().max() < 0.02
+
+
+def test_full_band_code_does_not_depend_on_size() -> None:
+    """Blocks of equal pixels damp high frequencies, so only those far below the limit are the same."""
+    generator, image = FullFourier(), pink(3, 96, 96)
+    large = image.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3)
+    small, large = (generator.encode_style(x).view(3, -1)[:, :256].view(3, 16, 16) for x in (image, large))
+    torch.testing.assert_close(small[:, :9, :9], large[:, :9, :9], atol=0.05, rtol=0)
+
+
+def test_full_band_goes_on_beyond_a_small_style() -> None:
+    """A style of 24 pixels says nothing about 40 cycles; it must not blur a large image."""
+    image, style = pink(1, 160, 160), pink(2, 24, 24)
+    styled = restyle(FullFourier(), image, style)
+    fine = [x.diff(dim=3).std() for x in (image, styled)]
+    assert 0.3 < fine[1] / fine[0] < 3
+
+
+def test_full_band_codes_stay_in_their_range() -> None:
+    generator = FullFourier()
+    assert generator.code_range is not None
+    least, most = (torch.tensor(end) for end in generator.code_range)
+    grating = (torch.arange(240) % 2).float().expand(1, 3, 240, 240)
+    for image in (torch.zeros(1, 3, 9, 9), torch.ones(1, 3, 9, 9), photo(1), grating, grating.mT):
+        code = generator.encode_style(image)[0]
+        assert (code >= least - 1e-5).all() and (code <= most + 1e-5).all()
+    assert generator.code_length * 4 < 8000, "a style takes less than 8 kB"
+    assert NODES[-1] < generator.code_size / 2
+
+
+@pytest.mark.parametrize("value", [0.0, 0.4])
+def test_full_band_gives_flat_images_the_mean(value: float) -> None:
+    style = photo(2)
+    styled = restyle(FullFourier(), torch.full((1, 3, 31, 45), value), style)
+    torch.testing.assert_close(styled, style.mean((2, 3), True).expand_as(styled), atol=1e-3, rtol=0)
+
+
+def test_full_band_moves_no_edge() -> None:
+    images, styles = (torch.cat([pink(seed + first) for seed in range(8)]) for first in (0, 30))
+    generator = FullFourier()
+    found = displacements(images, generator(images, generator.encode_style(styles), torch.ones(8)))
+    assert found.local.median() < 0.5 and found.matched > 0.7
+
+
+def test_strength_mixes_amplitudes() -> None:
+    """FACT's mix: amplitudes are averaged and phases kept."""
+    image, style = pink(1, low=0.45, high=0.55), pink(2, low=0.45, high=0.55)
+    generator = FullFourier()
+    codes = generator.encode_style(style)
+    half, whole = (generator(image, codes, torch.tensor([share])) for share in (0.3, 1.0))
+    before, some, full = (torch.fft.rfft2(x.double()).abs() for x in (image, half, whole))
+    torch.testing.assert_close(some, 0.7 * before + 0.3 * full, atol=5e-3, rtol=1e-3)

@@ -136,6 +136,11 @@ def test_onnx_runtime_gives_the_same(name):
         assert torch.equal(run(file, **known(file, inputs)), inputs["images"])
 
 
+def test_what_cannot_be_exported_is_refused_at_once(tmp_path):
+    with pytest.raises(ConfigError, match="'fourier-full' cannot be exported to ONNX"):
+        export_onnx("fourier-full", tmp_path / "a.onnx")
+
+
 @pytest.mark.slow
 def test_inputs_follow_the_generator():
     assert exported("tiny-adain").inputs == ("images", "codes", "strength")

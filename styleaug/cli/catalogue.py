@@ -7,6 +7,7 @@ GENERATORS = {
     "cell-stain": "blood cells of one laboratory in the stain of another; needs no bank",
     "cell-stains": "blood cells in the stain of one of three laboratories, drawn at random; needs no bank",
     "fourier": "amplitudes of low frequencies: large areas of light and colour",
+    "fourier-full": "amplitudes of all frequencies, edges kept: colour, contrast and grain",
     "gin": "four small random layers, contrast kept: for CT and MR; needs no bank",
     "hed-jitter": "random changes of haematoxylin, eosin and DAB; needs no bank",
     "hed-jitter-strong": "as hed-jitter, with larger changes; needs no bank",

@@ -50,6 +50,8 @@ class AbstractGenerator(nn.Module, ABC):
     """Least and greatest value of each entry over all images; None if unknown."""
     usual_spread: float = 0.1
     """Typical deviation of an entry within one laboratory, as a share of half its `code_range`."""
+    exports: bool = True
+    """Whether `export_onnx` can write it."""
     takes_bfloat16: bool = False
     """Whether the weights may be bfloat16 while images and codes stay float32."""
     multiple: int = 1
