@@ -63,7 +63,7 @@ class Robustness:
     def of(cls, protocol: Protocol, store: Store, runs: RunFile) -> "Robustness":
         """Summarise the runs of a file: the arms of the protocol, then other arms in the file."""
         _, records = runs.read()
-        by_arm = grouped(records, [arm.name for arm in protocol.arms])
+        by_arm = by_arm_of(records, [arm.name for arm in protocol.arms])
         return cls(
             _compare(by_arm, protocol.compared_with),
             protocol.compared_with,
@@ -87,8 +87,8 @@ class Robustness:
         names = list(dict.fromkeys(arm.name for arm in (*self.arms, *self.chosen)))
         if unknown := sorted(set(transductive) - set(names)):
             raise ConfigError(f"no arm is called {', '.join(unknown)}; there are {', '.join(names)}.")
-        late = grouped([record for record in self.runs if record["seed"] >= first_seed], names)
-        early = grouped([record for record in self.runs if record["seed"] < first_seed], names)
+        late = by_arm_of([record for record in self.runs if record["seed"] >= first_seed], names)
+        early = by_arm_of([record for record in self.runs if record["seed"] < first_seed], names)
         return replace(
             self,
             arms=_compare(late, self.baseline),
@@ -138,7 +138,7 @@ def measures_of(record: Record) -> dict[str, float]:
     return found
 
 
-def grouped(records: Sequence[Record], names: Iterable[str]) -> dict[str, list[Record]]:
+def by_arm_of(records: Sequence[Record], names: Iterable[str]) -> dict[str, list[Record]]:
     """Return the runs of each arm: of these arms, then of others; without arms that have no runs."""
     by_arm: dict[str, list[Record]] = {name: [] for name in names}
     for record in records:
