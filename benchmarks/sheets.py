@@ -14,12 +14,14 @@ from pathlib import Path
 import torch
 from held_out import tiles
 from PIL import Image
+from torchvision import tv_tensors
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from pretrained.textures import texture
-from styleaug.sheets import contact_sheet
+from styleaug.sheets import contact_sheet, draw_tissue
 from styleaug.transforms.augment import StyleAugment
-from styleaug.weights import load_generator
+from styleaug.transforms.splice import Splice
+from styleaug.weights import RANDOM_GENERATORS, load_generator
 
 CONTENTS = {"content/caltech101": 6, "wbc/pbc": 2, "style/artwall_cc0": 1, "style/kaokore": 1}
 STYLES = {"style/artwall_cc0": 6, "style/kaokore": 2}
@@ -49,6 +51,31 @@ def small_sheet(contents: list[Image.Image], side: int = 32) -> Image.Image:
     return contact_sheet([[to_pil_image(image).resize((96, 96), NEAREST) for image in row] for row in rows])
 
 
+def random_sheet(contents: list[Image.Image]) -> Image.Image:
+    """Lay out contents, and below them each random network with a draw for each; `strength` is drawn, too."""
+    images, rows = torch.stack([to_tensor(content) for content in contents]), [contents]
+    for name in RANDOM_GENERATORS:
+        augment = StyleAugment(generator=name, p=1.0, strength=(0.5, 1))
+        styled = augment.apply(images, augment.make_params(images, rng=torch.Generator().manual_seed(1)))
+        rows.append([to_pil_image(image) for image in styled])
+    return contact_sheet(rows, titles=["photographs and cells", *RANDOM_GENERATORS])
+
+
+def region_sheet(side: int = 192, count: int = 5) -> Image.Image:
+    """Lay out drawn tissue, its labels, and looks by label: of a random network, and of a bank."""
+    tissue = to_tensor(draw_tissue(side))
+    labels = (tissue[0] < 0.95).long() + (tissue[0] < 0.4).long()  # glass, fibres, nuclei
+    shown = to_pil_image((labels / 2).expand(3, -1, -1))
+    rows = []
+    for options in ({"generator": "gin"}, {"bank": "art"}):
+        augment = StyleAugment(**options, p=1.0, splice=Splice("mask", parts=3))
+        batch = tv_tensors.Image(tissue.expand(count, -1, -1, -1))
+        params = augment.make_params([batch, tv_tensors.Mask(labels)], rng=torch.Generator().manual_seed(3))
+        looks = augment.apply(batch, params)
+        rows.append([to_pil_image(tissue), shown, *(to_pil_image(image) for image in looks)])
+    return contact_sheet(rows, ["image", "labels", *(f"draw {number + 1}" for number in range(count))])
+
+
 def front_picture(data: Path, side: int = 224) -> Image.Image:
     """Lay out content, style and result: photographs like paintings, cells like those of a laboratory."""
     photos, scrolls = tiles(data / "content/caltech101", 24, side), tiles(data / "style/kaokore", 8, side)
@@ -72,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("generators", nargs="*")
     parser.add_argument("--small", action="store_true", help="what becomes of images of 32 px, too")
+    parser.add_argument("--random", action="store_true", help="the random networks, and looks by region, too")
     parser.add_argument("--front", action="store_true", help="the front page's picture, too")
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--out", type=Path, default=Path("."))
@@ -87,6 +115,9 @@ def main() -> None:
         picture.save(args.out / f"{Path(name).stem}.jpg", quality=85)
     if args.front:
         front_picture(data).save(args.out / "front.jpg", quality=88)
+    if args.random:
+        random_sheet(contents).save(args.out / "random.jpg", quality=85)
+        region_sheet().save(args.out / "regions.jpg", quality=85)
     if args.small:
         small_sheet(contents).save(args.out / "small.jpg", quality=85)
 

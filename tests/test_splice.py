@@ -269,6 +269,25 @@ def test_labels_name_parts():
         mask_weights(torch.rand(1, 5, 5), 3)
 
 
+@pytest.mark.parametrize("name", ["gin", "randconv", "tone-curves", "tiny-adain", "reinhard-rgb"])
+def test_each_label_has_the_look_of_its_own_draw(name):
+    styles = None if generator(name).has_prior else bank(name)
+    augment = StyleAugment(styles, generator=generator(name), p=1.0, splice=Splice("mask", parts=4))
+    images = photos(3, 64, 64)
+    labels = torch.arange(4).repeat_interleave(16)[:, None].expand(64, 64)
+    params = augment.make_params(images)
+    styled = augment.apply(images, params, masks=labels)
+    assert len(params["codes"].unique(dim=0)) > 1, "labels have draws of their own"
+    plain = StyleAugment(styles, generator=generator(name), p=1.0)
+    for row in range(3):
+        for label, part in ((1, 0), (2, 1), (3, 2), (0, 3)):
+            at = 4 * row + part
+            one = {key: value[at : at + 1] for key, value in params.items() if torch.is_tensor(value)}
+            whole = plain.apply(images, {**one, "fields": None})[row]
+            inside = slice(16 * label + 4, 16 * label + 12)  # away from the soft borders
+            torch.testing.assert_close(styled[row, :, inside], whole[:, inside], atol=2e-6, rtol=0)
+
+
 @pytest.mark.parametrize("lead", [(), (1,), (4,), (4, 1), (4, 3), (12,)])
 def test_masks_belong_to_their_images(lead):
     augment = tiny(splice=Splice("mask", keep=True), strength=1.0, bank=bank().select([0]))
