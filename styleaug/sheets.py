@@ -22,6 +22,7 @@ from styleaug.io.paths import check_path
 from styleaug.io.pixels import read_pixels
 from styleaug.transforms.augment import StyleAugment, StyleParams
 from styleaug.transforms.base import AbstractAugment
+from styleaug.transforms.blends import Blend
 from styleaug.transforms.host import Styles, held, member_drawn
 from styleaug.transforms.splice import Splice, SpliceKind
 from styleaug.weights import STAIN_GENERATORS, pretrained_folder
@@ -77,6 +78,7 @@ def preview(
     target: str | Path | Sequence[str | Path] | None = None,
     styles: int = 6,
     strength: float = 1.0,
+    blend: Blend | None = None,
     splice: Splice | SpliceKind | None = None,
     size: int = 192,
     most: int = 8,
@@ -97,6 +99,7 @@ def preview(
         styles: number of columns; styles are drawn from the bank without repetition, or from the generator's
             prior.
         strength: in [0, 1], 1 is the full style.
+        blend: how the styled image is laid over the image; see `StyleAugment`.
         splice: `"halves"`, `"fields"` or `Splice`: each image has two or more styles.
         size: side of a tile in pixels.
         most: largest number of rows; of more images, evenly spaced ones are shown.
@@ -112,9 +115,8 @@ def preview(
         check_seed(seed),
         check_share("strength", strength),
     )
-    stylizer, _ = held(
-        bank, {"generator": generator, "strength": strength, "splice": splice}, p=1.0, usual=1.0
-    )
+    options = {"generator": generator, "strength": strength, "blend": blend, "splice": splice}
+    stylizer, _ = held(bank, options, p=1.0, usual=1.0)
     if stylizer.within_batch or stylizer.splices_by_mask:
         raise ConfigError('a contact sheet has neither batches nor masks; leave out "batch" and "mask".')
     tiles = squares(_spread(images or sample_photos(), most), size)

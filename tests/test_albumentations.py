@@ -231,7 +231,7 @@ def test_a_record_tells_what_was_drawn(path, options):
 OPTIONS = {
     "strength": [0.2, 0.7],
     "sampler": Weighted(torch.tensor([0.5, 0.0, 0.25, 0.0, 0.25])),
-    "keep_luminance": True,
+    "blend": "soft-light",
     "splice": Splice("fields", parts=3, keep=True),
     "preserve": Preserve(0.5),
     "channels": "shared",

@@ -134,8 +134,8 @@ def test_grammar(spec, name, kinds):
 def test_options_and_folders_are_read():
     ((part,),) = parse_arm("x=fda:one,two,p=.25,beta=0..0.2").steps
     assert (part.target, part.options) == ("one,two", {"p": 0.25, "beta": (0.0, 0.2)})
-    ((part,),) = parse_arm("style:art,strength=1,sampler=mix,keep_luminance=yes").steps
-    assert part.options == {"strength": (1.0, 1.0), "sampler": "mix", "keep_luminance": True}
+    ((part,),) = parse_arm("style:art,strength=1,sampler=mix,blend=color,keep=yes").steps
+    assert part.options == {"strength": (1.0, 1.0), "sampler": "mix", "blend": "color", "keep": True}
     ((part, other),) = parse_arm("style:a/b,weight=3,p=.5/fda:x,weight=2").steps
     assert (part.target, part.options, part.weight) == ("a/b", {"p": 0.5}, 3.0)
     assert (other.target, other.options, other.weight) == ("x", {}, 2.0)
@@ -168,7 +168,9 @@ def test_a_folder_called_like_a_step_is_a_folder(references, monkeypatch):
         ("style:art,p=nan", "must be a number from 0 to 1"),
         ("style:art,p=much", "must be a number"),
         ("style:art,strength=1..0.5", "LOW..HIGH"),
-        ("style:art,keep_luminance=1", "yes or no"),
+        ("style:art,keep=1", "yes or no"),
+        ("style:art,blend=1", "blend must be None or one of"),
+        ("style:art,keep_luminance=yes", "no option 'keep_luminance'; it has .* blend, "),
         ("style:art,sampler=best", "unknown sampler"),
         ("style:art,parts=two", "must be a number"),
         ("mixstyle/jitter", "mixstyle acts inside the classifier"),

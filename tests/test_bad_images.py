@@ -154,7 +154,7 @@ def test_ray(name):
 
 
 def test_videos():
-    video = StyleVideo(bank("reinhard-rgb"), **options(), flow=None, blend=0)
+    video = StyleVideo(bank("reinhard-rgb"), **options(), flow=None, reuse=0)
     for bad in (
         torch.zeros(2, 17, *SIZE),
         torch.zeros(2, 3, 0, 4),
@@ -230,7 +230,7 @@ def test_without_frames_nothing_is_done(shape, dtype, kind):
 
 
 def test_without_frames_in_other_hosts():
-    video = StyleVideo(bank("reinhard-rgb"), **options(share=1.0), flow=None, blend=0)
+    video = StyleVideo(bank("reinhard-rgb"), **options(share=1.0), flow=None, reuse=0)
     for shape in ((0, 3, *SIZE), (2, 0, 3, *SIZE), (0, 4, 3, *SIZE)):
         assert video(torch.zeros(shape)).shape == shape
     monai = pytest.importorskip("styleaug.transforms.monai")

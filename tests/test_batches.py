@@ -285,7 +285,7 @@ def test_alike_pil_images_are_all_images():
 
 
 def test_clips():
-    video = StyleVideo(bank("reinhard-rgb"), generator=generator("reinhard-rgb"), p=1.0, flow=None, blend=0)
+    video = StyleVideo(bank("reinhard-rgb"), generator=generator("reinhard-rgb"), p=1.0, flow=None, reuse=0)
     clips = photos(6, *SIZE).unflatten(0, (2, 3))
     for batch in ({"mask": clips[:, :, 0], "video": clips}, {"alpha": clips[:, :, :1], "clip": clips}):
         styled = video(batch)

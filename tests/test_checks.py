@@ -105,9 +105,8 @@ def test_switches_are_true_or_false():
     for value in (1, 0, "yes", None, np.array([True])):
         with pytest.raises(ConfigError, match="x must be True or False"):
             check_switch("x", value)
-    for name in ("keep_luminance", "compiled"):
-        with pytest.raises(ConfigError, match=f"{name} must be True or False, got 'no'"):
-            StyleAugment(bank("reinhard-rgb"), **{name: "no"})
+    with pytest.raises(ConfigError, match="compiled must be True or False, got 'no'"):
+        StyleAugment(bank("reinhard-rgb"), compiled="no")
 
 
 @pytest.mark.parametrize("share", FRACTIONS)
@@ -127,7 +126,7 @@ def test_every_adapter_takes_them(share, whole):
     host = AlbumentationsStyle(made_of, p=half, **options, **several)
     assert (host.p, host.preserve, host.sampler, host.least_side) == (0.5, 0.5, {"components": 3}, 3)
     assert host.splice == {"kind": "halves", "parts": 3}
-    assert StyleVideo(made_of, p=half, strength=half, smoothing=half, blend=half, flow=None).blend == 0.5
+    assert StyleVideo(made_of, p=half, strength=half, smoothing=half, reuse=half, flow=None).reuse == 0.5
 
 
 def test_pairs_may_be_arrays():
@@ -238,10 +237,10 @@ def test_arrays_are_told_how_to_become_tensors():
 
 
 def test_reprs_say_everything_once():
-    augment = StyleAugment(bank("reinhard-rgb"), p=0.5, preserve=0.9, keep_luminance=True)
+    augment = StyleAugment(bank("reinhard-rgb"), p=0.5, preserve=0.9, blend="color")
     assert repr(augment) == (
         "StyleAugment(StyleBank(5 styles of 6 floats, generator='reinhard-rgb'), p=0.5, strength=(1.0, 1.0), "
-        "sampler='uniform', keep_luminance=True, preserve=Preserve(0.9))"
+        "sampler='uniform', blend='color', preserve=Preserve(0.9))"
     )
     for shown in (
         augment,

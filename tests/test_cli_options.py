@@ -46,7 +46,7 @@ def test_help_can_be_read(name):
     assert "\\b" not in text and "\b" not in text and "`--" not in text.replace("`--engine", "")
     for option in options(command):
         assert option.help, f"{name} {option.opts}"
-    for word in ("min_images", "max_styles", "group_by", "keep_luminance", "learning_rate"):
+    for word in ("min_images", "max_styles", "group_by", "learning_rate"):
         assert word not in text
 
 
@@ -144,7 +144,7 @@ def test_a_folder_called_like_a_number_is_no_strength(tmp_path, monkeypatch):
         ("Or set min_images=4; with 1, ...", "Or set --min-images 4; with 1, ..."),
         ("at least 5 (min_images).", "at least 5 (--min-images)."),
         ("max_styles must be at least one", "--max-styles must be at least one"),
-        ("set keep_luminance=True.", "set --keep-luminance."),
+        ("set as_json=True.", "set --json."),
         ("give StyleAugment(generator='run', p=0.5).", "give StyleAugment(generator='run', p=0.5)."),
         ("fit_style(images, min_images=1) does it", "fit_style(images, min_images=1) does it"),
         ("learning_rate must be a finite number", "--learning-rate must be a finite number"),

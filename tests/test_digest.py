@@ -199,7 +199,7 @@ def test_codes_of_images_are_within_bounds_and_damage_is_not(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.uint16])
-@pytest.mark.parametrize("options", [{}, {"keep_luminance": True}, {"preserve": 0.5}, {"splice": "halves"}])
+@pytest.mark.parametrize("options", [{}, {"blend": "color"}, {"preserve": 0.5}, {"splice": "halves"}])
 def test_output_that_is_not_finite_is_an_error(dtype, options):
     network = tiny_adain()
     network.to_pixels.bias.data.fill_(torch.nan)

@@ -165,7 +165,7 @@ def test_every_generator_takes_thin_images(name, size):
 
 @pytest.mark.parametrize(
     "options",
-    [{"splice": "halves"}, {"splice": Splice("fields", parts=3)}, {"preserve": 0.9}, {"keep_luminance": True},
+    [{"splice": "halves"}, {"splice": Splice("fields", parts=3)}, {"preserve": 0.9}, {"blend": "color"},
      {"preserve": Preserve(protect=lambda images: images[:, :1])}],
 )  # fmt: skip
 @pytest.mark.parametrize("shape", [(2, 3, 1, 5000), (1, 5, 1, 3000, 1), (1, 4, 3, 2, 5000)])

@@ -41,6 +41,7 @@ WRONG = [
         {"splice": {"kind": "halves", "part": 3}},
         "splice has no 'part'; a dict of it may hold kind, parts, keep",
     ),
+    ({"blend": "hue"}, "blend must be None or one of normal, multiply, .*, luminosity, got 'hue'"),
     ({"preserve": "mask"}, r"preserve must be a number in \[0, 1\], got 'mask'"),
     ({"preserve": {"protect": "masks"}}, 'protect must be None, "mask" or a function'),
 ]
@@ -139,6 +140,11 @@ OLD = [
     ),
     ({"protect": "mask", "preserve": 0.9}, "write preserve=Preserve(0.9, protect='mask')."),
     ({"protect": region}, "write preserve=Preserve(protect=<function region"),
+    ({"keep_luminance": True}, "the option keep_luminance has gone; write blend='color'."),
+    ({"keep_luminance": True}, 'In JSON or YAML: "blend": "color".'),
+    ({"keep_luminance": False}, "made no difference here: leave out keep_luminance."),
+    ({"keep_luminance": True, "blend": "screen"}, "keep_luminance is blend='color' now, got blend='screen'"),
+    ({"keep_luminance": "no"}, "keep_luminance must be True or False, got 'no'"),
     ({"edges": "scharr"}, "the option edges has gone, and made no difference here: leave out edges."),
     ({"edges": None, "parts": 2, "keep": False}, "edges, parts and keep have gone, and made no difference"),
     (

@@ -58,7 +58,7 @@ CASES = {
     "mix": (dict(bank="photo-tones", sampler="mix"), BATCH),
     "slerp": (dict(bank="art", sampler="slerp"), BATCH[:2]),
     "gaussian": (dict(bank="photo-tones", sampler="gaussian"), BATCH),
-    "luminance kept": (dict(bank="art", keep_luminance=True), BATCH[:2]),
+    "colour blended": (dict(bank="art", blend="color"), BATCH[:2]),
     "halves": (dict(bank="photo-tones", splice=Splice("halves", parts=3)), BATCH),
     "fields, first part kept": (dict(bank="photo-tones", splice=Splice("fields", keep=True)), BATCH),
     "by mask": (dict(bank="photo-tones", splice="mask"), BATCH),

@@ -217,7 +217,7 @@ def test_frames_share_the_fields(splice):
 def test_grey_and_brightness_are_kept():
     grey = photos(2, channels=1)
     assert tiny(strength=1.0)(grey).shape == grey.shape
-    torch.testing.assert_close(tiny(keep_luminance=True)(grey), grey, atol=1e-5, rtol=0)
+    torch.testing.assert_close(tiny(blend="color")(grey), grey, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])

@@ -166,11 +166,13 @@ def test_reduced_networks_never_see_less_than_their_least_side():
     assert seen == [(24, 240), (24, 24), (10, 12)]
 
 
-def test_keep_luminance_takes_the_colours_only():
+def test_blending_the_colour_takes_the_colours_only():
     content = photo(32, 32, seed=1)
-    styled = stylize(content, STYLE, generator="reinhard-rgb", keep_luminance=True)
+    styled = stylize(content, STYLE, generator="reinhard-rgb", blend="color")
     luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
     torch.testing.assert_close((styled * luma).sum(0), (content * luma).sum(0), atol=1e-4, rtol=0)
+    with pytest.raises(ConfigError, match="the option keep_luminance has gone; write blend='color'"):
+        stylize(content, STYLE, keep_luminance=True)
 
 
 def test_files_are_written_beside_what_is_read(files, tmp_path):

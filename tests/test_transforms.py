@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from styleaug import ConfigError, StyleAugment, Weighted, load_generator
 from styleaug.generators.adain import AdaIN
-from styleaug.images import from_float, luminance
+from styleaug.images import from_float
 from styleaug.transforms.params import StyleParams
 from styleaug.weights import save_generator
 
@@ -190,15 +190,6 @@ def test_batch_mode_encodes_each_source_once():
     augment = StyleAugment("batch", generator=spy, p=1.0)
     augment.apply(photos(4), {**augment.draw(4), "sources": torch.tensor([[1], [0], [1], [1]])})
     assert spy.encoded == 2
-
-
-def test_keep_luminance_keeps_the_brightness_of_each_pixel():
-    images = photos(3)
-    styled = tiny(keep_luminance=True, strength=1.0)(images)
-    torch.testing.assert_close(luminance(styled), luminance(images), atol=1e-5, rtol=0)
-    assert (styled - images).abs().mean() > 0.01
-    grey = photos(3, channels=1)
-    torch.testing.assert_close(tiny(keep_luminance=True)(grey), grey, atol=1e-5, rtol=0)
 
 
 def test_grey_stays_grey_and_changes():

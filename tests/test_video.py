@@ -181,8 +181,8 @@ def test_blending_takes_flicker_out_along_the_true_flow():
     visible = torch.zeros(1, 1, 48, 64, dtype=torch.bool)
     visible[..., 8:-8, 8:-8] = True
     errors = []
-    for blend in (0.0, 0.7):
-        augment = video(blend=blend, flow=true_flow)
+    for reuse in (0.0, 0.7):
+        augment = video(reuse=reuse, flow=true_flow)
         params = augment.make_params(clip, rng=torch.Generator().manual_seed(1))
         styled = augment.apply(clip, params)
         pairs = zip(styled[1:, None], styled[:-1, None], strict=True)
@@ -323,8 +323,9 @@ def test_a_sample_without_a_clip_is_refused():
     ("options", "message"),
     [
         ({"smoothing": 1.0}, "smoothing must be below 1"),
-        ({"blend": 1}, "blend must be below 1"),
-        ({"blend": -0.1}, "blend must be a number"),
+        ({"reuse": 1}, "reuse must be below 1"),
+        ({"reuse": -0.1}, "reuse must be a number"),
+        ({"blend": 0.5}, "blend must be None or one of .* is reuse=0.5 now"),
         ({"where": "there"}, "where must be one of"),
         ({"flow": "magic"}, "must be one of dis, farneback, raft"),
     ],

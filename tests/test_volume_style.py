@@ -191,9 +191,9 @@ def test_spliced_volumes(splice, chunks):
         torch.testing.assert_close(one, one[:1].expand_as(one), atol=1e-5, rtol=0)
 
 
-def test_keep_luminance_keeps_that_of_volumes(chunks):
+def test_blending_the_colour_keeps_the_brightness_of_volumes(chunks):
     slices = volume(9)
-    torch.testing.assert_close(stylizer("reinhard-rgb", keep_luminance=True)(slices[None])[0], slices)
+    torch.testing.assert_close(stylizer("reinhard-rgb", blend="color")(slices[None])[0], slices)
 
 
 def test_auto_range_is_the_volumes(chunks):

@@ -11,7 +11,15 @@ import click
 
 from styleaug.cli.console import NEW_FILE, finish, going_on, labels_named, output, progress, say, show_warning
 from styleaug.cli.evaluation import evaluate
-from styleaug.cli.options import Command, bank_option, mixture, mixture_options, shell_words, style_options
+from styleaug.cli.options import (
+    Command,
+    bank_option,
+    blend_option,
+    mixture,
+    mixture_options,
+    shell_words,
+    style_options,
+)
 from styleaug.cli.training import fit_style_command, train_group
 from styleaug.errors import FileError, StyleAugError, printable
 
@@ -31,7 +39,7 @@ PATH = click.Path(path_type=Path)
     help="Optical flow that aligns a frame with the next. none: faster, but the film flickers.",
 )  # fmt: skip
 @click.option(
-    "--blend", type=click.FloatRange(0, 1, max_open=True), default=0.7, show_default=True,
+    "--reuse", type=click.FloatRange(0, 1, max_open=True), default=0.7, show_default=True,
     help="Share of the previous frame that is blended into each frame.",
 )  # fmt: skip
 @click.option(
@@ -49,7 +57,7 @@ def video(
     out: Path,
     seed: int,
     flow: Any,
-    blend: float,
+    reuse: float,
     smoothing: float,
     mask: Path | None,
     where: Any,
@@ -69,7 +77,7 @@ def video(
             out,
             smoothing=smoothing,
             flow=None if flow == "none" else flow,
-            blend=blend,
+            reuse=reuse,
             mask=mask,
             where=where,
             fps=fps,
@@ -127,7 +135,7 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     "--strength", type=_STRENGTH, default=1.0, show_default=True, help="From 0 (unchanged) to 1 (full style)."
 )
 @click.option("--generator", default="adain", show_default=True, help="Name, weights or a run folder.")
-@click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel.")
+@blend_option()
 @click.option(
     "--size", type=click.IntRange(16), default=512, show_default=True,
     help="Larger images are painted at about SIZE x SIZE pixels. A smaller SIZE gives larger strokes.",
@@ -251,6 +259,7 @@ def apply(
 @click.option(
     "--strength", type=_STRENGTH, default=1.0, show_default=True, help="From 0 (unchanged) to 1 (full style)."
 )
+@blend_option()
 @click.option("--splice", type=click.Choice(["halves", "fields"]), help="Paint each image in two styles.")
 @click.option(
     "--size", type=click.IntRange(16, 1024), default=192, show_default=True, help="Side of a tile in pixels."

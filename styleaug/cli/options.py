@@ -10,11 +10,13 @@ from typing import Any
 import click
 
 __all__ = [
+    "BLENDS_NAMED",
     "NUMBERS",
     "SAMPLERS_NAMED",
     "Command",
     "NamedOption",
     "bank_option",
+    "blend_option",
     "device_option",
     "mixture",
     "mixture_options",
@@ -78,6 +80,43 @@ class Numbers(click.ParamType):
 NUMBERS = Numbers()
 SAMPLERS_NAMED = ("uniform", "mix", "slerp", "gaussian")
 """Those of `samplers.SAMPLERS`, known here without torch."""
+BLENDS_NAMED = (
+    "normal", "multiply", "screen", "overlay", "soft-light", "hard-light", "color", "luminosity"
+)  # fmt: skip
+"""Those of `transforms.blends.BLENDS`, known here without torch."""
+
+
+class Mode(click.Choice):
+    """A blend mode; a number is what `--blend` of films was."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the mode's name; anything else is a usage error."""
+        if isinstance(value, str) and is_number(value):
+            self.fail(f"the share of a film's previous frame is --reuse {value} now.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def blend_option() -> Callable[[Any], Any]:
+    """Return the option `--blend`, and one that refuses `--keep-luminance`, which it has replaced."""
+
+    def refuse(context: click.Context, option: click.Parameter, value: bool) -> None:
+        if value:
+            raise click.UsageError("--keep-luminance is --blend color now.")
+
+    blend = click.option(
+        "--blend", type=Mode(BLENDS_NAMED),
+        help="How the styled image is laid over the image; --strength is its opacity. color: keep the "
+        "brightness of each pixel. luminosity: keep its colour.  [default: the generator mixes]",
+    )  # fmt: skip
+    gone = click.option(
+        "--keep-luminance",
+        is_flag=True,
+        expose_value=False,
+        hidden=True,
+        callback=refuse,
+        help="See --blend.",
+    )
+    return lambda command: blend(gone(command))
 
 
 class Command(click.Command):
@@ -172,7 +211,7 @@ def style_options(strength: str) -> Callable[[Any], Any]:
             "--sampler", type=click.Choice(SAMPLERS_NAMED), default="uniform", show_default=True,
             help="How a style is drawn: one, a mixture of several, one between two, or a new similar one.",
         ),
-        click.option("--keep-luminance", is_flag=True, help="Keep the brightness of each pixel."),
+        blend_option(),
     )  # fmt: skip
     return lambda command: reduce(lambda inner, option: option(inner), reversed(made), command)
 

@@ -114,7 +114,7 @@ def apply_folder(
             `"auto"` or `"dicom"`; see `open_image`. Values outside keep their distance to the window. DICOM
             series, volumes and stacks keep type, header and true values; the frames of a volume share one
             style. Images in shards are read with 8 bits.
-        options: `generator`, `strength`, `sampler` and `keep_luminance`; see `StyleAugment`.
+        options: `generator`, `strength`, `sampler` and `blend`; see `StyleAugment`.
 
     Raises:
         FileError: there are no images, `out` lies in `source` or a link leads there, another run writes to
@@ -325,8 +325,10 @@ def style_settings(stylizer: AbstractAugment) -> dict[str, Any]:
         "generator": home.name,
         "strength": list(stylizer.strength),
         "sampler": in_short(stylizer.sampler),
-        "keep_luminance": stylizer.keep_luminance,
     }
+    # Optional settings are absent if they are not used, as in manifests of earlier versions.
+    if stylizer.blend is not None:
+        settings["blend"] = stylizer.blend
     if stylizer.preserve.floor is not None:
         settings["preserve"] = stylizer.preserve.floor
     return settings

@@ -157,6 +157,8 @@ class Manifest:
                     f"the first line of {path}, with the settings, is damaged. Delete the file to make all "
                     "copies again, or use another output folder."
                 )
+            if found.get("keep_luminance") is False:  # as versions before `blend` wrote it
+                del found["keep_luminance"]
             if found != self.settings:
                 raise ConfigError(
                     f"{path.parent} holds copies made with other settings: {found}, now {self.settings}. "

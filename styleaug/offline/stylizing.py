@@ -19,6 +19,8 @@ from styleaug.io.files import Scan, open_image, save_image, suffix_of
 from styleaug.io.pixels import images_in, opaque, open_style, shrink, usable
 from styleaug.offline.copies import scan_pixels
 from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.blends import Blend
+from styleaug.transforms.options import refusing_old_names
 from styleaug.transforms.params import StyleParams
 from styleaug.weights import bank_names, load_generator
 
@@ -31,13 +33,14 @@ OPAQUE = (".jpg", ".jpeg", ".bmp")
 """Suffixes of file types without transparency."""
 
 
+@refusing_old_names
 def stylize(
     content: Any,
     style: Any,
     *,
     strength: float = 1.0,
     generator: str | Path | AbstractGenerator = "adain",
-    keep_luminance: bool = False,
+    blend: Blend | None = None,
     size: int = SIZE,
 ) -> Any:
     """Return `content` in the style of another image. Nothing is random.
@@ -50,7 +53,8 @@ def stylize(
         strength: in [0, 1]; 1 is the full style.
         generator: a name, a path to weights, a run folder, or a generator. `"adain"` changes texture, strokes
             and colour; `"photo"` light and colour; `"reinhard-lab"` the colours as a whole.
-        keep_luminance: keep each pixel's brightness and change only the colour.
+        blend: how the styled image is laid over `content`, such as `"soft-light"`; the strength is then its
+            opacity. `"color"` keeps the brightness of each pixel. See `StyleAugment`.
         size: a network that paints strokes sees larger images reduced to about `size` x `size` pixels; its
             change is then enlarged. This keeps strokes visible in large photos.
 
@@ -65,7 +69,7 @@ def stylize(
     Example:
         >>> styled = stylize(Image.open("photo.jpg"), "painting.jpg", strength=0.8)  # doctest: +SKIP
     """
-    painter = _Painter(generator, strength, keep_luminance, size)
+    painter = _Painter(generator, strength, blend, size)
     codes = painter.read(style)
     if not isinstance(content, list | tuple):
         return painter.paint(content, codes)
@@ -114,7 +118,7 @@ def same_file(one: Path, other: Path) -> bool:
 class _Painter:
     """A generator with the options of `stylize`."""
 
-    def __init__(self, generator: Any, strength: float, keep_luminance: bool, size: int):
+    def __init__(self, generator: Any, strength: float, blend: Blend | None, size: int):
         self.network = generator if isinstance(generator, AbstractGenerator) else load_generator(generator)
         if not self.network.code_length:
             raise ConfigError(
@@ -122,7 +126,7 @@ class _Painter:
                 f"StyleAugment(generator={generator!r}, p=1)(image)."
             )
         self.strength = check_share("strength", strength)
-        self.keep_luminance = keep_luminance
+        self.blend = blend
         self.size = check_count("size", size)
 
     def read(self, style: Any) -> Float[Tensor, "N S"]:
@@ -159,7 +163,7 @@ class _Painter:
     def run(self, generator: AbstractGenerator, images: Any, codes: Float[Tensor, "N S"]) -> Any:
         """Stylise all images of a batch in any form."""
         bank = StyleBank(codes, Provenance(generator.name, generator.fingerprint, len(codes)))
-        stylizer = StyleAugment(bank, generator=generator, keep_luminance=self.keep_luminance)
+        stylizer = StyleAugment(bank, generator=generator, blend=self.blend)
         rows = stylizer.rows_of(images)
         if len(codes) not in (1, rows):
             raise unequal(len(codes), rows)

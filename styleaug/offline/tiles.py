@@ -23,7 +23,7 @@ from styleaug.images import Uncovered, as_unit
 from styleaug.io.tiff import MOST_TIFF_PIXELS
 from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.guard import Preserve
-from styleaug.transforms.painting import Painter
+from styleaug.transforms.painting import Painter, strength_under
 from styleaug.transforms.params import StyleParams
 
 __all__ = ["ArrayReader", "Reader", "stylise_tiles"]
@@ -299,13 +299,14 @@ class Painting:
         whole = cache(lambda: self.seen(self.reader.thumbnail(min(height, width, WHOLE_SIDE))[None]))
         shared = Shared(generator.name, tiled=True)
         total = sum(area(place.core) for _, places in chunks for place in places if place.core)
+        strength = strength_under(self.transform.blend, self.strength)
         while True:
             found, areas = [], []
             for views, places in chunks:
                 size, known = views.shape[1:3], bool(shared.values)
                 forward = _Step(shared, known, 1, size, places, whole=whole, total=total)
                 try:
-                    run_shared(generator, self.seen(views), self.code, self.strength, forward)
+                    run_shared(generator, self.seen(views), self.code, strength, forward)
                 except Found as stopped:
                     found.append(stopped.values)
                     areas.append(forward.area if forward.counted is None else forward.counted)

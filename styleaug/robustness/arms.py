@@ -281,7 +281,7 @@ STYLE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "splice": str,
     "parts": int,
     "keep": yes,
-    "keep_luminance": yes,
+    "blend": str,
     "least_side": int,
     "precision": str,
 }

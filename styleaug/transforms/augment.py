@@ -27,6 +27,7 @@ from styleaug.generators.ambient import as_usual
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import MOST_CHANNELS, ValueRange, as_unit, check_range, range_of
 from styleaug.transforms.base import AbstractAugment, count_rows, framed
+from styleaug.transforms.blends import Blend, check_blend
 from styleaug.transforms.groups import paint_groups
 from styleaug.transforms.guard import Preserve, read_preserve
 from styleaug.transforms.options import (
@@ -43,11 +44,11 @@ from styleaug.transforms.options import (
 from styleaug.transforms.painting import (
     Painter,
     area_seen,
+    blended,
     coloured,
     enlarged,
     finite,
     guarded,
-    luminance_kept,
 )
 from styleaug.transforms.params import StyleParams
 from styleaug.transforms.placement import fast_bfloat16, place, put, rows_on, take, to_device
@@ -98,7 +99,11 @@ class StyleAugment(AbstractAugment):
         sampler: how a style is drawn from the bank. `"uniform"`: one of the styles. `"mix"`: two styles in
             random shares; `Mix(n)` takes n. `"slerp"`: one between two styles. `"gaussian"`: a new one from
             the bank's distribution. `Weighted(weights)`: one of the styles, with one weight a style.
-        keep_luminance: keep the brightness of each pixel, and change its colour only.
+        blend: how the styled image is laid over the image, a mode of W3C Compositing and Blending:
+            `"normal"`, `"multiply"`, `"screen"`, `"overlay"`, `"soft-light"`, `"hard-light"`, `"color"` or
+            `"luminosity"`. The strength is then the opacity of the full style. `"color"` keeps the
+            brightness of each pixel, so grey images stay as they are; `"luminosity"` keeps its colour.
+            None: the generator mixes by its own strength.
         splice: style parts of an image differently, with soft borders: `"halves"`, `"fields"`, `"mask"` or a
             `Splice`, which says more. `"mask"` goes by the first `tv_tensors.Mask` of the sample.
         value_range: values of black and white. None: 0 and the largest value of an integer type, 0 and 1 of
@@ -145,7 +150,7 @@ class StyleAugment(AbstractAugment):
         p: float = P,
         strength: float | Sequence[float] = STRENGTH,
         sampler: samplers.Sampler = "uniform",
-        keep_luminance: bool = False,
+        blend: Blend | None = None,
         splice: Splice | SpliceKind | None = None,
         value_range: ValueRange = None,
         channels: Channels = "auto",
@@ -158,7 +163,7 @@ class StyleAugment(AbstractAugment):
         self.p = check_share("p", p)
         self.strength = check_strength(strength)
         self.sampler: samplers.Sampler = samplers.read_sampler(sampler)
-        self.keep_luminance = check_switch("keep_luminance", keep_luminance)
+        self.blend: Blend | None = check_blend(blend)
         self.splice = read_splice(splice)
         self.value_range: ValueRange = check_range_option(value_range)
         if channels not in CHANNELS:
@@ -253,7 +258,7 @@ class StyleAugment(AbstractAugment):
         prior = "other images of the batch" if self.within_batch else "standard normal codes"
         styles = f"{prior} of {self.home.name!r}" if self.bank is None else repr(self.bank)
         usual: dict[str, tuple[Any, Any]] = {
-            "keep_luminance": (self.keep_luminance, False),
+            "blend": (self.blend, None),
             "splice": (self.splice, None),
             "value_range": (self.value_range, None),
             "channels": (self.channels, "auto"),
@@ -427,8 +432,8 @@ class StyleAugment(AbstractAugment):
         """Put the options around a painter of colour images; None is their own `least_side`."""
         painter = finite(painter, self.generator_name)
         painter = enlarged(painter, least_side or self.least_side, self.minimum)
-        if self.keep_luminance:
-            painter = luminance_kept(painter)
+        if self.blend is not None:
+            painter = blended(painter, self.blend)
         painter = coloured(painter)
         if guard and self.preserve.floor is not None:
             painter = guarded(painter, self.preserve.floor)

@@ -16,6 +16,7 @@ from torch import Tensor
 from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.shared import Shared, paint, survey, together
 from styleaug.images import ValueRange, as_unit, range_of
+from styleaug.transforms.blends import Blend
 from styleaug.transforms.guard import (
     Preserve,
     Regions,
@@ -25,7 +26,7 @@ from styleaug.transforms.guard import (
     regions_by,
     still_tier,
 )
-from styleaug.transforms.painting import Painter, enlarge
+from styleaug.transforms.painting import Painter, enlarge, strength_under
 from styleaug.transforms.params import StyleParams
 from styleaug.transforms.placement import put, rows_on, run_of, take, to_device
 from styleaug.transforms.splice import composite, mask_weights, part_weights, unspliced
@@ -44,6 +45,7 @@ class Options(Protocol):
     value_range: ValueRange
     least_side: int
     preserve: Preserve
+    blend: Blend | None
     compiled: bool
 
     def generator_on(self, device: torch.device) -> AbstractGenerator: ...
@@ -362,7 +364,7 @@ def volume_painter(
     """Return a painter for any frames of a volume: statistics and guard are those of `views`."""
     with torch.no_grad():
         large = enlarge(views.expand(-1, 3, -1, -1), options.least_side, generator.minimum)
-        shared = survey(generator, large, code, strength)
+        shared = survey(generator, large, code, strength_under(options.blend, strength))
     painter = options.wrapped(partial(paint_shared, generator, shared), guard=False)
     floor = options.preserve.floor
     if floor is None:

@@ -12,11 +12,12 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypedDict, TypeVar
 
-from styleaug.checks import changed, check_share, number
+from styleaug.checks import changed, check_share, check_switch, number
 from styleaug.errors import ConfigError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import ValueRange
 from styleaug.samplers import Mix, Sampler, Weighted
+from styleaug.transforms.blends import Blend
 from styleaug.transforms.guard import Preserve, read_preserve
 from styleaug.transforms.splice import Splice, SpliceKind
 
@@ -55,8 +56,8 @@ class CommonOptions(TypedDict, total=False):
     sampler: Sampler
     """How styles are drawn: `"uniform"`, `"mix"`, `"gaussian"`, `"slerp"`, `Mix` or `Weighted`."""
 
-    keep_luminance: bool
-    """Keep each pixel's brightness, take over the colour only."""
+    blend: Blend | None
+    """How the styled image is laid over the image: a blend mode such as `"soft-light"`."""
 
 
 class StyleOptions(CommonOptions, total=False):
@@ -110,13 +111,14 @@ FOLDED = {
     "parts": "splice",
     "keep": "splice",
     "protect": "preserve",
+    "keep_luminance": "blend",
     "edges": "",
 }
 """Options that there were, and those that they are a part of now; edges have gone altogether."""
 
 
 def fold(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with those that mean something only beside another as a part of that one's value.
+    """Return options with those of `FOLDED` as a part of the value of those that there are now.
 
     Args:
         options: of `StyleAugment`, among them some of `FOLDED`.
@@ -145,6 +147,10 @@ def fold(options: Mapping[str, Any]) -> dict[str, Any]:
     elif parts != 2 or keep:
         wanted = Splice("halves", parts=parts, keep=keep)
         raise ConfigError(f"parts and keep go with splice, got {splice!r}; in Python splice={wanted!r}.")
+    if check_switch("keep_luminance", options.get("keep_luminance", False)):
+        if given.get("blend") not in (None, "color"):
+            raise ConfigError(f"keep_luminance is blend='color' now, got blend={given['blend']!r}, too.")
+        given["blend"] = "color"
     if protect is not None:
         given["preserve"] = replace(read_preserve(given.get("preserve")), protect=protect)
     return given

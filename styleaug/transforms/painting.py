@@ -6,7 +6,7 @@ does to an image is read from the inside out:
 
     painter = finite(generator, "adain")               # damage is an error, not a black image
     painter = enlarged(painter, 128, 16)               # small images are shown larger
-    painter = luminance_kept(painter)                  # only the colour changes
+    painter = blended(painter, "soft-light")           # laid over the image
     painter = coloured(painter)                        # grey in, grey out
     painter = guarded(painter, 0.9)                    # structure comes back where it is lost
 """
@@ -14,23 +14,26 @@ does to an image is read from the inside out:
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from styleaug.generators.base import check_finite
-from styleaug.images import luminance, with_luminance
+from styleaug.generators.base import check_finite, mixed
+from styleaug.images import luminance
+from styleaug.transforms.blends import BLENDS, Blend
 from styleaug.transforms.guard import keep_structure
 
 __all__ = [
     "Painter",
     "area_seen",
+    "blended",
     "coloured",
     "enlarge",
     "enlarged",
     "finite",
     "guarded",
-    "luminance_kept",
     "size_from",
+    "strength_under",
 ]
 
 MOST_SEEN = 2**19
@@ -56,13 +59,20 @@ def coloured(painter: Painter) -> Painter:
     return paint
 
 
-def luminance_kept(painter: Painter) -> Painter:
-    """Take over the colour only: each pixel keeps its brightness."""
+def blended(painter: Painter, blend: Blend) -> Painter:
+    """Lay the full style over the image by a blend mode; the strength is its opacity. See `blends`."""
 
     def paint(images: Tensor, codes: Tensor, strength: Tensor) -> Tensor:
-        return with_luminance(painter(images, codes, strength), images)
+        styled = painter(images, codes, strength_under(blend, strength))
+        opacity = strength.repeat_interleave(len(images) // len(strength))
+        return mixed(images, BLENDS[blend](images, styled), opacity)
 
     return paint
+
+
+def strength_under(blend: Blend | None, strength: Tensor) -> Tensor:
+    """Return the strength that the generator gets: all of it under a blend mode."""
+    return strength if blend is None else torch.ones_like(strength)
 
 
 def finite(painter: Painter, name: str) -> Painter:

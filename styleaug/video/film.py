@@ -40,7 +40,7 @@ def style_film(
     bank: str | Path | StyleBank | None = None,
     smoothing: float = 0.7,
     flow: FlowMethod | Callable[[Tensor, Tensor], Tensor] | None = "dis",
-    blend: float = 0.7,
+    reuse: float = 0.7,
     mask: str | Path | None = None,
     where: Where | None = None,
     fps: float | None = None,
@@ -57,14 +57,14 @@ def style_film(
         bank: see `StyleVideo`.
         smoothing: see `StyleVideo`.
         flow: see `StyleVideo`.
-        blend: see `StyleVideo`.
+        reuse: see `StyleVideo`.
         mask: a film or folder of the source's size; it is bright where the style is painted.
         where: see `StyleVideo`; None is `"inside"` with a mask, else `"everywhere"`.
         fps: frames per second of `out`, which is then without sound. None keeps the source's times and sound;
             for a folder it is 25.
         seed: seed for the choice of style and strength.
         report: called with the number of frames done and the total (0 if unknown).
-        options: `generator`, `strength`, `sampler` and `keep_luminance`; see `StyleAugment`.
+        options: `generator`, `strength`, `sampler` and `blend`; see `StyleAugment`.
 
     Raises:
         FileError: a file is missing, not a film, or too large; or `out` is the source or a folder with files.
@@ -82,7 +82,7 @@ def style_film(
         p=1.0,
         smoothing=smoothing,
         flow=flow,
-        blend=blend,
+        reuse=reuse,
         where=where,
         **options,
     )

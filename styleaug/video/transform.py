@@ -135,12 +135,12 @@ class StyleVideo(v2.Transform):
         flow: `"dis"` (Kroeger et al. 2016) or `"farneback"`, which need opencv-python; `"raft"`, which
             needs torchvision's weights in the cache of torch.hub; a function that maps two batches
             `(B, 3, H, W)` in [0, 1] to `(B, 2, H, W)` px from the first to the second; None does not blend.
-        blend: share of the warped previous frame where the flow is reliable, in [0, 1).
+        reuse: share of the warped previous frame where the flow is reliable, in [0, 1).
         where: `"inside"` styles the area of the mask, `"outside"` the rest, with a soft border; `"both"`
             draws one style for each. The mask is the first `tv_tensors.Mask` of the sample, and is not
             changed: `(T, 1, H, W)` or `(T, H, W)`, alpha in [0, 1], booleans or labels.
         precision: precision of a network's weights; see `StyleAugment`.
-        options: `generator`, `strength`, `sampler` and `keep_luminance`; see `StyleAugment`.
+        options: `generator`, `strength`, `sampler` and `blend`; see `StyleAugment`.
 
     Shape:
         The shape of the input; dtype, range and device are also kept.
@@ -164,7 +164,7 @@ class StyleVideo(v2.Transform):
         p: float = P,
         smoothing: float = 0.7,
         flow: Flow = "dis",
-        blend: float = 0.7,
+        reuse: float = 0.7,
         where: Where = "everywhere",
         precision: Precision = "auto",
         **options: Unpack[CommonOptions],
@@ -174,10 +174,10 @@ class StyleVideo(v2.Transform):
             raise ConfigError('bank="batch" takes styles from other images; a clip needs a bank.')
         if where not in WHERES:
             raise ConfigError(f"where must be one of {', '.join(WHERES)}, got {where!r}.")
-        for name, share in (("smoothing", smoothing), ("blend", blend)):
+        for name, share in (("smoothing", smoothing), ("reuse", reuse)):
             if check_share(name, share) == 1:
                 raise ConfigError(f"{name} must be below 1: at 1 the first frame would never change.")
-        self.smoothing, self.blend, self.where = float(smoothing), float(blend), where
+        self.smoothing, self.reuse, self.where = float(smoothing), float(reuse), where
         self.flow: Flow = flow
         self.stylizer = StyleAugment(
             bank,
@@ -187,7 +187,7 @@ class StyleVideo(v2.Transform):
             precision=precision,
             **options,
         )
-        if blend:
+        if reuse:
             flow_function(flow, side=FLOW_SIDE)  # fails here rather than in the middle of a film
 
     @property
@@ -200,7 +200,7 @@ class StyleVideo(v2.Transform):
 
     def extra_repr(self) -> str:
         """Return the options for `repr`."""
-        steadied = f"smoothing={self.smoothing}, flow={self.flow!r}, blend={self.blend}, where={self.where!r}"
+        steadied = f"smoothing={self.smoothing}, flow={self.flow!r}, reuse={self.reuse}, where={self.where!r}"
         return f"{self.stylizer.extra_repr()}, {steadied}"
 
     def forward(self, *inputs: Any) -> Any:
@@ -325,8 +325,8 @@ class StyleVideo(v2.Transform):
             coats = [*coats, None]
         elif coats and self.where == "outside":
             coats = [None, *coats]
-        estimate = flow_function(self.flow, side=FLOW_SIDE) if self.blend and coats else None
-        return Stream(self.stylizer, coats, estimate, smoothing=self.smoothing, blend=self.blend)
+        estimate = flow_function(self.flow, side=FLOW_SIDE) if self.reuse and coats else None
+        return Stream(self.stylizer, coats, estimate, smoothing=self.smoothing, reuse=self.reuse)
 
 
 @dataclass
@@ -349,14 +349,14 @@ class Coat:
         moved: tuple[Tensor, Tensor] | None,
         *,
         smoothing: float,
-        blend: float,
+        reuse: float,
     ) -> Float[Tensor, "1 C H W"]:
         """Paint the next frame; `moved` is the flow to the previous frame and its reliability."""
         with steady(self.past, keep=smoothing):
             fresh = self.stylizer.apply(frame, self.params)
         if moved is not None and self.before is not None:
             flow, trust = moved
-            blended = blend_frames(fresh, warp(self.before, flow, sharp=True), blend * trust)
+            blended = blend_frames(fresh, warp(self.before, flow, sharp=True), reuse * trust)
             fresh = sharpen(blended, fresh).clamp_(0, 1)
         self.before = fresh
         return fresh
@@ -375,10 +375,10 @@ class Stream:
         flow: Callable[[Tensor, Tensor], Tensor] | None,
         *,
         smoothing: float,
-        blend: float,
+        reuse: float,
     ):
         self.stylizer, self.coats, self.flow = stylizer, coats, flow
-        self.smoothing, self.blend = smoothing, blend
+        self.smoothing, self.reuse = smoothing, reuse
         self.seen: Tensor | None = None
 
     @as_usual()
@@ -408,7 +408,7 @@ class Stream:
             raise ImageError("this style needs a mask; give mask=... with each frame.")
         unit = to_float(pixels)
         moved = self.move(unit)
-        paint = {"smoothing": self.smoothing, "blend": self.blend}
+        paint = {"smoothing": self.smoothing, "reuse": self.reuse}
         looks = [unit if coat is None else coat.paint(unit, moved, **paint) for coat in self.coats]
         if parts == 1:
             return restore(from_float(looks[0], pixels.dtype))
