@@ -1,23 +1,31 @@
 """Blend modes against scalar code for W3C Compositing and Blending Level 1, and in the transform."""
 
+import json
 from itertools import product
 from math import sqrt
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from specimens import Spy, bank, bank_of, generator, photos
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import styleaug.transforms.groups as groups
-from styleaug import ConfigError, Splice, StyleAugment
+from styleaug import ConfigError, Splice, StyleAugment, StyleVideo, apply_folder
+from styleaug.cli.main import cli
 from styleaug.cli.options import BLENDS_NAMED
 from styleaug.images import luminance
 from styleaug.offline.stylizing import stylize
 from styleaug.offline.tiles import ArrayReader, stylise_tiles
+from styleaug.transforms.albumentations import StyleAugment as AlbumentationsStyle
 from styleaug.transforms.blends import BLENDS
+from styleaug.transforms.kornia import RandomStyle
+from styleaug.transforms.monai import RandStyle
 from styleaug.transforms.painting import blended
+from styleaug.transforms.ray import StyleBatch
+from styleaug.video.film import style_film
 
 OURS, SPECIFIED = (0.299, 0.587, 0.114), (0.3, 0.59, 0.11)
 
@@ -248,3 +256,106 @@ def test_pictures_keep_their_transparency():
     picture = Image.fromarray(pixels, "RGBA")
     styled = StyleAugment(bank("reinhard-rgb"), p=1.0, blend="screen")(picture)
     assert styled.mode == "RGBA" and np.array_equal(np.asarray(styled)[..., 3], pixels[..., 3])
+
+
+def one_by_one(make, images):
+    return torch.stack([torch.as_tensor(make(image)) for image in images])
+
+
+def channels_last(make, images):
+    return torch.from_numpy(make(images.permute(0, 2, 3, 1).numpy())).permute(0, 3, 1, 2)
+
+
+def in_kornia(images, **options):
+    return RandomStyle(bank("reinhard-rgb"), p=1.0, **options)(images)
+
+
+def in_monai(images, **options):
+    return one_by_one(RandStyle(bank("reinhard-rgb"), prob=1.0, **options), images)
+
+
+def in_albumentations(images, **options):
+    transform = AlbumentationsStyle(bank("reinhard-rgb"), p=1.0, **options)
+    return channels_last(lambda arrays: transform(images=arrays)["images"], images)
+
+
+def in_ray(images, **options):
+    transform = StyleBatch(bank("reinhard-rgb"), p=1.0, **options)
+    return channels_last(lambda arrays: transform({"image": arrays})["image"], images)
+
+
+def in_video(images, **options):
+    return StyleVideo(bank("reinhard-rgb"), p=1.0, flow=None, reuse=0, **options)(images)
+
+
+@pytest.mark.parametrize("host", [in_kornia, in_monai, in_albumentations, in_ray, in_video])
+def test_every_host_hands_the_blend_on(host):
+    images = photos(3)
+    styled = host(images, blend="screen")
+    assert styled.shape == images.shape and (styled - images).mean() > 0.01
+    assert bool((styled >= images - 1e-6).all()), "a screen is never darker"
+
+
+def lighter(folder, out):
+    """Count the copies of a folder of pictures, of which none may be darker anywhere."""
+    for copy in sorted(out.glob("*.png")):
+        before, after = (np.asarray(Image.open(path)).astype(int) for path in (folder / copy.name, copy))
+        assert (after >= before - 1).all() and after.mean() > before.mean() + 2
+    return len(list(out.glob("*.png")))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "in"
+    made.mkdir()
+    for number, image in enumerate(photos(2)):
+        Image.fromarray((255 * image).byte().permute(1, 2, 0).contiguous().numpy()).save(
+            made / f"{number}.png"
+        )
+    bank("reinhard-rgb").save(tmp_path / "bank.safetensors")
+    return made
+
+
+def test_folders_and_films_take_it_and_say_so(folder, tmp_path):
+    styles = bank("reinhard-rgb")
+    apply_folder(folder, tmp_path / "out", bank=styles, blend="screen")
+    assert lighter(folder, tmp_path / "out") == 2
+    settings = json.loads((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()[0])["settings"]
+    assert settings["blend"] == "screen"
+    with pytest.raises(ConfigError, match="made with other settings"):
+        apply_folder(folder, tmp_path / "out", bank=styles, blend="multiply")
+    style_film(folder, tmp_path / "film", bank=styles, blend="screen", flow=None, reuse=0)
+    assert len(list((tmp_path / "film").iterdir())) == 2
+
+
+def shell(*words):
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+def test_the_shell(folder, tmp_path):
+    given = ("apply", folder, "--bank", tmp_path / "bank.safetensors", "-o", tmp_path / "out")
+    done = shell(*given, "--blend", "screen")
+    assert done.exit_code == 0 and lighter(folder, tmp_path / "out") == 2, done.output
+    content, style = folder / "0.png", folder / "1.png"
+    named = ("--generator", "reinhard-rgb", "--blend", "color")
+    assert shell("stylize", content, "--style", style, "-o", tmp_path / "one.png", *named).exit_code == 0
+    wanted = stylize(Image.open(content), Image.open(style), generator="reinhard-rgb", blend="color")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "one.png")), np.asarray(wanted))
+    old = shell(*given, "--keep-luminance")
+    assert old.exit_code == 2 and "--keep-luminance is --blend color now" in old.output
+    film = shell("video", folder, "-o", tmp_path / "film", "--blend", "0.5")
+    assert film.exit_code == 2 and "the share of a film's previous frame is --reuse 0.5 now" in film.output
+    sheet = (
+        "preview",
+        folder,
+        "--bank",
+        tmp_path / "bank.safetensors",
+        "--size",
+        16,
+        "-o",
+        tmp_path / "p.png",
+    )
+    assert shell(*sheet, "--blend", "hue").exit_code == 2
+    assert shell(*sheet).exit_code == 0
+    plain = (tmp_path / "p.png").read_bytes()
+    assert shell(*sheet, "--blend", "overlay").exit_code == 0 and (tmp_path / "p.png").read_bytes() != plain

@@ -126,7 +126,7 @@ class _Painter:
                 f"StyleAugment(generator={generator!r}, p=1)(image)."
             )
         self.strength = check_share("strength", strength)
-        self.blend = blend
+        self.blend: Blend | None = blend
         self.size = check_count("size", size)
 
     def read(self, style: Any) -> Float[Tensor, "N S"]:
