@@ -193,8 +193,8 @@ def test_it_is_pickled_and_made_again_from_its_settings():
         ),
         (lambda: OneOf([StyleAugment("art"), StyleAugment("art", channels="shared")]), "the same channels"),
         (
-            lambda: RandomStyle(mixed(), keep_luminance=True, strength=0.5),
-            "give keep_luminance, strength to it",
+            lambda: RandomStyle(mixed(), blend="color", strength=0.5),
+            "give blend, strength to it",
         ),
     ],
 )
