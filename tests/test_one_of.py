@@ -312,3 +312,15 @@ def test_the_command_line_takes_mixtures(options, tmp_path):
 def test_a_preset_beside_options_is_a_usage_error(options, words, tmp_path):
     run = CliRunner().invoke(cli, ["apply", str(tmp_path), "-o", str(tmp_path / "out"), *options])
     assert run.exit_code == 2 and words in run.output
+
+
+@pytest.mark.parametrize("generator", ["reinhard-rgb", "randstainna"])
+def test_fit_style_prints_a_line_that_works(generator, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "in", 6)
+    run = CliRunner().invoke(cli, ["fit-style", "in", "-o", "b.safetensors", "--generator", generator])
+    line = run.output.partition("use it as ")[2].splitlines()[0]
+    assert line.startswith("StyleAugment('b.safetensors'") and ("gaussian" in line) == (
+        generator == "randstainna"
+    )
+    assert len(eval(line, {"StyleAugment": StyleAugment}).bank)

@@ -29,6 +29,7 @@ from styleaug.evaluation.domains import (
 from styleaug.evaluation.pairs import read_square
 from styleaug.evaluation.shift import evaluate_shift
 from styleaug.io.lists import list_images
+from styleaug.transforms.presets import MIXTURES
 
 # Classifier
 
@@ -199,18 +200,19 @@ def evidence(
 
 
 @pytest.mark.parametrize(
-    ("given", "rule", "generator"),
+    ("given", "rule", "generator", "preset"),
     [
-        (evidence(0.5, 0.5, 0.5, (0.0, 0.0, 0.0)), "no shift", None),
-        (evidence(0.5, 0.5, 0.95, (0.0, 0.0, 3.0)), "content only", None),
-        (evidence(), "one instrument", "randstainna"),
-        (evidence(variety=13), "many scenes", "adain"),
-        (evidence(variety=13, texture=0.5, apart=(3.0, 0.2, 1.0)), "colour only", "randstainna"),
+        (evidence(0.5, 0.5, 0.5, (0.0, 0.0, 0.0)), "no shift", None, None),
+        (evidence(0.5, 0.5, 0.95, (0.0, 0.0, 3.0)), "content only", None, None),
+        (evidence(), "one instrument", "randstainna", "stain"),
+        (evidence(variety=13), "many scenes", "adain", "drawings"),
+        (evidence(variety=13, texture=0.5, apart=(3.0, 0.2, 1.0)), "colour only", "randstainna", "unknown"),
     ],
 )
-def test_each_rule_holds_where_it_should(given, rule, generator):
+def test_each_rule_holds_where_it_should(given, rule, generator, preset):
     found = advise(given)
-    assert (found.rule, found.generator) == (rule, generator)
+    assert (found.rule, found.generator, found.preset) == (rule, generator, preset)
+    assert preset is None or preset in MIXTURES
     assert (found.p is None) == (generator is None)
     json.dumps(found.to_dict())
 
@@ -265,6 +267,7 @@ def test_a_shift_of_colours_is_found_and_closed(folders, tmp_path):
     again = json.loads(found.save(tmp_path / "shift.json").read_text())
     assert again["advice"]["generator"] == "reinhard-rgb" and again["train"] == 20
     assert "reinhard-rgb" in found.table()
+    assert f'StyleAugment.preset("{found.advice.preset}")' in found.table()
 
 
 def test_a_folder_against_itself_has_no_shift(folders):

@@ -190,11 +190,25 @@ def fit_style_command(
         for path, one in banks.items():
             one.save(path)
             say(f"{path}: {one}, {path.stat().st_size / 1024:.1f} kB")
+        say(f"use it as {line_to_use(next(iter(banks)), generator)}")
         if report:
             say(f"{write_report(report, fit.bank, generator, reference=reference)} written")
             if not reference:
                 say("it shows the styles on a sample image; use --reference for an image of your own")
     finish(fit.failed, strict)
+
+
+def line_to_use(bank: Path, generator: str) -> str:
+    """Return the line of Python that trains with a bank, as our measurements chose it for its generator."""
+    sampler = ', sampler="gaussian"' if generator == "randstainna" else ""
+    return f"StyleAugment({str(bank)!r}{sampler}{given_generator(generator)})"
+
+
+def given_generator(generator: str) -> str:
+    """Return the argument for a generator that a bank does not name by itself."""
+    from styleaug.weights import generator_names
+
+    return "" if generator in generator_names() else f", generator={generator!r}"
 
 
 def file_names(banks: dict[str, Any]) -> dict[str, Any]:

@@ -95,6 +95,8 @@ class Advice:
     reason: str
     rule: str
     notes: list[str] = field(default_factory=list)
+    preset: str | None = None
+    """Preset for training without images of the target; None if styling does not help."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -109,6 +111,7 @@ class _Rule:
     holds: Callable[[Evidence], bool]
     pick: Callable[[Evidence], Option | None]
     why: str
+    preset: str | None = None
 
 
 def advise(evidence: Evidence) -> Advice:
@@ -117,7 +120,7 @@ def advise(evidence: Evidence) -> Advice:
     option = rule.pick(evidence)
     notes = notes_on(evidence, option)
     if option is None:
-        return Advice(None, None, None, None, rule.why, rule.name, notes)
+        return Advice(None, None, None, None, rule.why, rule.name, notes, rule.preset)
     strength = (1.0, 1.0) if option.edges >= HALF_GONE else (0.25, 0.75)
     accuracy = max(evidence.parted[name].accuracy for name in STYLE)
     measured = " and ".join(
@@ -133,6 +136,7 @@ def advise(evidence: Evidence) -> Advice:
         reason,
         rule.name,
         notes,
+        rule.preset,
     )
 
 
@@ -193,12 +197,14 @@ _RULES = (
         best_colour,
         "The training images vary little in lightness among themselves, as from one instrument, so a "
         "classifier takes their colours for granted: give them others and keep their texture.",
+        "stain",
     ),
     _Rule(
         "colour only",
         lambda e: e.parted["texture"].by_chance or 2 * e.parted["texture"].apart < e.parted["colour"].apart,
         best_colour,
         "The sets differ in colour far more than in texture.",
+        "unknown",
     ),
     _Rule(
         "many scenes",
@@ -206,6 +212,7 @@ _RULES = (
         best_painter,
         "The training images vary in colour already and the target has another texture, as paintings and "
         "drawings have: a classifier that leans on texture has to unlearn it.",
+        "drawings",
     ),
 )
 """Rules in order; the first that holds is used.

@@ -134,6 +134,8 @@ class Shift:
                 str(advice.bank), f"bank {advice.bank}"
             )
             lines.insert(0, f"Try {advice.generator} with {how}, p={advice.p:g}, strength={spread}.")
+        if advice.preset:
+            lines.append(f'Without images of the target: StyleAugment.preset("{advice.preset}").')
         return lines
 
 

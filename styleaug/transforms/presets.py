@@ -27,11 +27,14 @@ class Preset:
 
 
 ART: dict[str, Any] = {"bank": "art", "p": 1.0}
-NETWORK: dict[str, Any] = {"generator": "randconv", "p": 1.0, "strength": (0.0, 1.0)}
+RANDCONV: dict[str, Any] = {"generator": "randconv", "p": 1.0, "strength": (0.0, 1.0)}
+GIN: dict[str, Any] = {"generator": "gin", "p": 1.0, "strength": (0.0, 1.0)}
 
 MIXTURES = {
-    "unknown": Preset("you do not know what will come", ((1, ART), (1, NETWORK))),
-    "drawings": Preset("paintings, cartoons, sketches", ((2, ART), (1, NETWORK))),
+    "unknown": Preset("you do not know what will come", ((1, ART), (1, GIN))),
+    "stain": Preset("another laboratory, camera or dye", ((1, GIN),)),
+    "corruptions": Preset("noise, blur, weather, compression", ((1, {**ART, "p": 0.3}),)),
+    "drawings": Preset("paintings, cartoons, sketches", ((1, ART), (1, RANDCONV))),
 }
 
 
