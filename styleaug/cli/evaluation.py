@@ -20,9 +20,9 @@ __all__ = ["evaluate", "robustness"]
 _INPUT = click.Path(path_type=Path)
 _STEPS = """\b
 Steps of an arm: none, jitter, grey, blur, trivialaugment, randaugment, augmix, prime, erasing,
-  channel-swap, mixstyle, dsu, style:BANK_OR_GENERATOR[,p=.5][,strength=.5..1][,sampler=mix],
-  fda:DIR, histogram-matching:DIR. Of alternatives (/) each has an option weight, 1 if it is not given:
-  style:art,weight=3/style:randconv.
+  channel-swap, mixstyle, dsu, preset:NAME, fda:DIR, histogram-matching:DIR,
+  style:BANK_OR_GENERATOR[,p=.5][,strength=.5..1][,sampler=mix]. Of alternatives (/) each has an
+  option weight, 1 if it is not given: style:art,weight=3/style:randconv.
 
 \b
 Example:

@@ -8,6 +8,7 @@ equal chance, or in proportion to the option `weight` of every step (1 where it 
     style:art,p=.5,strength=.5..1         styles of a bank, a generator, a file or a run folder
     style:a.safetensors/style:b.safetensors+trivialaugment
     style:art,weight=3/style:randconv     three images in four get styles of art
+    preset:unknown                        a mixture, as `StyleAugment.preset` makes it
     competitor=fda:photos,sketches        references from two folders; called "competitor"
 """
 
@@ -317,6 +318,13 @@ def make_style(target: str, *, seed: int, **written: Any) -> _Step:
             raise error from None
 
 
+def make_preset_step(target: str, *, seed: int, p: float | None = None) -> _Step:
+    """Return a preset of `StyleAugment`."""
+    from styleaug.transforms.augment import StyleAugment
+
+    return StyleAugment.preset(target, p=p)
+
+
 def make_swap(target: str, *, seed: int, **options: Any) -> _Step:
     """Return a step that swaps means and deviations of channels within the batch."""
     from styleaug.transforms.augment import StyleAugment
@@ -374,6 +382,7 @@ STEPS: dict[str, _Kind] = {
         "DIR[,DIR...]",
     ),
     "style": _Kind(make_style, STYLE_OPTIONS, "BANK or GENERATOR"),
+    "preset": _Kind(make_preset_step, {"p": _share}, "NAME"),
 }
 """Kinds of steps by name."""
 IN_CLASSIFIER = ("mixstyle", "dsu")
