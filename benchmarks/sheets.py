@@ -1,6 +1,6 @@
 """Draw what the generators make of ten contents in ten styles; look at the result at full size.
 
-    STYLEAUG_DATA=DATA python benchmarks/sheets.py adain photo --small --front --out docs/pictures
+    STYLEAUG_DATA=DATA python benchmarks/sheets.py adain photo --small --blends --front --out docs/pictures
 
 Only images that the data's manifest marks free, none of which was trained on where the folder has
 enough of them: photographs (Caltech-101) and blood cells (PBC) as contents and a painting and a scroll
@@ -18,8 +18,10 @@ from torchvision import tv_tensors
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from pretrained.textures import texture
+from styleaug.offline.stylizing import stylize
 from styleaug.sheets import contact_sheet, draw_tissue
 from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.blends import BLENDS
 from styleaug.transforms.splice import Splice
 from styleaug.weights import RANDOM_GENERATORS, load_generator
 
@@ -76,6 +78,19 @@ def region_sheet(side: int = 192, count: int = 5) -> Image.Image:
     return contact_sheet(rows, ["image", "labels", *(f"draw {number + 1}" for number in range(count))])
 
 
+def blend_sheet(content: Image.Image, style: Image.Image) -> Image.Image:
+    """Lay out one content, one style, and what each blend mode makes of them, in two rows with captions."""
+    tiles = {"image": content, "style": style}
+    tiles |= {f'"{mode}"': stylize(content, style, blend=mode) for mode in BLENDS}
+    half = len(tiles) // 2
+    rows = [dict(list(tiles.items())[start : start + half]) for start in (0, half)]
+    top, bottom = (contact_sheet([list(row.values())], list(row)) for row in rows)
+    sheet = Image.new("RGB", (top.width, top.height + bottom.height), "white")
+    sheet.paste(top)
+    sheet.paste(bottom, (0, top.height))
+    return sheet
+
+
 def front_picture(data: Path, side: int = 224) -> Image.Image:
     """Lay out content, style and result: photographs like paintings, cells like those of a laboratory."""
     photos, scrolls = tiles(data / "content/caltech101", 24, side), tiles(data / "style/kaokore", 8, side)
@@ -100,6 +115,7 @@ def main() -> None:
     parser.add_argument("generators", nargs="*")
     parser.add_argument("--small", action="store_true", help="what becomes of images of 32 px, too")
     parser.add_argument("--random", action="store_true", help="the random networks, and looks by region, too")
+    parser.add_argument("--blends", action="store_true", help="what each blend mode makes of an image, too")
     parser.add_argument("--front", action="store_true", help="the front page's picture, too")
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--out", type=Path, default=Path("."))
@@ -118,6 +134,8 @@ def main() -> None:
     if args.random:
         random_sheet(contents).save(args.out / "random.jpg", quality=85)
         region_sheet().save(args.out / "regions.jpg", quality=85)
+    if args.blends:
+        blend_sheet(contents[4], styles[2]).save(args.out / "blends.jpg", quality=88)
     if args.small:
         small_sheet(contents).save(args.out / "small.jpg", quality=85)
 
