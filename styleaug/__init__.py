@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from styleaug.transforms.augment import StyleAugment
     from styleaug.transforms.guard import Preserve
     from styleaug.transforms.loader import StyleCollate, StyleLoader
+    from styleaug.transforms.normalize import StyleNormalize
     from styleaug.transforms.one_of import OneOf
     from styleaug.transforms.splice import Splice
     from styleaug.video.transform import StyleVideo
@@ -55,6 +56,7 @@ __all__ = [
     "StyleBank",
     "StyleCollate",
     "StyleLoader",
+    "StyleNormalize",
     "StyleVideo",
     "TrainError",
     "Weighted",
@@ -89,6 +91,7 @@ HOMES = {
     "StyleBank": "bank",
     "StyleCollate": "transforms.loader",
     "StyleLoader": "transforms.loader",
+    "StyleNormalize": "transforms.normalize",
     "StyleVideo": "video.transform",
     "TrainError": "errors",
     "Weighted": "samplers",

@@ -23,6 +23,7 @@ Steps of an arm: none, jitter, grey, blur, trivialaugment, randaugment, augmix, 
   channel-swap, mixstyle, dsu, preset:NAME, fda:DIR, histogram-matching:DIR,
   style:BANK_OR_GENERATOR[,p=.5][,strength=.5..1][,sampler=mix]. Of alternatives (/) each has an
   option weight, 1 if it is not given: style:art,weight=3/style:randconv.
+  normalize:BANK changes test images only.
 
 \b
 Example:

@@ -17,6 +17,7 @@ from styleaug.cli.options import (
     blend_option,
     mixture,
     mixture_options,
+    normalizer,
     shell_words,
     style_options,
 )
@@ -164,6 +165,10 @@ def _stylize(content: Path, style: Path, out: Path, **options: Any) -> None:
 @style_options(" for each copy")
 @click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Copies of each image.")
 @click.option(
+    "--normalize", is_flag=True,
+    help="Bring each image to the mean style of --bank, at a fixed strength; nothing is random.",
+)  # fmt: skip
+@click.option(
     "--preserve", type=_STRENGTH,
     help="Least share of structure that is kept, from 0 to 1. Use 0.9 if findings matter.  [default: 0]",
 )  # fmt: skip
@@ -196,6 +201,7 @@ def apply(
     bank: tuple[str, ...],
     preset: str | None,
     copies: int,
+    normalize: bool,
     preserve: float | None,
     seed: int,
     workers: int,
@@ -218,14 +224,14 @@ def apply(
     """
     from styleaug.offline.folder import apply_folder
 
-    styles = mixture(bank, preset, style)
+    style["preserve"] = preserve
+    styles = normalizer(bank, preset, style) if normalize else mixture(bank, preset, style)
     with going_on(), progress("stylising") as report:
         applied = apply_folder(
             source,
             out,
             bank=styles,
             copies=copies,
-            preserve=preserve,
             seed=seed,
             workers=workers,
             report=report,

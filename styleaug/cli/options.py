@@ -20,6 +20,7 @@ __all__ = [
     "device_option",
     "mixture",
     "mixture_options",
+    "normalizer",
     "shell_words",
     "style_options",
 ]
@@ -190,6 +191,25 @@ def mixture(banks: tuple[str, ...], preset: str | None, options: dict[str, Any])
     if own := [name.replace("_", "-") for name, value in shared.items() if is_unusual(name, value)]:
         raise click.UsageError(f"--preset has its own {own[0]}; leave out --{own[0]}.")
     return StyleAugment.preset(preset)
+
+
+def normalizer(banks: tuple[str, ...], preset: str | None, options: dict[str, Any]) -> Any:
+    """Return the `StyleNormalize` of a command; options that it has are taken out.
+
+    Args:
+        banks: names or paths, at most one.
+        preset: a name, which is refused.
+        options: of the command.
+    """
+    if preset or len(banks) > 1:
+        raise click.UsageError("--normalize takes the one --bank of your own images, and no --preset.")
+    from styleaug.transforms.normalize import StyleNormalize
+
+    low, high = options.pop("strength")
+    if low != high or options.pop("sampler") != "uniform":
+        raise click.UsageError("--normalize draws nothing: give one --strength, and leave out --sampler.")
+    taken = {name: options.pop(name) for name in ("generator", "blend", "preserve")}
+    return StyleNormalize(banks[0] if banks else None, strength=low, **taken)
 
 
 def style_options(strength: str) -> Callable[[Any], Any]:

@@ -32,6 +32,7 @@ from styleaug.offline.manifest import Applied, Manifest
 from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.host import Styles, held, members_of, with_options
+from styleaug.transforms.normalize import StyleNormalize
 from styleaug.transforms.one_of import OneOf
 from styleaug.transforms.options import CommonOptions, in_short
 
@@ -136,6 +137,8 @@ def apply_folder(
     parse_window(window)
     format, root, names, listing = find_inputs(source, format)
     stylizer = folder_style(bank, {**options, "preserve": preserve})
+    if isinstance(stylizer, StyleNormalize) and copies > 1:
+        raise ConfigError(f"all copies of a normalised image are the same; leave out copies, got {copies}.")
     rank, world = place_among(engine)
     copier = Copier(
         stylizer,
@@ -317,6 +320,8 @@ def style_settings(stylizer: AbstractAugment) -> dict[str, Any]:
     if isinstance(stylizer, OneOf):
         each = [{**style_settings(member), "p": member.p} for member in stylizer.transforms]
         return {"one_of": each, "weights": [round(weight, 6) for weight in stylizer.weights]}
+    if isinstance(stylizer, StyleNormalize):
+        return {**style_settings(stylizer.augment), "normalize": stylizer.style}
     assert isinstance(stylizer, StyleAugment)
     known, home = stylizer.bank, stylizer.home
     settings = {

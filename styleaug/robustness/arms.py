@@ -10,6 +10,7 @@ equal chance, or in proportion to the option `weight` of every step (1 where it 
     style:art,weight=3/style:randconv     three images in four get styles of art
     preset:unknown                        a mixture, as `StyleAugment.preset` makes it
     competitor=fda:photos,sketches        references from two folders; called "competitor"
+    normalize:home.safetensors            training images plain; all tests in the mean style of the bank
 """
 
 import hashlib
@@ -34,6 +35,7 @@ from styleaug.images import from_float, luminance, to_float
 from styleaug.io.files import SUFFIXES, files_below, image_files
 from styleaug.robustness.baselines import DSU, FeatureHook, MixStyle, erase, prime
 from styleaug.training.data import read_image
+from styleaug.transforms.normalize import StyleNormalize
 from styleaug.weights import bank_names, generator_names
 
 __all__ = [
@@ -325,6 +327,11 @@ def make_preset_step(target: str, *, seed: int, p: float | None = None) -> _Step
     return StyleAugment.preset(target, p=p)
 
 
+def make_normalize(target: str, *, seed: int, **options: Any) -> StyleNormalize:
+    """Return the transform of test images."""
+    return StyleNormalize(target, **options)
+
+
 def make_swap(target: str, *, seed: int, **options: Any) -> _Step:
     """Return a step that swaps means and deviations of channels within the batch."""
     from styleaug.transforms.augment import StyleAugment
@@ -383,10 +390,13 @@ STEPS: dict[str, _Kind] = {
     ),
     "style": _Kind(make_style, STYLE_OPTIONS, "BANK or GENERATOR"),
     "preset": _Kind(make_preset_step, {"p": _share}, "NAME"),
+    "normalize": _Kind(make_normalize, {"strength": _share, "generator": str}, "BANK"),
 }
 """Kinds of steps by name."""
 IN_CLASSIFIER = ("mixstyle", "dsu")
 """Steps that act on features."""
+AT_TEST = "normalize"
+"""Step that acts on test images only."""
 _BORDER = re.compile(rf"([+/])(?=(?:{'|'.join(STEPS)})(?:[:,+/]|$))")
 """Separator of steps: a `+` or `/` before the name of a step. Others are part of a path."""
 
@@ -456,6 +466,11 @@ def parse_arm(text: str) -> ArmSpec:
             raise ConfigError(
                 f"arm {text!r}: {inside[0]} acts inside the classifier, so it is no alternative to "
                 "other steps; join it by +."
+            )
+        if len(step) > 1 and any(part.kind == AT_TEST for part in step):
+            raise ConfigError(
+                f"arm {text!r}: {AT_TEST} acts on all test images, so it is no alternative to other steps; "
+                "join it by +."
             )
     return ArmSpec(name, spec, tuple(map(tuple, steps)))
 
@@ -527,6 +542,7 @@ class Arm:
     def __init__(self, text: str | ArmSpec, *, seed: int = 0):
         self.spec = text if isinstance(text, ArmSpec) else parse_arm(text)
         self.hooks: list[FeatureHook] = []
+        self.normalizers: list[StyleNormalize] = []
         self.steps: list[list[_Step | None]] = []
         for number, parts in enumerate(self.spec.steps):
             try:
@@ -534,7 +550,9 @@ class Arm:
             except StyleAugError as error:
                 raise type(error)(f"arm {self.spec.name!r}: {error}") from None
             self.hooks += [step for step in made if isinstance(step, FeatureHook)]
-            self.steps.append([None if isinstance(step, FeatureHook) else step for step in made])
+            self.normalizers += [step for step in made if isinstance(step, StyleNormalize)]
+            elsewhere = FeatureHook | StyleNormalize
+            self.steps.append([None if isinstance(step, elsewhere) else step for step in made])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.state = torch.get_rng_state()
@@ -551,6 +569,12 @@ class Arm:
             for made, parts in zip(self.steps, self.spec.steps, strict=True):
                 images = _one_of(made, [part.weight for part in parts], images)
             self.state = torch.get_rng_state()
+        return images
+
+    def at_test(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+        """Normalise a batch of test images, if the arm has such a step."""
+        for normalize in self.normalizers:
+            images = normalize(images)
         return images
 
 

@@ -240,17 +240,18 @@ def run_one(job: Job) -> Record:
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - worked
         home, truth = (HOME, store.labels(HOME)) if HOME in store.domains else (TRAIN, labels[test])
         pixels = store.images(home) if home == HOME else images[test]
-        tested = {HOME: task.test(net, pixels, truth, protocol)}
-        for name in store.domains:
-            if name not in (HOME, TRAIN):
-                tested[name] = task.test(net, store.images(name), store.labels(name), protocol)
-        corrupted = {
-            f"{name} {severity}": task.test(
-                net, mapped(corrupted_file(job, name, severity)), truth, protocol
-            ).score
-            for name in protocol.corruptions
-            for severity in protocol.severities
-        }
+        with _normalised(net, arm):
+            tested = {HOME: task.test(net, pixels, truth, protocol)}
+            for name in store.domains:
+                if name not in (HOME, TRAIN):
+                    tested[name] = task.test(net, store.images(name), store.labels(name), protocol)
+            corrupted = {
+                f"{name} {severity}": task.test(
+                    net, mapped(corrupted_file(job, name, severity)), truth, protocol
+                ).score
+                for name in protocol.corruptions
+                for severity in protocol.severities
+            }
     return {
         "arm": job.arm.name,
         "spec": job.spec,
@@ -303,6 +304,16 @@ def _hooked(net: Network, arm: Arm) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _normalised(net: Network, arm: Arm) -> Iterator[None]:
+    """Show the network normalised images, if the arm has such a step."""
+    handle = net.register_forward_pre_hook(lambda module, images: (arm.at_test(images[0]),))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def corrupted_file(job: Job, name: str, severity: int) -> Path:
@@ -371,7 +382,8 @@ def time_run(job: Job) -> tuple[float, float]:
                 task.fit(net, images, labels, arm, protocol, seed=0, steps=steps)
             clock.append(time.perf_counter() - started)
         started = time.perf_counter()
-        task.test(net, images[:64], labels[:64], protocol)
+        with _normalised(net, arm):
+            task.test(net, images[:64], labels[:64], protocol)
         tested = (time.perf_counter() - started) / len(images[:64])
     steps = protocol.recipe.epochs * (len(images) // protocol.recipe.batch)
     corrupted = len(home_test(job)) * len(protocol.corruptions) * len(protocol.severities)

@@ -53,7 +53,7 @@ def is_signed_tensor(value: Any) -> bool:
 
 
 class AbstractAugment(v2.Transform):
-    """Base of `StyleAugment` and `OneOf`: what hosts and adapters call.
+    """Base of `StyleAugment`, `StyleNormalize` and `OneOf`: what hosts and adapters call.
 
     A subclass sets the attributes below, draws in `draw_rows`, and paints in `apply`.
     """

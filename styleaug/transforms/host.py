@@ -22,6 +22,7 @@ from styleaug.errors import ConfigError, DeviceError, ImageError, name_bytes
 from styleaug.images import Restore
 from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.base import AbstractAugment
+from styleaug.transforms.normalize import StyleNormalize
 from styleaug.transforms.one_of import OneOf
 from styleaug.transforms.options import refuse_old
 from styleaug.transforms.params import StyleParams, join
@@ -90,6 +91,8 @@ def from_settings(settings: Mapping[str, Any]) -> AbstractAugment:
     Raises:
         ConfigError, BankError, WeightsError: as the transform itself.
     """
+    if "normalize" in settings:
+        return StyleNormalize(**settings["normalize"])
     if "transforms" not in settings:
         return StyleAugment(**settings)
     return OneOf([from_settings(member) for member in settings["transforms"]], settings.get("weights"))
@@ -99,6 +102,8 @@ def members_of(augment: AbstractAugment) -> list[StyleAugment]:
     """List the `StyleAugment`s that a transform is made of; itself, if it is one."""
     if isinstance(augment, OneOf):
         return [each for member in augment.transforms for each in members_of(member)]
+    if isinstance(augment, StyleNormalize):
+        return [augment.augment]
     assert isinstance(augment, StyleAugment)
     return [augment]
 
@@ -107,6 +112,8 @@ def member_drawn(augment: AbstractAugment, params: StyleParams) -> tuple[StyleAu
     """Return the `StyleAugment` that was drawn for one image, with its own parameters."""
     while isinstance(augment, OneOf):
         ((augment, params),) = augment.split(params)
+    if isinstance(augment, StyleNormalize):
+        augment = augment.augment
     assert isinstance(augment, StyleAugment)
     return augment, params
 

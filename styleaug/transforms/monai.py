@@ -1,17 +1,20 @@
-"""`RandStyle` and `RandStyled` for MONAI's array and dictionary transforms, in two and three dimensions."""
+"""Array and dictionary transforms for MONAI, in two and three dimensions: `RandStyle`, `StyleNormalize`."""
 
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from copy import copy, deepcopy
+from pathlib import Path
 from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from styleaug.bank import StyleBank
 from styleaug.errors import ConfigError, ImageError, missing_extra
 from styleaug.generators.ambient import as_usual
 from styleaug.images import MOST_CHANNELS
+from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.host import (
     Copies,
     Styles,
@@ -24,6 +27,7 @@ from styleaug.transforms.host import (
     seed_from,
     with_options,
 )
+from styleaug.transforms.normalize import StyleNormalize as Normalize
 from styleaug.transforms.options import StyleOptions
 from styleaug.transforms.params import StyleParams, first_rows
 
@@ -31,13 +35,22 @@ try:
     from monai.config.type_definitions import KeysCollection
     from monai.data.meta_tensor import MetaTensor
     from monai.transforms.compose import Compose
-    from monai.transforms.transform import MapTransform, RandomizableTransform
+    from monai.transforms.transform import MapTransform, RandomizableTransform, Transform
     from monai.utils.enums import TransformBackends
     from monai.utils.misc import get_seed
 except ImportError as error:
     raise missing_extra("styleaug.transforms.monai", "MONAI", "monai") from error
 
-__all__ = ["RandStyle", "RandStyleD", "RandStyleDict", "RandStyled"]
+__all__ = [
+    "RandStyle",
+    "RandStyleD",
+    "RandStyleDict",
+    "RandStyled",
+    "StyleNormalize",
+    "StyleNormalizeD",
+    "StyleNormalizeDict",
+    "StyleNormalized",
+]
 
 _IMAGES = (
     "In MONAI: after EnsureChannelFirstd and ScaleIntensityd(minv=0, maxv=1) or ScaleIntensityRanged(..., "
@@ -50,18 +63,68 @@ _DEVICE = (
 )
 
 
-class AbstractRandStyle(RandomizableTransform):
-    """Draw a style with MONAI's random state, and give it to one image or volume at a time."""
+class Volumes:
+    """Stylise images `(C, H, W)` and volumes `(C, H, W, D)`; what all transforms for MONAI share."""
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012, MONAI reads it from the class
+    stylizer: AbstractAugment
+    axis: int
 
-    def __init__(self, bank: Styles, prob: float | None, axis: int, options: StyleOptions) -> None:
-        stylizer, prob = held(bank, options, p=prob, usual=0.5)
-        super().__init__(prob)
+    def hold(self, stylizer: AbstractAugment, axis: int) -> None:
+        """Check and keep what styles, and the axis along which slices are counted."""
         if isinstance(axis, bool) or axis not in range(-3, 3):
             raise ConfigError(f"axis must be a spatial axis of a volume, from -3 to 2, got {axis!r}.")
         self.axis = axis
         self.stylizer = needs_no_other_inputs(stylizer, "MONAI")
+
+    def stylise(self, img: Any, drawn: StyleParams) -> Any:
+        """Stylise `img` as drawn; it comes back as the same object if it was not picked."""
+        with advised(images=_IMAGES, device=_DEVICE):
+            frames = self.to_frames(as_tensor(img))
+            self.stylizer.check(frames)
+            if len(drawn["rows"]) == 0:
+                return img
+            drawn = first_rows(drawn, self.stylizer.rows_of(frames))
+            styled = self.from_frames(self.stylizer.apply(frames, drawn))
+        return _like(styled, img)
+
+    def normalise(self, img: Any) -> Any:
+        """Stylise `img` by a transform that draws nothing."""
+        return self.stylise(img, self.stylizer.draw(self.stylizer.rows_each(MOST_CHANNELS)))
+
+    def to_frames(self, pixels: Tensor) -> Tensor:
+        """View an image as a batch of one `(1, C, H, W)`, a volume as one row of frames `(1, D, C, H, W)`.
+
+        Raises:
+            ImageError: neither `(C, H, W)` nor `(C, H, W, D)`, or more channels than were drawn for.
+        """
+        independent = self.stylizer.channels == "independent"
+        if pixels.ndim not in (3, 4) or (independent and not len(pixels) <= MOST_CHANNELS):
+            raise ImageError(
+                f"images must be (C, H, W) or (C, H, W, D), of at most {MOST_CHANNELS} channels if each has "
+                f"a style of its own, got {tuple(pixels.shape)}."
+            )
+        return (pixels.movedim(self.slices, 0) if pixels.ndim == 4 else pixels)[None]
+
+    def from_frames(self, frames: Tensor) -> Tensor:
+        """Undo `to_frames`."""
+        # The styled volume has the memory layout of the given one, so that this copies it rarely.
+        pixels = frames[0].movedim(0, self.slices) if frames.ndim == 5 else frames[0]
+        return pixels.contiguous()
+
+    @property
+    def slices(self) -> int:
+        """The axis of a volume `(C, H, W, D)` along which its slices are counted."""
+        return self.axis + 1 if self.axis >= 0 else self.axis
+
+
+class AbstractRandStyle(Volumes, RandomizableTransform):
+    """Draw a style with MONAI's random state, and give it to one image or volume at a time."""
+
+    def __init__(self, bank: Styles, prob: float | None, axis: int, options: StyleOptions) -> None:
+        stylizer, prob = held(bank, options, p=prob, usual=0.5)
+        super().__init__(prob)
+        self.hold(stylizer, axis)
         self.copies, self.by_default = Copies(), False
         self.drawn = self.stylizer.draw(0)
 
@@ -97,42 +160,6 @@ class AbstractRandStyle(RandomizableTransform):
         drawn = self.stylizer.draw(picked * self.stylizer.rows_each(MOST_CHANNELS), rng)
         self._do_transform, self.drawn = picked, drawn
         return drawn
-
-    def stylise(self, img: Any, drawn: StyleParams) -> Any:
-        """Stylise `img` as drawn; it comes back as the same object if it was not picked."""
-        with advised(images=_IMAGES, device=_DEVICE):
-            frames = self.to_frames(as_tensor(img))
-            self.stylizer.check(frames)
-            if len(drawn["rows"]) == 0:
-                return img
-            drawn = first_rows(drawn, self.stylizer.rows_of(frames))
-            styled = self.from_frames(self.stylizer.apply(frames, drawn))
-        return _like(styled, img)
-
-    def to_frames(self, pixels: Tensor) -> Tensor:
-        """View an image as a batch of one `(1, C, H, W)`, a volume as one row of frames `(1, D, C, H, W)`.
-
-        Raises:
-            ImageError: neither `(C, H, W)` nor `(C, H, W, D)`, or more channels than were drawn for.
-        """
-        independent = self.stylizer.channels == "independent"
-        if pixels.ndim not in (3, 4) or (independent and not len(pixels) <= MOST_CHANNELS):
-            raise ImageError(
-                f"images must be (C, H, W) or (C, H, W, D), of at most {MOST_CHANNELS} channels if each has "
-                f"a style of its own, got {tuple(pixels.shape)}."
-            )
-        return (pixels.movedim(self.slices, 0) if pixels.ndim == 4 else pixels)[None]
-
-    def from_frames(self, frames: Tensor) -> Tensor:
-        """Undo `to_frames`."""
-        # The styled volume has the memory layout of the given one, so that this copies it rarely.
-        pixels = frames[0].movedim(0, self.slices) if frames.ndim == 5 else frames[0]
-        return pixels.contiguous()
-
-    @property
-    def slices(self) -> int:
-        """The axis of a volume `(C, H, W, D)` along which its slices are counted."""
-        return self.axis + 1 if self.axis >= 0 else self.axis
 
     def describe(self) -> str:
         """Format what is drawn from what."""
@@ -252,7 +279,87 @@ class RandStyled(AbstractRandStyle, MapTransform):
         return styled
 
 
+class StyleNormalize(Volumes, Transform):
+    """Bring an image or a volume to the mean style of a bank; nothing is random.
+
+    See `styleaug.StyleNormalize` for the style, and `RandStyle` for images, volumes and where to place it.
+
+    Args:
+        bank: see `styleaug.StyleNormalize`, as for the options.
+        axis: the spatial axis that the slices of a volume are counted along, from -3 to 2.
+        options: see `styleaug.StyleNormalize`.
+
+    Shape:
+        See `RandStyle`.
+
+    Raises:
+        StyleAugError: see `styleaug.StyleNormalize` and `RandStyle`.
+
+    Example:
+        >>> from monai.transforms import Compose, NormalizeIntensity, ScaleIntensity
+        >>> test = Compose([
+        ...     ScaleIntensity(), StyleNormalize("home.safetensors"), NormalizeIntensity()])  # doctest: +SKIP
+    """
+
+    def __init__(self, bank: str | Path | StyleBank | None = None, *, axis: int = -1, **options: Any):
+        self.hold(Normalize(bank, **options), axis)
+
+    def __repr__(self) -> str:
+        return f"StyleNormalize({self.stylizer.extra_repr()})"
+
+    def __call__(self, img: Any) -> Any:
+        """Normalise one image or volume: a MetaTensor, tensor or array, channel first."""
+        return self.normalise(img)
+
+
+class StyleNormalized(Volumes, MapTransform):
+    """Bring the images of a dictionary to the mean style of a bank; see `StyleNormalize`.
+
+    Everything under other keys (labels, masks) comes back as the same object.
+
+    Args:
+        keys: of the images.
+        bank: see `styleaug.StyleNormalize`, as for the options.
+        axis: the spatial axis that the slices of a volume are counted along, from -3 to 2.
+        allow_missing_keys: pass over keys that are not in a dictionary.
+        options: see `styleaug.StyleNormalize`.
+
+    Raises:
+        KeyError: when called with a dictionary that lacks a key, unless that is allowed.
+        StyleAugError: see `StyleNormalize`.
+
+    Example:
+        >>> from monai.transforms import Compose, NormalizeIntensityd, ScaleIntensityd
+        >>> test = Compose([
+        ...     ScaleIntensityd("image"), StyleNormalized("image", "home.safetensors"),
+        ...     NormalizeIntensityd("image")])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        bank: str | Path | StyleBank | None = None,
+        *,
+        axis: int = -1,
+        allow_missing_keys: bool = False,
+        **options: Any,
+    ):
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        self.hold(Normalize(bank, **options), axis)
+
+    def __repr__(self) -> str:
+        return f"StyleNormalized(keys={self.keys}, {self.stylizer.extra_repr()})"
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Normalise what is under the keys, in a copy of the dictionary."""
+        made = dict(data)
+        for key in self.key_iterator(made):
+            made[key] = self.normalise(made[key])
+        return made
+
+
 RandStyleD = RandStyleDict = RandStyled
+StyleNormalizeD = StyleNormalizeDict = StyleNormalized
 
 
 def seeded_by_default() -> bool:
