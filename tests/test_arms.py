@@ -261,3 +261,52 @@ def test_every_step_is_known_to_the_help(command):
 def test_shares_are_shares():
     with pytest.raises(ConfigError, match="a number from 0 to 1"):
         parse_arm("style:art,preserve=2")
+
+
+def regions(count: int) -> torch.Tensor:
+    """Draw masks: label 2 on top, below it 0 to the left and 1 to the right."""
+    masks = torch.zeros(count, 32, 32, dtype=torch.uint8)
+    masks[:, :, 16:] = 1
+    masks[:, :8] = 2
+    return masks
+
+
+@pytest.mark.parametrize("spec", ["style:gin,splice=mask,parts=3,p=1", "none/style:gin,splice=mask,parts=3,p=1"])
+def test_each_label_gets_a_draw_of_its_own(spec):
+    images, masks = photos(6, 32, 32), regions(6)
+    before = masks.clone()
+    styled = Arm(spec, seed=1)(images, masks=masks)
+    assert torch.equal(masks, before)
+    changed = (styled - images).abs()
+    inner = [changed[:, :, 14:, :12], changed[:, :, 14:, 20:], changed[:, :, :4]]
+    drawn = torch.stack([part.mean(dim=(1, 2, 3)) for part in inner])
+    touched = drawn.amax(dim=0) > 0
+    assert touched.any() and (touched.all() == ("none" not in spec))
+    # With one label everywhere, the same draws give the same background and other pixels elsewhere.
+    whole = Arm(spec, seed=1)(images, masks=torch.zeros_like(masks))
+    assert torch.allclose(styled[:, :, 14:, :12], whole[:, :, 14:, :12], atol=1e-5)
+    assert not torch.allclose(styled[:, :, 14:, 20:], whole[:, :, 14:, 20:], atol=1e-2)
+    assert not torch.allclose(styled[:, :, :4], whole[:, :, :4], atol=1e-2)
+
+
+def test_a_protected_label_keeps_its_contrast():
+    images, masks = photos(4, 64, 64), torch.zeros(4, 64, 64, dtype=torch.uint8)
+    masks[:, 24:40, 24:40] = 1
+    plain, kept = (Arm(f"style:gin,p=1{more}", seed=2) for more in ("", ",protect=mask"))
+    one, other = plain(images), kept(images, masks=masks)
+    assert torch.allclose(one[:, :, :8, :8], other[:, :, :8, :8], atol=1e-5)
+    assert not torch.allclose(one[:, :, 28:36, 28:36], other[:, :, 28:36, 28:36], atol=1e-2)
+
+
+@pytest.mark.parametrize("spec", ["style:gin,splice=mask", "x=style:gin,protect=mask", "grey/style:gin,splice=mask"])
+def test_steps_by_mask_need_masks(spec):
+    Arm(spec).check(masks=True)
+    with pytest.raises(ConfigError, match=r"arm '.*': splice=mask and protect=mask go by the masks"):
+        Arm(spec).check(masks=False)
+
+
+@pytest.mark.parametrize("spec", ["trivialaugment", "randaugment", "augmix", "prime", "jitter+augmix"])
+def test_steps_that_move_pixels_are_not_for_masks(spec):
+    Arm(spec).check(masks=False)
+    with pytest.raises(ConfigError, match=r"moves pixels, so masks would no longer fit; use none, jitter"):
+        Arm(spec).check(masks=True)

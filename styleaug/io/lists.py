@@ -15,13 +15,15 @@ LISTS = {".csv": ",", ".tsv": "\t"}
 
 @dataclass(frozen=True)
 class ImageList:
-    """Paths of images, the class and the pair key of each, and the files that `Listing` left out."""
+    """Paths of images, class, pair key and mask of each, and the files that `Listing` left out."""
 
     paths: tuple[Path, ...]
     classes: tuple[str, ...]
     keys: tuple[str, ...]
     skipped: tuple[tuple[Path, str], ...] = ()
     left_out: str = ""
+    masks: tuple[Path | None, ...] = ()
+    """Masks that a list names, which need not exist; empty without a column for them."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -33,6 +35,7 @@ class ImageList:
             paths=tuple(self.paths[row] for row in rows),
             classes=tuple(self.classes[row] for row in rows),
             keys=tuple(self.keys[row] for row in rows),
+            masks=tuple(self.masks[row] for row in rows) if self.masks else (),
         )
 
 
@@ -40,7 +43,7 @@ def list_images(source: str | Path) -> ImageList:
     """List the images of a folder, or those that a CSV or TSV file names.
 
     In a folder, the first folder below it is an image's class, and its path without suffix its key. A
-    list has a header with the column `path` (relative to the list), and may have `class` and `key`.
+    list has a header with the column `path` (relative to the list), and may have `class`, `key` and `mask`.
 
     Raises:
         FileError: the source is missing or has no images, or the list is invalid.
@@ -74,7 +77,10 @@ def read_list(path: Path) -> ImageList:
         first = str(missing[0])[:200]
         raise FileError(f"{path} names {len(missing)} files that are not there; the first: {first!r}")
     keys = tuple(row.get("key") or stem_of(Path(row["path"])) for row in rows)
-    return ImageList(paths, tuple(row.get("class") or "" for row in rows), keys)
+    classes = tuple(row.get("class") or "" for row in rows)
+    named = [row.get("mask") for row in rows] if "mask" in header else []
+    masks = tuple(path.parent / mask if mask else None for mask in named)
+    return ImageList(paths, classes, keys, masks=masks)
 
 
 def is_there(path: Path) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
@@ -35,6 +35,7 @@ from styleaug.images import from_float, luminance, to_float
 from styleaug.io.files import SUFFIXES, files_below, image_files
 from styleaug.robustness.baselines import DSU, FeatureHook, MixStyle, erase, prime
 from styleaug.training.data import read_image
+from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.normalize import StyleNormalize
 from styleaug.weights import bank_names, generator_names
 
@@ -273,6 +274,13 @@ def yes(text: str) -> bool:
     return text == "yes"
 
 
+def the_mask(text: str) -> str:
+    """Parse the word mask."""
+    if text != "mask":
+        raise ValueError("the word mask")
+    return text
+
+
 # In one line of text each part of an option has a name of its own; `fold` joins them.
 STYLE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "p": _share,
@@ -281,6 +289,7 @@ STYLE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "sampler": str,
     "components": int,
     "preserve": _share,
+    "protect": the_mask,
     "splice": str,
     "parts": int,
     "keep": yes,
@@ -298,6 +307,8 @@ class _Kind:
     options: dict[str, Callable[[str], Any]] = field(default_factory=dict)
     target: str = ""
     """Name of the text after the colon; empty if there is none."""
+    moves: bool = False
+    """Whether the step moves pixels, so that a mask no longer fits its image."""
 
 
 def make_style(target: str, *, seed: int, **written: Any) -> _Step:
@@ -372,12 +383,12 @@ STEPS: dict[str, _Kind] = {
     "jitter": _Kind(plain(color_jitter), dict.fromkeys(JITTERED, _share)),
     "grey": _Kind(plain(grey), {"p": _share}),
     "blur": _Kind(plain(lose_detail), {"p": _share, "sigma": span}),
-    "trivialaugment": _Kind(policy("trivialaugment")),
-    "randaugment": _Kind(policy("randaugment")),
-    "augmix": _Kind(policy("augmix")),
+    "trivialaugment": _Kind(policy("trivialaugment"), moves=True),
+    "randaugment": _Kind(policy("randaugment"), moves=True),
+    "augmix": _Kind(policy("augmix"), moves=True),
     "channel-swap": _Kind(make_swap, {"p": _share, "strength": span}),
     "erasing": _Kind(plain(erase), {"p": _share}),
-    "prime": _Kind(plain(prime)),
+    "prime": _Kind(plain(prime), moves=True),
     "mixstyle": _Kind(make_mixstyle, {"p": _share, "alpha": float}),
     "dsu": _Kind(make_dsu, {"p": _share}),
     "fda": _Kind(
@@ -562,12 +573,33 @@ class Arm:
         """Return the arm's name in tables."""
         return self.spec.name
 
-    def __call__(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-        """Change a batch."""
+    def check(self, *, masks: bool) -> None:
+        """Check that the arm suits images with masks, or images without.
+
+        Raises:
+            ConfigError: it needs masks that are not there, or moves pixels and not their masks.
+        """
+        steps = [step for made in self.steps for step in made]
+        if not masks and any(goes_by_mask(step) for step in steps):
+            raise ConfigError(
+                f"arm {self.name!r}: splice=mask and protect=mask go by the masks of the images, which a "
+                "classification does not have. Use splice=halves or splice=fields, or leave protect out."
+            )
+        moving = [part.kind for parts in self.spec.steps for part in parts if STEPS[part.kind].moves]
+        if masks and moving:
+            still = ", ".join(name for name, kind in STEPS.items() if not kind.moves)
+            raise ConfigError(
+                f"arm {self.name!r}: {moving[0]} moves pixels, so masks would no longer fit; use {still}."
+            )
+
+    def __call__(
+        self, images: Float[Tensor, "B 3 H W"], *, masks: Integer[Tensor, "B H W"] | None = None
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Change a batch; the masks of labels, 0 for the background, stay as they are."""
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.state)
             for made, parts in zip(self.steps, self.spec.steps, strict=True):
-                images = _one_of(made, [part.weight for part in parts], images)
+                images = _one_of(made, [part.weight for part in parts], images, masks)
             self.state = torch.get_rng_state()
         return images
 
@@ -578,12 +610,20 @@ class Arm:
         return images
 
 
+def goes_by_mask(step: Any) -> bool:
+    """Return whether a step needs the masks of the images."""
+    return isinstance(step, AbstractAugment) and step.by_mask
+
+
 def _one_of(
-    alternatives: list[_Step | None], weights: list[float], images: Float[Tensor, "B 3 H W"]
+    alternatives: list[_Step | None],
+    weights: list[float],
+    images: Float[Tensor, "B 3 H W"],
+    masks: Integer[Tensor, "B H W"] | None,
 ) -> Float[Tensor, "B 3 H W"]:
     """Apply one of the steps to each image, drawn in proportion to the weights; None keeps the image."""
     if len(alternatives) == 1:
-        return images if alternatives[0] is None else alternatives[0](images)
+        return images if alternatives[0] is None else _done(alternatives[0], images, masks)
     if len(set(weights)) == 1:
         owner = torch.randint(len(alternatives), (len(images),))
     else:
@@ -592,5 +632,13 @@ def _one_of(
     for index, step in enumerate(alternatives):
         rows = (owner == index).nonzero()[:, 0].to(images.device)
         if step is not None and len(rows):
-            images = images.index_copy(0, rows, step(images[rows]))
+            part = None if masks is None else masks[rows]
+            images = images.index_copy(0, rows, _done(step, images[rows], part))
     return images
+
+
+def _done(step: _Step, images: Float[Tensor, "B 3 H W"], masks: Integer[Tensor, "B H W"] | None) -> Tensor:
+    """Apply one step."""
+    if isinstance(step, AbstractAugment) and step.by_mask:
+        return step.apply(images, step.make_params(images), masks=masks)
+    return step(images)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from styleaug.errors import ConfigError, FileError, reason_of
@@ -19,9 +19,23 @@ from styleaug.images import to_float
 from styleaug.io.lists import list_images
 from styleaug.io.pixels import read_pixels
 
-__all__ = ["ClassFolders", "Squaring", "class_names", "read_class_folders", "split_home"]
+__all__ = [
+    "ClassFolders",
+    "Squaring",
+    "check_memory",
+    "class_names",
+    "digest_of",
+    "middle",
+    "read_class_folders",
+    "read_each",
+    "split_home",
+    "squared",
+    "thinned",
+]
 
 Squaring = Literal["crop", "squash"]
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -103,77 +117,100 @@ def read_class_folders(
             f"{folder} has classes that are not trained on: {named}. Rename them as {', '.join(classes)}, or "
             "name the classes to use (--classes)."
         )
-    rows = [row for label in classes for row in _thinned(listed.classes, label, limit)]
+    by_class = [[row for row, name in enumerate(listed.classes) if name == label] for label in classes]
+    rows = [row for found in by_class for row in thinned(found, limit)]
     if not rows:
         raise FileError(f"{folder} has no image of {', '.join(classes)}; give a folder per class.")
-    needed = len(rows) * 3 * side * side
-    if needed > most_bytes:
-        raise FileError(
-            f"{folder}: {len(rows)} images of {side} x {side} take {needed / 2**30:.1f} GiB, more than "
-            f"{most_bytes / 2**30:.1f}; lower the side, limit the images, or allow more memory."
-        )
+    check_memory(folder, len(rows), side, 3, most_bytes)
     paths = [listed.paths[row] for row in rows]
-    images, failed = _read_squares(paths, side, fit, threads, report)
+    images, failed = read_each(
+        paths, lambda path: squared(to_float(read_pixels(path, short_side=side)), side, fit), threads, report
+    )
     kept = [index for index in range(len(paths)) if images[index] is not None]
     if not kept:
         raise FileError(f"none of the {len(paths)} images of {folder} can be read; first: {failed[0][1]}")
     labels = torch.tensor([classes.index(listed.classes[rows[index]]) for index in kept])
     names = tuple(str(paths[index].relative_to(folder)) for index in kept)
     pixels = torch.stack([image for image in images if image is not None])
-    return ClassFolders(pixels, labels, (*listed.skipped, *failed), _digest_of(names, paths, kept))
+    digest = digest_of(names, [paths[index] for index in kept])
+    return ClassFolders(pixels, labels, (*listed.skipped, *failed), digest)
 
 
-def _thinned(classes: Sequence[str], label: str, limit: int | None) -> list[int]:
-    """Return the rows of a class, or `limit` of them at equal distances."""
-    rows = [row for row, name in enumerate(classes) if name == label]
+def check_memory(source: Path | str, count: int, side: int, channels: int, most_bytes: int) -> None:
+    """Check that images and masks fit into the memory.
+
+    Raises:
+        FileError: they are too large.
+    """
+    needed = count * channels * side * side
+    if needed > most_bytes:
+        raise FileError(
+            f"{source}: {count} images of {side} x {side} take {needed / 2**30:.1f} GiB, more than "
+            f"{most_bytes / 2**30:.1f}; lower the side, limit the images, or allow more memory."
+        )
+
+
+def thinned(rows: list[_Item], limit: int | None) -> list[_Item]:
+    """Return the rows, or `limit` of them at equal distances."""
     if limit is None or len(rows) <= limit:
         return rows
     return [rows[index * len(rows) // limit] for index in range(limit)]
 
 
-def _digest_of(names: Sequence[str], paths: Sequence[Path], kept: Sequence[int]) -> str:
-    """Hash the names and sizes of the files."""
-    sizes = [paths[index].stat().st_size for index in kept]
+def digest_of(names: Sequence[str], paths: Sequence[Path]) -> str:
+    """Hash the names and sizes of files."""
+    sizes = [path.stat().st_size for path in paths]
     return hashlib.blake2b(repr((names, sizes)).encode(), digest_size=8).hexdigest()
 
 
-def _read_squares(
-    paths: Sequence[Path], side: int, fit: Squaring, threads: int, report: Callable[[int, int], None]
-) -> tuple[list[Tensor | None], list[tuple[Path, str]]]:
-    """Read files in parallel; None for unreadable files, with the reasons in the second list."""
-    images: list[Tensor | None] = []
+def read_each(
+    items: Sequence[_Item],
+    read: Callable[[_Item], _Found],
+    threads: int,
+    report: Callable[[int, int], None],
+    path_of: Callable[[_Item], Path] = lambda item: Path(str(item)),
+) -> tuple[list[_Found | None], list[tuple[Path, str]]]:
+    """Read files in parallel; None for unusable files, with the reasons in the second list.
+
+    Args:
+        items: paths, or what else `read` takes.
+        read: function that reads one item.
+        threads: number of threads.
+        report: called with the number of items read and the number in all.
+        path_of: function that returns the path to name for an item that fails.
+    """
+    results: list[_Found | None] = []
     failed: list[tuple[Path, str]] = []
 
-    def read(path: Path) -> Tensor | str:
+    def read_one(item: _Item) -> _Found | Exception:
         try:
-            return _read_square(path, side, fit)
+            return read(item)
         except Exception as error:  # one bad image must not end a run
-            return reason_of(path, error)
+            return error
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        for path, found in zip(paths, pool.map(read, paths), strict=True):
-            if isinstance(found, str):
-                failed.append((path, found))
-            images.append(found if isinstance(found, Tensor) else None)
-            report(len(images), len(paths))
-    return images, failed
+        for item, found in zip(items, pool.map(read_one, items), strict=True):
+            if isinstance(found, Exception):
+                failed.append((path_of(item), reason_of(path_of(item), found)))
+            results.append(None if isinstance(found, Exception) else found)
+            report(len(results), len(items))
+    return results, failed
 
 
-def _read_square(path: Path, side: int, fit: Squaring) -> UInt8[Tensor, "3 S S"]:
-    """Read one file as a square RGB image with 8 bits.
-
-    Raises:
-        FileError, ImageError: the file cannot be read; the message names it.
-    """
-    images = to_float(read_pixels(path, short_side=side))
-    height, width = images.shape[-2:]
-    if fit == "crop":
-        short = min(height, width)
-        top, left = (height - short) // 2, (width - short) // 2
-        images = images[..., top : top + short, left : left + short]
+def squared(images: Float[Tensor, "1 C H W"], side: int, fit: Squaring) -> UInt8[Tensor, "3 S S"]:
+    """Return an image in [0, 1] as a square RGB image with 8 bits."""
+    images = middle(images) if fit == "crop" else images
     if images.shape[-2:] != (side, side):
         images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
     return (images.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1)[0].contiguous()
+
+
+def middle(images: Shaped[Tensor, "*B H W"]) -> Shaped[Tensor, "*B S S"]:
+    """Return the middle square of images."""
+    height, width = images.shape[-2:]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    return images[..., top : top + short, left : left + short]
 
 
 def split_home(
@@ -205,8 +242,9 @@ def split_home(
         taken = len(rows) - math.ceil(held_out * len(rows) - 1e-9)
         taken = taken if per_class is None else min(per_class, taken)
         if taken < 1 or (held_out > 0 and taken == len(rows)):
+            of_class = f"class {label} has" if len(counts) > 1 else "there are"
             raise ConfigError(
-                f"class {label} has {len(rows)} images, too few to hold {held_out:g} of them out; "
+                f"{of_class} {len(rows)} images, too few to hold {held_out:g} of them out; "
                 "add images, or name a home test."
             )
         train.append(rows[:taken])

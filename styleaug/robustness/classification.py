@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor
@@ -25,6 +25,8 @@ CALIBRATED_ON = 128
 @dataclass(frozen=True)
 class Classification(Task):
     """Train classifiers; the score is the recall, averaged over classes."""
+
+    masks: ClassVar[bool] = False
 
     def usual_recipe(self, classifier: str, *, pretrained: bool) -> Recipe:
         """Return the recipe of the classifier."""

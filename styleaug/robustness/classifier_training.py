@@ -1,6 +1,7 @@
 """Train and test a classifier in the same way for all arms: geometry, recipe, score."""
 
 import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -16,6 +17,7 @@ from styleaug.errors import ConfigError, TrainError
 
 __all__ = [
     "GEOMETRIES",
+    "VOID",
     "Augment",
     "Geometry",
     "PhotoGeometry",
@@ -23,6 +25,8 @@ __all__ = [
     "SmallGeometry",
     "accuracy",
     "answers",
+    "autocast",
+    "descend",
     "fit",
     "recall_mean",
 ]
@@ -36,18 +40,34 @@ Optimiser = Literal["adamw", "sgd"]
 Schedule = Literal["one-cycle", "cosine"]
 
 MOMENTUM = 0.9
+VOID = 255
+"""Index of pixels without a class in a mask; neither trained on nor scored."""
 PAD = 4
 """Largest shift of `small` in pixels, for images of 32 pixels (Zagoruyko & Komodakis 2016)."""
 
 
-class Warp(Protocol):
-    """Function that moves the pixels of a batch, with draws from `rng` only."""
+class Move(Protocol):
+    """Function that moves the pixels of a batch, and the labels of its masks in the same way."""
 
-    def __call__(self, images: _Images, *, rng: torch.Generator) -> _Images: ...
+    def __call__(self, pixels: Float[Tensor, "B C H W"], *, labels: bool = False) -> Tensor:
+        """Move pixels; with `labels` each takes the nearest value, and `VOID` comes from outside."""
+        ...
+
+
+class Warp(ABC):
+    """A random change of geometry."""
+
+    @abstractmethod
+    def draw(self, shape: torch.Size, *, rng: torch.Generator, device: torch.device) -> Move:
+        """Draw the moves of a batch `(B, C, H, W)`; all draws are from `rng`."""
+
+    def __call__(self, images: _Images, *, rng: torch.Generator) -> _Images:
+        """Move a batch; all draws are from `rng`."""
+        return self.draw(images.shape, rng=rng, device=images.device)(images)
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Geometry(Warp):
     """Rotate by any angle, flip, scale by 0.6 to 1.6 (log-uniform), shift.
 
     Cells have no up, and magnifications of laboratories differ by about this factor. The border is
@@ -57,75 +77,93 @@ class Geometry:
     scale: tuple[float, float] = (0.6, 1.6)
     shift: float = 0.1  # share of the side, in both directions
 
-    def __call__(self, images: _Images, *, rng: torch.Generator) -> _Images:
-        """Move a batch; all draws are from `rng`."""
+    def draw(self, shape: torch.Size, *, rng: torch.Generator, device: torch.device) -> Move:
+        """Draw an affine map for each image."""
 
         def uniform(low: float, high: float) -> Tensor:
-            return low + (high - low) * torch.rand(len(images), generator=rng)
+            return low + (high - low) * torch.rand(shape[0], generator=rng)
 
         angle = uniform(-np.pi, np.pi)
         zoom = uniform(*np.log(self.scale)).exp()
         flip = 1 - 2 * (uniform(0, 1) < 0.5).float()  # one flip suffices, as any rotation is possible
         dx, dy = uniform(-2 * self.shift, 2 * self.shift), uniform(-2 * self.shift, 2 * self.shift)
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
-        return warped(images, [flip * cos, -flip * sin, dx, sin, cos, dy])
+        return affine(shape, [flip * cos, -flip * sin, dx, sin, cos, dy], device)
 
 
 @dataclass(frozen=True)
-class PhotoGeometry:
+class PhotoGeometry(Warp):
     """Cut a random rectangle, resize it to the image's size, flip half of the images left to right."""
 
     area: tuple[float, float] = (0.35, 1.0)  # share of the image
     aspect: float = 4 / 3  # up to this ratio or its inverse, log-uniform
 
-    def __call__(self, images: _Images, *, rng: torch.Generator) -> _Images:
-        """Move a batch; all draws are from `rng`."""
-        area, aspect, flip, x, y = torch.rand(5, len(images), generator=rng)
+    def draw(self, shape: torch.Size, *, rng: torch.Generator, device: torch.device) -> Move:
+        """Draw a rectangle and a flip for each image."""
+        area, aspect, flip, x, y = torch.rand(5, shape[0], generator=rng)
         area = self.area[0] + (self.area[1] - self.area[0]) * area
         aspect = ((2 * aspect - 1) * np.log(self.aspect)).exp()
         width, height = (area * aspect).sqrt().clamp_max(1), (area / aspect).sqrt().clamp_max(1)
-        nothing = torch.zeros(len(images))
+        nothing = torch.zeros(shape[0])
         turned = torch.where(flip < 0.5, -width, width)
         dx, dy = (2 * x - 1) * (1 - width), (2 * y - 1) * (1 - height)
-        return warped(images, [turned, nothing, dx, nothing, height, dy])
+        return affine(shape, [turned, nothing, dx, nothing, height, dy], device)
 
 
 @dataclass(frozen=True)
-class SmallGeometry:
+class SmallGeometry(Warp):
     """Shift by up to 4 pixels into black, flip half of the images left to right."""
 
     pad: int = PAD
 
-    def __call__(self, images: _Images, *, rng: torch.Generator) -> _Images:
-        """Move a batch; all draws are from `rng`."""
-        count, _, height, width = images.shape
+    def draw(self, shape: torch.Size, *, rng: torch.Generator, device: torch.device) -> Move:
+        """Draw a shift and a flip for each image."""
+        count, _, height, width = shape
         top, left = torch.randint(2 * self.pad + 1, (2, count), generator=rng)
         flip = torch.rand(count, generator=rng) < 0.5
         columns = torch.where(flip[:, None], torch.arange(width - 1, -1, -1), torch.arange(width))
-        rows = (top[:, None] + torch.arange(height)).to(images.device)
-        columns = (left[:, None] + columns).to(images.device)
-        padded = F.pad(images, 4 * [self.pad])
-        each = torch.arange(count, device=images.device)[:, None, None]
-        return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        rows = (top[:, None] + torch.arange(height)).to(device)
+        columns = (left[:, None] + columns).to(device)
+        each = torch.arange(count, device=device)[:, None, None]
+
+        def move(pixels: Float[Tensor, "B C H W"], *, labels: bool = False) -> Tensor:
+            padded = F.pad(pixels, 4 * [self.pad], value=VOID if labels else 0)
+            return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+        return move
 
 
-def stay(images: _Images, *, rng: torch.Generator) -> _Images:
-    """Return the images unchanged."""
-    return images
+@dataclass(frozen=True)
+class NoGeometry(Warp):
+    """Leave the images unchanged."""
+
+    def draw(self, shape: torch.Size, *, rng: torch.Generator, device: torch.device) -> Move:
+        """Draw nothing."""
+        return unmoved
 
 
-def warped(images: _Images, rows: list[Float[Tensor, " B"]]) -> _Images:
-    """Sample each image of a batch through an affine matrix, given by its six entries."""
-    matrix = torch.stack(rows, dim=1).view(-1, 2, 3).to(images.device)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+def unmoved(pixels: Float[Tensor, "B C H W"], *, labels: bool = False) -> Tensor:
+    """Return the pixels unchanged."""
+    return pixels
+
+
+def affine(shape: torch.Size, rows: list[Float[Tensor, " B"]], device: torch.device) -> Move:
+    """Return the function that samples each image through an affine matrix, given by its six entries."""
+    matrix = torch.stack(rows, dim=1).view(-1, 2, 3).to(device)
+    grid = F.affine_grid(matrix, list(shape), align_corners=False)
+
+    def move(pixels: Float[Tensor, "B C H W"], *, labels: bool = False) -> Tensor:
+        mode = "nearest" if labels else "bilinear"
+        return F.grid_sample(pixels, grid, mode=mode, padding_mode="reflection", align_corners=False)
+
+    return move
 
 
 GEOMETRIES: dict[str, Warp] = {
     "cells": Geometry(),
     "photo": PhotoGeometry(),
     "small": SmallGeometry(),
-    "none": stay,
+    "none": NoGeometry(),
 }
 
 
@@ -218,24 +256,54 @@ def fit(
         ConfigError: there are fewer images than in a batch.
         TrainError: the loss is not finite.
     """
-    rng = torch.Generator().manual_seed(seed)  # order and geometry: the same in every arm
     geometry = GEOMETRIES[recipe.geometry]
-    each = len(images) // recipe.batch
+
+    def loss_of(rows: Int[Tensor, " B"], rng: torch.Generator) -> Tensor:
+        batch = geometry(augment(images[rows].to(device).float() / 255), rng=rng)
+        with autocast(device, recipe.precision):
+            logits = net(batch.contiguous(memory_format=torch.channels_last))
+        target = labels[rows].to(device)
+        return F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+
+    descend(net, len(images), loss_of, recipe, seed=seed, steps=steps)
+
+
+def descend(
+    net: nn.Module,
+    count: int,
+    loss_of: Callable[[Tensor, torch.Generator], Tensor],
+    recipe: Recipe,
+    *,
+    seed: int,
+    steps: int | None = None,
+) -> None:
+    """Train `net` in place by steps on full batches.
+
+    Args:
+        net: network, already on its device.
+        count: number of training images.
+        loss_of: called with the rows of a batch, and with the generator for its geometry.
+        recipe: recipe of the training.
+        seed: seed of order and geometry, which are the same in every arm.
+        steps: stop after this number of steps, to measure time.
+
+    Raises:
+        ConfigError: there are fewer images than in a batch.
+        TrainError: the loss is not finite.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    each = count // recipe.batch
     if not each:
-        raise ConfigError(f"{len(images)} training images fill no batch of {recipe.batch}; lower it.")
+        raise ConfigError(f"{count} training images fill no batch of {recipe.batch}; lower it.")
     optimiser = _make_optimiser(net, recipe)
     schedule = make_schedule(optimiser, recipe, recipe.epochs * each)
     left = recipe.epochs * each if steps is None else steps
     net.train()
     for _ in range(recipe.epochs):
-        order = torch.randperm(len(images), generator=rng)
+        order = torch.randperm(count, generator=rng)
         loss = torch.zeros(())
         for rows in order[: each * recipe.batch].split(recipe.batch)[:left]:
-            batch = geometry(augment(images[rows].to(device).float() / 255), rng=rng)
-            with autocast(device, recipe.precision):
-                logits = net(batch.contiguous(memory_format=torch.channels_last))
-            target = labels[rows].to(device)
-            loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+            loss = loss_of(rows, rng)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

@@ -191,7 +191,7 @@ TASKS: dict[str, Task] = {"classification": Classification()}
 def prepared(task: Task, protocol: Protocol, report: _Report, strict: bool) -> Iterator[Store]:
     """Read all images into a temporary folder, and make each arm once, to find errors early."""
     for spec in protocol.arms:
-        Arm(spec)
+        Arm(spec).check(masks=task.masks)
     with tempfile.TemporaryDirectory(prefix="styleaug-", ignore_cleanup_errors=True) as folder:
         store = Store.fill(Path(folder), protocol, task.read, report=report)
         if strict and store.failed:

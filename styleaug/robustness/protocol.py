@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Integer, Shaped, UInt8
 from torch import Tensor
 
 from styleaug.errors import ConfigError, name_bytes
@@ -162,7 +162,7 @@ class Protocol:
         """Return the scale of the corruptions, `"imagenet"` or `"cifar"`."""
         return "cifar" if self.recipe.side <= CIFAR_SIDE else "imagenet"
 
-    def split(self, labels: Int[Tensor, "N ..."], seed: int) -> tuple[Tensor, Tensor]:
+    def split(self, labels: Integer[Tensor, "N ..."], seed: int) -> tuple[Tensor, Tensor]:
         """Draw the training rows and the rows of the home test; images with masks are of one class."""
         labels = labels if labels.ndim == 1 else torch.zeros(len(labels), dtype=torch.long)
         held_out = 0.0 if HOME in self.tests else self.held_out
@@ -211,7 +211,7 @@ class Samples:
     """
 
     images: UInt8[Tensor, "N 3 S S"]
-    labels: Int[Tensor, "N ..."]
+    labels: Integer[Tensor, "N ..."]
     classes: tuple[str, ...]
     failed: tuple[tuple[Path, str], ...]
     digest: str
@@ -283,7 +283,7 @@ class Store:
         """List the files that could not be read."""
         return [failure for domain in self.domains.values() for failure in domain.failed]
 
-    def labels(self, name: str) -> Int[Tensor, "N ..."]:
+    def labels(self, name: str) -> Integer[Tensor, "N ..."]:
         """Return the labels of a domain, or its masks."""
         return mapped(self.folder / f"{slot(name)}-labels.npy")
 

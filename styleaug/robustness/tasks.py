@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Int, Integer, Shaped, UInt8
 from torch import Tensor
 
 from styleaug.robustness.arms import Arm
@@ -29,6 +29,9 @@ class Tested:
 
 class Task(ABC):
     """A kind of network with its data and its score."""
+
+    masks: ClassVar[bool]
+    """Whether the labels are masks."""
 
     @abstractmethod
     def usual_recipe(self, classifier: str, *, pretrained: bool) -> Recipe:
@@ -76,7 +79,7 @@ class Task(ABC):
         self,
         net: Network,
         images: UInt8[Tensor, "N 3 S S"],
-        labels: Int[Tensor, "N ..."],
+        labels: Integer[Tensor, "N ..."],
         arm: Arm,
         protocol: Protocol,
         *,
@@ -90,7 +93,7 @@ class Task(ABC):
         self,
         net: Network,
         images: Shaped[Tensor, "N 3 S S"],
-        labels: Int[Tensor, "N ..."],
+        labels: Integer[Tensor, "N ..."],
         protocol: Protocol,
     ) -> Tested:
         """Compute the scores of a network in one domain."""
