@@ -271,7 +271,10 @@ def regions(count: int) -> torch.Tensor:
     return masks
 
 
-@pytest.mark.parametrize("spec", ["style:gin,splice=mask,parts=3,p=1", "none/style:gin,splice=mask,parts=3,p=1"])
+BY_MASK = "style:gin,splice=mask,parts=3,p=1"
+
+
+@pytest.mark.parametrize("spec", [BY_MASK, f"none/{BY_MASK}"])
 def test_each_label_gets_a_draw_of_its_own(spec):
     images, masks = photos(6, 32, 32), regions(6)
     before = masks.clone()
@@ -298,7 +301,7 @@ def test_a_protected_label_keeps_its_contrast():
     assert not torch.allclose(one[:, :, 28:36, 28:36], other[:, :, 28:36, 28:36], atol=1e-2)
 
 
-@pytest.mark.parametrize("spec", ["style:gin,splice=mask", "x=style:gin,protect=mask", "grey/style:gin,splice=mask"])
+@pytest.mark.parametrize("spec", [BY_MASK, "x=style:gin,protect=mask", f"grey/{BY_MASK}"])
 def test_steps_by_mask_need_masks(spec):
     Arm(spec).check(masks=True)
     with pytest.raises(ConfigError, match=r"arm '.*': splice=mask and protect=mask go by the masks"):

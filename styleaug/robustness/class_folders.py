@@ -24,13 +24,13 @@ __all__ = [
     "Squaring",
     "check_memory",
     "class_names",
-    "digest_of",
-    "middle",
+    "evenly_spaced",
+    "files_digest",
+    "middle_square",
     "read_class_folders",
     "read_each",
     "split_home",
     "squared",
-    "thinned",
 ]
 
 Squaring = Literal["crop", "squash"]
@@ -118,7 +118,7 @@ def read_class_folders(
             "name the classes to use (--classes)."
         )
     by_class = [[row for row, name in enumerate(listed.classes) if name == label] for label in classes]
-    rows = [row for found in by_class for row in thinned(found, limit)]
+    rows = [row for found in by_class for row in evenly_spaced(found, limit)]
     if not rows:
         raise FileError(f"{folder} has no image of {', '.join(classes)}; give a folder per class.")
     check_memory(folder, len(rows), side, 3, most_bytes)
@@ -132,7 +132,7 @@ def read_class_folders(
     labels = torch.tensor([classes.index(listed.classes[rows[index]]) for index in kept])
     names = tuple(str(paths[index].relative_to(folder)) for index in kept)
     pixels = torch.stack([image for image in images if image is not None])
-    digest = digest_of(names, [paths[index] for index in kept])
+    digest = files_digest(names, [paths[index] for index in kept])
     return ClassFolders(pixels, labels, (*listed.skipped, *failed), digest)
 
 
@@ -150,14 +150,14 @@ def check_memory(source: Path | str, count: int, side: int, channels: int, most_
         )
 
 
-def thinned(rows: list[_Item], limit: int | None) -> list[_Item]:
+def evenly_spaced(rows: list[_Item], limit: int | None) -> list[_Item]:
     """Return the rows, or `limit` of them at equal distances."""
     if limit is None or len(rows) <= limit:
         return rows
     return [rows[index * len(rows) // limit] for index in range(limit)]
 
 
-def digest_of(names: Sequence[str], paths: Sequence[Path]) -> str:
+def files_digest(names: Sequence[str], paths: Sequence[Path]) -> str:
     """Hash the names and sizes of files."""
     sizes = [path.stat().st_size for path in paths]
     return hashlib.blake2b(repr((names, sizes)).encode(), digest_size=8).hexdigest()
@@ -199,13 +199,13 @@ def read_each(
 
 def squared(images: Float[Tensor, "1 C H W"], side: int, fit: Squaring) -> UInt8[Tensor, "3 S S"]:
     """Return an image in [0, 1] as a square RGB image with 8 bits."""
-    images = middle(images) if fit == "crop" else images
+    images = middle_square(images) if fit == "crop" else images
     if images.shape[-2:] != (side, side):
         images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
     return (images.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1)[0].contiguous()
 
 
-def middle(images: Shaped[Tensor, "*B H W"]) -> Shaped[Tensor, "*B S S"]:
+def middle_square(images: Shaped[Tensor, "*B H W"]) -> Shaped[Tensor, "*B S S"]:
     """Return the middle square of images."""
     height, width = images.shape[-2:]
     short = min(height, width)

@@ -1,6 +1,6 @@
 """The task of classifiers: folders with a subfolder for each class, and the mean recall."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from styleaug.robustness.class_folders import class_names, read_class_folders
 from styleaug.robustness.classifier_training import Recipe, answers, fit, recall_mean
 from styleaug.robustness.classifiers import Network, default_recipe, make_classifier, unfold_batch_norm
 from styleaug.robustness.protocol import Protocol, Samples
-from styleaug.robustness.tasks import Task, Tested
+from styleaug.robustness.tasks import Case, Task, Tested
 
 __all__ = ["Classification"]
 
@@ -86,6 +86,7 @@ class Classification(Task):
         net: Network,
         images: UInt8[Tensor, "N 3 S S"],
         labels: Int[Tensor, " N"],
+        classes: tuple[str, ...],
         arm: Arm,
         protocol: Protocol,
         *,
@@ -96,7 +97,15 @@ class Classification(Task):
         fit(net, images, labels, arm, protocol.recipe, seed=seed, device=protocol.device, steps=steps)
 
     def test(
-        self, net: Network, images: Shaped[Tensor, "N 3 S S"], labels: Int[Tensor, " N"], protocol: Protocol
+        self,
+        net: Network,
+        images: Shaped[Tensor, "N 3 S S"],
+        labels: Int[Tensor, " N"],
+        classes: tuple[str, ...],
+        protocol: Protocol,
     ) -> Tested:
         """Compute the recall, averaged over the classes that the domain has."""
         return Tested(recall_mean(answers(net, images, precision=protocol.recipe.precision), labels))
+
+    def draw(self, path: Path, cases: Mapping[str, Case], classes: tuple[str, ...]) -> None:
+        """Draw nothing."""

@@ -88,7 +88,7 @@ class Geometry(Warp):
         flip = 1 - 2 * (uniform(0, 1) < 0.5).float()  # one flip suffices, as any rotation is possible
         dx, dy = uniform(-2 * self.shift, 2 * self.shift), uniform(-2 * self.shift, 2 * self.shift)
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
-        return affine(shape, [flip * cos, -flip * sin, dx, sin, cos, dy], device)
+        return affine_move(shape, [flip * cos, -flip * sin, dx, sin, cos, dy], device)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class PhotoGeometry(Warp):
         nothing = torch.zeros(shape[0])
         turned = torch.where(flip < 0.5, -width, width)
         dx, dy = (2 * x - 1) * (1 - width), (2 * y - 1) * (1 - height)
-        return affine(shape, [turned, nothing, dx, nothing, height, dy], device)
+        return affine_move(shape, [turned, nothing, dx, nothing, height, dy], device)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def unmoved(pixels: Float[Tensor, "B C H W"], *, labels: bool = False) -> Tensor
     return pixels
 
 
-def affine(shape: torch.Size, rows: list[Float[Tensor, " B"]], device: torch.device) -> Move:
+def affine_move(shape: torch.Size, rows: list[Float[Tensor, " B"]], device: torch.device) -> Move:
     """Return the function that samples each image through an affine matrix, given by its six entries."""
     matrix = torch.stack(rows, dim=1).view(-1, 2, 3).to(device)
     grid = F.affine_grid(matrix, list(shape), align_corners=False)

@@ -19,7 +19,8 @@ from styleaug.robustness.corruptions import corrupt
 from styleaug.robustness.protocol import HOME, TRAIN, Protocol, Store, mapped
 from styleaug.robustness.report import Plan, Robustness
 from styleaug.robustness.runs import Key, Record, RunFile, Workers
-from styleaug.robustness.tasks import Task
+from styleaug.robustness.segmentation import Segmentation
+from styleaug.robustness.tasks import Case, Task
 
 __all__ = ["evaluate_robustness", "plan_robustness"]
 
@@ -43,6 +44,7 @@ def evaluate_robustness(
     out: str | Path | None = None,
     redo: bool = False,
     strict: bool = False,
+    skip: bool = False,
     report: _Report = _quiet,
     said: Callable[[str], None] = lambda line: None,
     **options: Any,
@@ -61,6 +63,7 @@ def evaluate_robustness(
         out: result file, written after every run; finished runs are not repeated. None writes no file.
         redo: repeat the runs of these arms and seeds.
         strict: raise an error for the first file that cannot be read; False leaves such files out.
+        skip: with masks, leave out files that cannot be used; False raises an error for the first.
         report: function called with the current task, the number of finished parts and of all parts.
         said: function called with a line of text after each run.
         options: fields of `Protocol`.
@@ -75,9 +78,9 @@ def evaluate_robustness(
         ...     arms=["none", "style:art"], out="result.json")  # doctest: +SKIP
     """
     task, protocol = task_and_protocol(task, train, tests, arms=arms, **options)
-    with prepared(task, protocol, report, strict) as store:
+    with prepared(task, protocol, report, strict=strict, skip=skip) as store:
         runs = RunFile(None if out is None else Path(out), task.settings(protocol.settings(store)))
-        jobs = plan_jobs(task, protocol, store)
+        jobs = plan_jobs(task, protocol, store, None if out is None else Path(out))
         planned = {job.key: job.spec for job in jobs}
         if redo:
             runs.drop(planned)
@@ -118,6 +121,7 @@ def plan_robustness(
     out: str | Path | None = None,
     redo: bool = False,
     strict: bool = False,
+    skip: bool = False,
     report: _Report = _quiet,
     **options: Any,
 ) -> Plan:
@@ -131,6 +135,7 @@ def plan_robustness(
         out: result file; it is read, not written.
         redo: plan the finished runs of these arms and seeds again.
         strict: raise an error for the first file that cannot be read.
+        skip: with masks, leave out files that cannot be used.
         report: function called with the current task, the number of finished parts and of all parts.
         options: fields of `Protocol`.
 
@@ -138,7 +143,7 @@ def plan_robustness(
         StyleAugError: every error that `evaluate_robustness` raises for these arguments.
     """
     task, protocol = task_and_protocol(task, train, tests, arms=arms, **options)
-    with prepared(task, protocol, report, strict) as store:
+    with prepared(task, protocol, report, strict=strict, skip=skip) as store:
         runs = RunFile(None if out is None else Path(out), task.settings(protocol.settings(store)))
         jobs = plan_jobs(task, protocol, store)
         if not redo:
@@ -183,12 +188,12 @@ def read_task(task: Task | str) -> Task:
     return found
 
 
-TASKS: dict[str, Task] = {"classification": Classification()}
+TASKS: dict[str, Task] = {"classification": Classification(), "segmentation": Segmentation()}
 """Tasks by name, with their usual settings."""
 
 
 @contextmanager
-def prepared(task: Task, protocol: Protocol, report: _Report, strict: bool) -> Iterator[Store]:
+def prepared(task: Task, protocol: Protocol, report: _Report, *, strict: bool, skip: bool) -> Iterator[Store]:
     """Read all images into a temporary folder, and make each arm once, to find errors early."""
     for spec in protocol.arms:
         Arm(spec).check(masks=task.masks)
@@ -196,6 +201,11 @@ def prepared(task: Task, protocol: Protocol, report: _Report, strict: bool) -> I
         store = Store.fill(Path(folder), protocol, task.read, report=report)
         if strict and store.failed:
             raise FileError(f"{len(store.failed)} files cannot be read; the first: {store.failed[0][1]}")
+        if task.masks and store.failed and not skip:
+            raise FileError(
+                f"{len(store.failed)} files cannot be used; the first: {store.failed[0][1]} To go on without "
+                "such files, give skip=True."
+            )
         yield store
 
 
@@ -210,6 +220,8 @@ class Job:
     task: Task
     protocol: Protocol
     store: Store
+    sheet: Path | None = None
+    """File for pictures of the results, if the task draws them."""
 
     @property
     def key(self) -> Key:
@@ -217,8 +229,11 @@ class Job:
         return self.arm.name, self.seed
 
 
-def plan_jobs(task: Task, protocol: Protocol, store: Store) -> list[Job]:
-    """List all runs, seed by seed for all arms, so that an interrupted comparison is fair."""
+def plan_jobs(task: Task, protocol: Protocol, store: Store, out: Path | None = None) -> list[Job]:
+    """List all runs, seed by seed for all arms, so that an interrupted comparison is fair.
+
+    With a result file the runs of seed 0 draw their results beside it.
+    """
     specs = [(arm, f"{arm.spec} #{arm.digest()}") for arm in protocol.arms]
     return [
         Job(arm, spec, seed, task, protocol, store) for seed in range(protocol.seeds) for arm, spec in specs
@@ -234,30 +249,31 @@ def run_one(job: Job) -> Record:
         started, worked = time.perf_counter(), time.process_time()
         train_images = images[train]
         with _hooked(net, arm):
-            task.fit(net, train_images, labels[train], arm, protocol, seed=job.seed)
+            task.fit(net, train_images, labels[train], store.classes, arm, protocol, seed=job.seed)
         if protocol.device != "cpu":
             torch.accelerator.synchronize()
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - worked
-        home, truth = (HOME, store.labels(HOME)) if HOME in store.domains else (TRAIN, labels[test])
-        pixels = store.images(home) if home == HOME else images[test]
         with _normalised(net, arm):
-            tested = {HOME: task.test(net, pixels, truth, protocol)}
-            for name in store.domains:
-                if name not in (HOME, TRAIN):
-                    tested[name] = task.test(net, store.images(name), store.labels(name), protocol)
+            cases = dict(tested_cases(job, net, test))
+            tested = {name: case.tested for name, case in cases.items()}
+            truth = cases[HOME].labels
             corrupted = {
                 f"{name} {severity}": task.test(
-                    net, mapped(corrupted_file(job, name, severity)), truth, protocol
+                    net, mapped(corrupted_file(job, name, severity)), truth, store.classes, protocol
                 ).score
                 for name in protocol.corruptions
                 for severity in protocol.severities
             }
+        if job.sheet is not None:
+            task.draw(job.sheet, cases, store.classes)
+        by_class = {name: found.by_class for name, found in tested.items() if found.by_class}
     return {
         "arm": job.arm.name,
         "spec": job.spec,
         "seed": job.seed,
         "scores": {name: round(found.score, 5) for name, found in tested.items()},
         "corrupted": {name: round(score, 5) for name, score in corrupted.items()},
+        **({"classes": by_class} if by_class else {}),
         "trained_on": len(train),
         "tested_on": len(truth),
         "seconds": round(seconds, 2),
@@ -266,6 +282,20 @@ def run_one(job: Job) -> Record:
         "threads": protocol.each_threads,
         "device": protocol.device,
     }
+
+
+def tested_cases(job: Job, net: Network, test: torch.Tensor) -> Iterator[tuple[str, Case]]:
+    """Test a network at home, on the rows `test` or a domain of its own, then in all other domains."""
+    store = job.store
+    for name in [HOME, *(name for name in store.domains if name not in (HOME, TRAIN))]:
+        kept = name in store.domains
+        source = name if kept else TRAIN
+        images, labels, names = store.images(source), store.labels(source), store.domains[source].names
+        if not kept:
+            images, labels = images[test], labels[test]
+            names = tuple(names[row] for row in test.tolist()) if names else ()
+        tested = job.task.test(net, images, labels, store.classes, job.protocol)
+        yield name, Case(images, labels, names, tested)
 
 
 def made(job: Job) -> tuple[Arm, Network, torch.Tensor, torch.Tensor]:
@@ -379,11 +409,11 @@ def time_run(job: Job) -> tuple[float, float]:
         for steps in (WARM_STEPS, TIMED_STEPS):
             started = time.perf_counter()
             with _hooked(net, arm):
-                task.fit(net, images, labels, arm, protocol, seed=0, steps=steps)
+                task.fit(net, images, labels, store.classes, arm, protocol, seed=0, steps=steps)
             clock.append(time.perf_counter() - started)
         started = time.perf_counter()
         with _normalised(net, arm):
-            task.test(net, images[:64], labels[:64], protocol)
+            task.test(net, images[:64], labels[:64], store.classes, protocol)
         tested = (time.perf_counter() - started) / len(images[:64])
     steps = protocol.recipe.epochs * (len(images) // protocol.recipe.batch)
     corrupted = len(home_test(job)) * len(protocol.corruptions) * len(protocol.severities)

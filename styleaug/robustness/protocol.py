@@ -208,6 +208,7 @@ class Samples:
         classes: names of the classes, in the order of the indices.
         failed: files that could not be used, with the reasons.
         digest: hash of the names and sizes of the files, to recognise the set.
+        names: names of the images, if the task shows them.
     """
 
     images: UInt8[Tensor, "N 3 S S"]
@@ -215,6 +216,7 @@ class Samples:
     classes: tuple[str, ...]
     failed: tuple[tuple[Path, str], ...]
     digest: str
+    names: tuple[str, ...] = ()
 
 
 Read = Callable[..., Samples]
@@ -228,6 +230,7 @@ class Domain:
     images: int
     failed: tuple[tuple[Path, str], ...]
     digest: str
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -274,7 +277,7 @@ class Store:
             left -= found.images.nbytes + found.labels.nbytes
             np.save(folder / f"{slot(name)}.npy", found.images.numpy())
             np.save(folder / f"{slot(name)}-labels.npy", found.labels.numpy())
-            domains[name] = Domain(len(found.labels), found.failed, found.digest)
+            domains[name] = Domain(len(found.labels), found.failed, found.digest, found.names)
         assert classes is not None
         return cls(folder, classes, domains)
 

@@ -14,7 +14,7 @@ from styleaug.robustness.classifier_training import Recipe
 from styleaug.robustness.classifiers import Network
 from styleaug.robustness.protocol import Protocol, Samples
 
-__all__ = ["Task", "Tested"]
+__all__ = ["Case", "Task", "Tested"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,20 @@ class Tested:
     """The score that arms are compared by, in [0, 1]."""
     by_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Further measures by class, if the task has any."""
+    given: Tensor | None = None
+    """What the network answered for each image, if the task draws it."""
+    each: Tensor | None = None
+    """Score of each image, NaN if it has none."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A domain after its test, for a picture."""
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+    tested: Tested
 
 
 class Task(ABC):
@@ -80,6 +94,7 @@ class Task(ABC):
         net: Network,
         images: UInt8[Tensor, "N 3 S S"],
         labels: Integer[Tensor, "N ..."],
+        classes: tuple[str, ...],
         arm: Arm,
         protocol: Protocol,
         *,
@@ -94,6 +109,11 @@ class Task(ABC):
         net: Network,
         images: Shaped[Tensor, "N 3 S S"],
         labels: Integer[Tensor, "N ..."],
+        classes: tuple[str, ...],
         protocol: Protocol,
     ) -> Tested:
         """Compute the scores of a network in one domain."""
+
+    @abstractmethod
+    def draw(self, path: Path, cases: Mapping[str, Case], classes: tuple[str, ...]) -> None:
+        """Draw images of each domain with their labels and the network's answers, if the task has such."""
