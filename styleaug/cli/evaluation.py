@@ -29,6 +29,8 @@ Steps of an arm: none, jitter, grey, blur, trivialaugment, randaugment, augmix, 
 Example:
   styleaug evaluate robustness photo --test sketch --arm none --arm jitter+grey \\
     --arm paintings=style:art,p=.5+jitter --classifier squeezenet -o result.json
+  styleaug evaluate robustness cells --task segmentation --test blog=blog.tsv --arm none \\
+    --arm jitter+grey --arm regions=style:gin,splice=mask,parts=3 -o cells.json
 """
 
 
@@ -41,10 +43,12 @@ def usual_device() -> str:
 
 def tests_of(values: tuple[str, ...]) -> dict[str, str]:
     """Read test domains written as `[NAME=]DIR`; return the folder of each name."""
+    from styleaug.robustness.protocol import domain_name
+
     tests: dict[str, str] = {}
     for value in values:
         name, equals, folder = value.partition("=")
-        name, folder = (name, folder) if equals and not Path(value).exists() else (Path(value).name, value)
+        name, folder = (name, folder) if equals and not Path(value).exists() else (domain_name(value), value)
         if name in tests:
             raise ConfigError(f"two tests are called {name!r}; name them: NAME=DIR.")
         tests[name] = folder
@@ -60,25 +64,41 @@ def severities_of(text: str) -> tuple[int, ...]:
         raise ConfigError(f"severities must look like 1-5 or 1,3,5, got {text!r}.") from None
 
 
-def corruptions_of(text: str | None) -> tuple[str, ...]:
-    """Read names of corruptions, separated by commas, or `all`."""
+def corruptions_of(text: str | None, *, masks: bool) -> tuple[str, ...]:
+    """Read names of corruptions, separated by commas, or `all` that leave masks true."""
     if text in (None, "", "none"):
         return ()
     from styleaug.robustness.corruptions import CORRUPTIONS
 
-    return CORRUPTIONS if text == "all" else tuple(str(text).split(","))
+    every = tuple(name for name in CORRUPTIONS if not (masks and name == "elastic_transform"))
+    return every if text == "all" else tuple(str(text).split(","))
 
 
-def recipe_of(classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
-    """Return the classifier's usual recipe, changed by the options on the command line."""
-    from styleaug.robustness.classifiers import default_recipe
-
+def recipe_of(task: Any, classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
+    """Return the network's usual recipe, changed by the options on the command line."""
     said = {name: value for name, value in given.items() if value is not None}
-    return replace(default_recipe(classifier, pretrained=pretrained), **said)
+    return replace(task.usual_recipe(classifier, pretrained=pretrained), **said)
+
+
+def task_of(name: str, masks: dict[str, Any]) -> Any:
+    """Return the task of a name, with the options for masks that are given."""
+    if name == "segmentation":
+        from styleaug.robustness.segmentation import Segmentation
+
+        return Segmentation(**masks)
+    if masks:
+        raise ConfigError(f"{next(iter(masks))} goes with task=segmentation; leave it out for classes.")
+    from styleaug.robustness.classification import Classification
+
+    return Classification()
 
 
 @click.command(epilog=_STEPS)
 @click.argument("train", type=_INPUT, metavar="TRAIN_DIR")
+@click.option(
+    "--task", type=click.Choice(["classification", "segmentation"]), default="classification",
+    show_default=True, help="What is trained: classifiers, or networks for masks.",
+)  # fmt: skip
 @click.option(
     "--test", "tests", multiple=True, metavar="[NAME=]DIR",
     help="Folder of another domain with the same classes. home=DIR replaces the held-out images.",
@@ -91,6 +111,15 @@ def recipe_of(classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
 @click.option("--baseline", help="Arm to compare the others with.  [default: none, or the first]")
 @click.option("--classifier", default="small", show_default=True,
     help="small, wrn-16-2, squeezenet, mobilenetv2, timm:NAME, or a torchvision name.")  # fmt: skip
+@click.option("--segmenter", help="Network for masks: unet, unet-WIDTH, torchvision:NAME, monai:NAME, or "
+    "smp:NAME[:ENCODER].  [default: unet]")  # fmt: skip
+@click.option("--void", type=int, metavar="N", help="Masks: label of pixels without a class, which are "
+    "neither trained on nor scored.")  # fmt: skip
+@click.option("--background", type=int, metavar="N",
+    help="Masks: label that does not count in the score; -1 counts all.  [default: 0]")  # fmt: skip
+@click.option("--tolerance", type=click.FloatRange(0), metavar="PIXELS",
+    help="Masks: distance up to which borders agree, for the surface Dice.  [default: 2]")  # fmt: skip
+@click.option("--skip", is_flag=True, help="Masks: leave out images and masks that cannot be used.")
 @click.option("--from-scratch", is_flag=True, help="Do not start from ImageNet weights.")
 @click.option("--weights", type=_INPUT, help="Folder of ImageNet weights.  [default: downloaded]")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each arm.")
@@ -103,7 +132,7 @@ def recipe_of(classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
     "--train-per-class", type=click.IntRange(1), help="Train on N images of each class.", metavar="N"
 )
 @click.option("--balanced-classes", is_flag=True, help="Repeat the images of smaller classes.")
-@click.option("--classes", help="Use only these classes, with commas.")
+@click.option("--classes", help="Use only these classes, with commas; with masks, the labels.")
 @click.option(
     "--limit",
     type=click.IntRange(1),
@@ -115,7 +144,7 @@ def recipe_of(classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
 @click.option(
     "--size", "side", type=click.IntRange(8), cls=NamedOption, old=("--side",),
     help="Side of the square images in pixels.  [default for this and all up to --precision: the "
-    "classifier's]",
+    "network's]",
 )  # fmt: skip
 @click.option("--epochs", type=click.IntRange(1), help="Number of passes over all images.")
 @click.option("--batch", type=click.IntRange(1), help="Images in each step.")
@@ -151,10 +180,16 @@ def recipe_of(classifier: str, pretrained: bool, given: dict[str, Any]) -> Any:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def robustness(
     train: Path,
+    task: str,
     tests: tuple[str, ...],
     arms: tuple[str, ...],
     baseline: str | None,
     classifier: str,
+    segmenter: str | None,
+    void: int | None,
+    background: int | None,
+    tolerance: float | None,
+    skip: bool,
     from_scratch: bool,
     weights: Path | None,
     seeds: int,
@@ -181,19 +216,29 @@ def robustness(
 
     TRAIN_DIR has one folder per class. Each arm is one way to augment the training images. The classifiers
     are tested on held-out images of TRAIN_DIR ("home"), on other domains (--test) and on corrupted images.
+
+    With --task segmentation, TRAIN_DIR and --test are folders with the folders images and masks, whose files
+    have the same names apart from their suffixes; or CSV or TSV lists with the columns path and mask. A mask
+    has the number of its class at each pixel, 0 for the background; 0 and 255 alone count as 0 and 1.
+    The score is the mean Dice. Pictures of the results are written beside -o.
+
     For each seed all arms share split, initial weights, batches and geometry. If the command was stopped,
     call it again with the same -o: it does only the missing runs.
     """
     from styleaug.robustness.evaluate import evaluate_robustness, plan_robustness
 
+    masks = {"segmenter": segmenter, "void": void, "background": background, "tolerance": tolerance}
+    chosen = task_of(task, {name: value for name, value in masks.items() if value is not None})
     options: dict[str, Any] = {
+        "task": chosen,
+        "skip": skip,
         "arms": arms or ("none", "jitter+grey", "style:art"),
         "baseline": baseline,
         "classifier": classifier,
         "pretrained": not from_scratch,
-        "recipe": recipe_of(classifier, not from_scratch, recipe),
+        "recipe": recipe_of(chosen, classifier, not from_scratch, recipe),
         "seeds": seeds,
-        "corruptions": corruptions_of(corruptions),
+        "corruptions": corruptions_of(corruptions, masks=chosen.masks),
         "severities": severities_of(severities),
         "held_out": held_out,
         "per_class": train_per_class,

@@ -12,13 +12,14 @@ from jaxtyping import Integer, Shaped, UInt8
 from torch import Tensor
 
 from styleaug.errors import ConfigError, name_bytes
+from styleaug.io.lists import LISTS
 from styleaug.robustness.arms import ArmSpec, parse_arm
 from styleaug.robustness.class_folders import Squaring, split_home
 from styleaug.robustness.classifier_training import Recipe
 from styleaug.robustness.classifiers import default_recipe
 from styleaug.robustness.corruptions import CORRUPTIONS
 
-__all__ = ["HOME", "Protocol", "Samples", "Store"]
+__all__ = ["HOME", "Protocol", "Samples", "Store", "domain_name"]
 
 HOME = "home"
 TRAIN = "train"
@@ -97,7 +98,7 @@ class Protocol:
         **options: Any,
     ) -> "Protocol":
         """Make a protocol from plain values: folders with or without names, arms as text."""
-        named = tests.items() if isinstance(tests, Mapping) else [(Path(test).name, test) for test in tests]
+        named = tests.items() if isinstance(tests, Mapping) else [(domain_name(test), test) for test in tests]
         folders: dict[str, Path] = {}
         for name, folder in named:
             if name in folders:
@@ -187,6 +188,12 @@ class Protocol:
                 for name, domain in store.domains.items()
             },
         }
+
+
+def domain_name(source: str | Path) -> str:
+    """Return the name of a folder, or of a list without its suffix."""
+    path = Path(source)
+    return path.stem if path.suffix.lower() in LISTS and not path.is_dir() else path.name
 
 
 def _check_device(device: str) -> None:

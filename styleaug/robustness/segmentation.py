@@ -68,11 +68,11 @@ class Segmentation(Task):
     def check(self, protocol: Protocol) -> None:
         """Refuse options for classifiers, and labels that are no numbers."""
         if protocol.classifier != "small":
-            raise ConfigError("classifier is for classification; name a network for masks with segmenter.")
+            raise ConfigError("a classifier is for classification; for masks give segmenter=NAME.")
         if protocol.balanced:
-            raise ConfigError("balanced_classes is for classification; leave it out for masks.")
+            raise ConfigError("balanced classes are for classification; leave that out for masks.")
         if protocol.weights is not None:
-            raise ConfigError("weights are those of classifiers; leave them out for masks.")
+            raise ConfigError("a folder of weights is for classifiers; leave it out for masks.")
         if "elastic_transform" in protocol.corruptions:
             raise ConfigError("elastic_transform moves pixels, so masks would no longer fit; leave it out.")
         known = self.known_labels(protocol)
