@@ -32,7 +32,7 @@ from styleaug.robustness.classifier_training import VOID
 
 __all__ = ["NO_BACKGROUND", "MaskedImages", "read_mask_numbers", "read_masked_images"]
 
-IMAGES, MASKS = "images", "masks"
+IMAGE_FOLDER, MASK_FOLDER = "images", "masks"
 """Names of the two folders."""
 NO_BACKGROUND = -1
 """Label of the background if all labels count."""
@@ -143,7 +143,7 @@ def read_masked_images(
             f"none of the {len(entries)} masks of {source} can be used; the first: {failed[0][1]}"
         )
     if labels is None:
-        check_labels(source, known)
+        check_label_count(source, known)
     return MaskedImages(
         torch.stack([square.image for _, square in good]),
         torch.stack([indices(square.mask, known, void, renamed) for _, square in good]),
@@ -179,7 +179,7 @@ def foreign_labels(path: Path, foreign: list[int], known: Sequence[int]) -> str:
     )
 
 
-def check_labels(source: Path, labels: Sequence[int]) -> None:
+def check_label_count(source: Path, labels: Sequence[int]) -> None:
     """Check the number of the labels that were found in masks.
 
     Raises:
@@ -217,7 +217,7 @@ def list_entries(source: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
         FileError: the source has neither of the two forms.
     """
     wanted = (
-        f"the folders {IMAGES} and {MASKS} with files of the same names, or a CSV or TSV list with the "
+        f"the folders {IMAGE_FOLDER} and {MASK_FOLDER} with files of the same names, or a CSV or TSV list with the "
         "columns path and mask"
     )
     if source.suffix.lower() in LISTS and not source.is_dir():
@@ -227,14 +227,14 @@ def list_entries(source: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
         return [listed_entry(image, mask) for image, mask in zip(listed.paths, listed.masks, strict=True)], []
     if not source.is_dir():
         raise FileError(f"there is no folder {source}.")
-    if not ((source / IMAGES).is_dir() and (source / MASKS).is_dir()):
+    if not ((source / IMAGE_FOLDER).is_dir() and (source / MASK_FOLDER).is_dir()):
         raise FileError(f"{source}: a segmentation needs {wanted}.")
-    images, masks = (list_image_files(source / name) for name in (IMAGES, MASKS))
+    images, masks = (list_image_files(source / name) for name in (IMAGE_FOLDER, MASK_FOLDER))
     by_stem: dict[Path, list[Path]] = {}
     for path in masks.files:
-        by_stem.setdefault(stem(path, source / MASKS), []).append(path)
+        by_stem.setdefault(stem(path, source / MASK_FOLDER), []).append(path)
     entries = [
-        folder_entry(path, stem(path, source / IMAGES), by_stem, source / MASKS) for path in images.files
+        folder_entry(path, stem(path, source / IMAGE_FOLDER), by_stem, source / MASK_FOLDER) for path in images.files
     ]
     return entries, [*images.skipped, *masks.skipped]
 

@@ -15,15 +15,15 @@ from styleaug.io.atomic import atomic
 from styleaug.robustness.classifier_training import VOID
 from styleaug.robustness.tasks import Case
 
-__all__ = ["draw_overlays", "overlay"]
+__all__ = ["draw_overlays", "overlaid"]
 
 ENLARGED = 2
 """Factor by which images are enlarged."""
 TINT = 0.45
 """Share of the colour of a class in the pixels of the answer."""
-LINE = 14
+TEXT_HEIGHT = 14
 """Height of a line of text in pixels."""
-COLOURS = 128
+FILE_COLOURS = 128
 """Number of colours of the file."""
 
 
@@ -40,19 +40,19 @@ def draw_overlays(path: Path, cases: Mapping[str, Case], first: int) -> None:
     """
     rows = [(name, case, order_of(case)) for name, case in cases.items()]
     side = ENLARGED * max(case.images.shape[-1] for case in cases.values())
-    sheet = Image.new("RGB", (3 * side, len(rows) * (side + LINE)), "white")
+    sheet = Image.new("RGB", (3 * side, len(rows) * (side + TEXT_HEIGHT)), "white")
     pen = ImageDraw.Draw(sheet)
     for row, (name, case, order) in enumerate(rows):
-        top = row * (side + LINE)
+        top = row * (side + TEXT_HEIGHT)
         for column, (rank, index) in enumerate(order):
             assert case.tested.given is not None and case.tested.each is not None
-            tile = overlay(case.images[index], case.labels[index], case.tested.given[index], first)
-            sheet.paste(Image.fromarray(tile), (column * side, top + LINE))
+            tile = overlaid(case.images[index], case.labels[index], case.tested.given[index], first)
+            sheet.paste(Image.fromarray(tile), (column * side, top + TEXT_HEIGHT))
             text = f"{name} {rank} {case.tested.each[index]:.2f} {Path(case.names[index]).name}"
             pen.text((column * side + 2, top + 1), printable(text)[: side // 6], fill="black")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as part:
-        sheet.quantize(COLOURS).save(part, format="PNG", optimize=True)
+        sheet.quantize(FILE_COLOURS).save(part, format="PNG", optimize=True)
 
 
 def order_of(case: Case) -> list[tuple[str, int]]:
@@ -65,7 +65,7 @@ def order_of(case: Case) -> list[tuple[str, int]]:
     return [("best", scored[0]), ("median", scored[len(scored) // 2]), ("worst", scored[-1])]
 
 
-def overlay(
+def overlaid(
     image: UInt8[Tensor, "3 S S"], truth: UInt8[Tensor, "S S"], given: UInt8[Tensor, "S S"], first: int
 ) -> np.ndarray:
     """Return an image as `(2S, 2S, 3)` uint8 with its answer tinted and its true borders drawn."""

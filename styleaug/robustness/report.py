@@ -323,7 +323,7 @@ MASK_NOTE = (
     "geometry), with 95 % t interval. 'better' and 'worse': the interval is clear of 0; (Holm n.s.): no "
     "longer so among all arms. s: median seconds of training, and how many times {baseline}'s."
 )
-MEASURES = {"dice": "Dice", "iou": "IoU", "nsd": "surface Dice"}
+MASK_MEASURES = {"dice": "Dice", "iou": "IoU", "nsd": "surface Dice"}
 """Titles of the measures of masks."""
 
 
@@ -425,7 +425,7 @@ def class_rows(result: "Robustness") -> list[list[str]]:
 def titled(measure: str, settings: Mapping[str, Any]) -> str:
     """Return the title of a measure of masks."""
     within = f" at {settings['tolerance']:g} px" if measure == "nsd" else ""
-    return MEASURES[measure] + within
+    return MASK_MEASURES[measure] + within
 
 
 def plain_table(result: "Robustness") -> str:

@@ -188,10 +188,10 @@ class Segmentation(Task):
         first = self.first(classes)
         shown = [index for index in range(first, len(classes)) if counts[2][:, index].any()]
         by_class = {
-            classes[index]: {name: round(mean_of(found[:, index]), 5) for name, found in measured.items()}
+            classes[index]: {name: round(known_mean(found[:, index]), 5) for name, found in measured.items()}
             for index in shown
         }
-        means = torch.tensor([mean_of(measured["dice"][:, index]) for index in shown])
+        means = torch.tensor([known_mean(measured["dice"][:, index]) for index in shown])
         score = means.mean().item() if shown else float(not counts[1][:, first:].any())
         return Tested(score, by_class, given, measured["dice"][:, first:].nanmean(dim=1))
 
@@ -200,6 +200,6 @@ class Segmentation(Task):
         draw_overlays(path, cases, self.first(classes))
 
 
-def mean_of(values: Float[Tensor, " N"]) -> float:
+def known_mean(values: Float[Tensor, " N"]) -> float:
     """Return the mean of those values that are not NaN."""
     return values.nanmean().item()

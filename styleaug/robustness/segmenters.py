@@ -105,7 +105,7 @@ def probe(net: Network, name: str, classes: int, side: int) -> None:
         raise ConfigError(f"{name} returns logits of shape {shape}, not {(1, classes, side, side)}.")
 
 
-def unit(ins: int, outs: int) -> nn.Sequential:
+def conv_unit(ins: int, outs: int) -> nn.Sequential:
     """Return convolution, group norm and ReLU."""
     norm = nn.GroupNorm(math.gcd(GROUPS, outs), outs)
     return nn.Sequential(nn.Conv2d(ins, outs, 3, padding=1, bias=False), norm, nn.ReLU(inplace=True))
@@ -122,8 +122,8 @@ class UNet(nn.Module):
     def __init__(self, widths: Sequence[int], classes: int):
         super().__init__()
         ins = (3, *widths)
-        self.down = nn.ModuleList(nn.Sequential(unit(i, o), unit(o, o)) for i, o in pairwise(ins))
-        self.up = nn.ModuleList(unit(fine + coarse, fine) for fine, coarse in pairwise(widths))
+        self.down = nn.ModuleList(nn.Sequential(conv_unit(i, o), conv_unit(o, o)) for i, o in pairwise(ins))
+        self.up = nn.ModuleList(conv_unit(fine + coarse, fine) for fine, coarse in pairwise(widths))
         self.head = nn.Conv2d(widths[0], classes, 1)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K H W"]:
@@ -202,8 +202,11 @@ def make_smp(name: str, classes: int, *, pretrained: bool) -> Network:
     def make() -> Any:
         return smp.create_model(kind, encoder, encoder_weights=weights, in_channels=3, classes=classes)
 
-    try:
-        net = downloaded(make, f"smp:{name}") if pretrained else make()
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"smp:{name} is not known: {first_line(error)}") from None
+    if pretrained:
+        net = downloaded(make, f"smp:{name}")
+    else:
+        try:
+            net = make()
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"smp:{name} is not known: {first_line(error)}") from None
     return Network(imagenet(), net, early_blocks(net.encoder))
