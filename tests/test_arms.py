@@ -304,7 +304,7 @@ def test_a_protected_label_keeps_its_contrast():
 @pytest.mark.parametrize("spec", [BY_MASK, "x=style:gin,protect=mask", f"grey/{BY_MASK}"])
 def test_steps_by_mask_need_masks(spec):
     Arm(spec).check(masks=True)
-    with pytest.raises(ConfigError, match=r"arm '.*': splice=mask and protect=mask go by the masks"):
+    with pytest.raises(ConfigError, match=r"arm '.*': 'splice=mask' and 'protect=mask' go by the masks"):
         Arm(spec).check(masks=False)
 
 

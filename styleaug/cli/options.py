@@ -236,7 +236,7 @@ def style_options(strength: str) -> Callable[[Any], Any]:
     return lambda command: reduce(lambda inner, option: option(inner), reversed(made), command)
 
 
-CALL = re.compile(r"""\b([a-z]+(?:_[a-z]+)*)=("[^"]*"|'[^']*'|[^\s,;:()]*[^\s,;:().])""")
+CALL = re.compile(r"""(?<![,:"'])\b([a-z]+(?:_[a-z]+)*)=("[^"]*"|'[^']*'|[^\s,;:()]*[^\s,;:().])""")
 _NAME = re.compile(r"(?<![\w./\\'\"=-])[a-z]+(?:_[a-z]+)+(?![\w/\\'\"=(-]|\.\w)")
 
 

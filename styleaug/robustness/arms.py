@@ -582,8 +582,8 @@ class Arm:
         steps = [step for made in self.steps for step in made]
         if not masks and any(goes_by_mask(step) for step in steps):
             raise ConfigError(
-                f"arm {self.name!r}: splice=mask and protect=mask go by the masks of the images, which a "
-                "classification does not have. Use splice=halves or splice=fields, or leave protect out."
+                f"arm {self.name!r}: 'splice=mask' and 'protect=mask' go by the masks of the images, which a "
+                "classification does not have. Use 'splice=halves' or 'splice=fields', or leave protect out."
             )
         moving = [part.kind for parts in self.spec.steps for part in parts if STEPS[part.kind].moves]
         if masks and moving:

@@ -14,7 +14,7 @@ from styleaug.robustness.class_folders import class_names, read_class_folders
 from styleaug.robustness.classifier_training import Recipe, answers, fit, recall_mean
 from styleaug.robustness.classifiers import Network, default_recipe, make_classifier, unfold_batch_norm
 from styleaug.robustness.protocol import Protocol, Samples
-from styleaug.robustness.tasks import Case, Task, Tested
+from styleaug.robustness.tasks import Case, Scored, Task
 
 __all__ = ["Classification"]
 
@@ -103,9 +103,9 @@ class Classification(Task):
         labels: Int[Tensor, " N"],
         classes: tuple[str, ...],
         protocol: Protocol,
-    ) -> Tested:
+    ) -> Scored:
         """Compute the recall, averaged over the classes that the domain has."""
-        return Tested(recall_mean(answers(net, images, precision=protocol.recipe.precision), labels))
+        return Scored(recall_mean(answers(net, images, precision=protocol.recipe.precision), labels))
 
     def draw(self, path: Path, cases: Mapping[str, Case], classes: tuple[str, ...]) -> None:
         """Draw nothing."""

@@ -1,17 +1,19 @@
 """Train a classifier with each arm, and test it at home, in other domains and on corrupted images."""
 
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from styleaug.errors import ConfigError, FileError
+from styleaug.errors import ConfigError, FileError, name_bytes
 from styleaug.robustness.arms import Arm, ArmSpec
 from styleaug.robustness.classification import Classification
 from styleaug.robustness.classifiers import Network
@@ -236,8 +238,17 @@ def plan_jobs(task: Task, protocol: Protocol, store: Store, out: Path | None = N
     """
     specs = [(arm, f"{arm.spec} #{arm.digest()}") for arm in protocol.arms]
     return [
-        Job(arm, spec, seed, task, protocol, store) for seed in range(protocol.seeds) for arm, spec in specs
+        Job(arm, spec, seed, task, protocol, store, sheet_beside(out, arm.name) if out and not seed else None)
+        for seed in range(protocol.seeds)
+        for arm, spec in specs
     ]
+
+
+def sheet_beside(out: Path, arm: str) -> Path:
+    """Return the path of an arm's pictures beside a result file; names that differ get different files."""
+    name = re.sub(r"[^\w.+=,-]+", "_", arm)[:60]
+    name = name if name == arm else f"{name}-{blake2b(name_bytes(arm), digest_size=3).hexdigest()}"
+    return out.with_name(f"{out.stem}_overlays") / f"{name}.png"
 
 
 def run_one(job: Job) -> Record:

@@ -217,8 +217,8 @@ def list_entries(source: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
         FileError: the source has neither of the two forms.
     """
     wanted = (
-        f"the folders {IMAGE_FOLDER} and {MASK_FOLDER} with files of the same names, or a CSV or TSV list with the "
-        "columns path and mask"
+        f"the folders {IMAGE_FOLDER} and {MASK_FOLDER} with files of the same names, or a CSV or TSV list "
+        "with the columns path and mask"
     )
     if source.suffix.lower() in LISTS and not source.is_dir():
         listed = list_images(source)
@@ -229,13 +229,12 @@ def list_entries(source: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
         raise FileError(f"there is no folder {source}.")
     if not ((source / IMAGE_FOLDER).is_dir() and (source / MASK_FOLDER).is_dir()):
         raise FileError(f"{source}: a segmentation needs {wanted}.")
-    images, masks = (list_image_files(source / name) for name in (IMAGE_FOLDER, MASK_FOLDER))
+    folder, beside = source / IMAGE_FOLDER, source / MASK_FOLDER
+    images, masks = list_image_files(folder), list_image_files(beside)
     by_stem: dict[Path, list[Path]] = {}
     for path in masks.files:
-        by_stem.setdefault(stem(path, source / MASK_FOLDER), []).append(path)
-    entries = [
-        folder_entry(path, stem(path, source / IMAGE_FOLDER), by_stem, source / MASK_FOLDER) for path in images.files
-    ]
+        by_stem.setdefault(stem(path, beside), []).append(path)
+    entries = [folder_entry(path, stem(path, folder), by_stem, beside) for path in images.files]
     return entries, [*images.skipped, *masks.skipped]
 
 

@@ -27,7 +27,7 @@ from styleaug.robustness.segmenter_training import (
     surface_dice,
 )
 from styleaug.robustness.segmenters import make_segmenter, usual_segmentation_recipe
-from styleaug.robustness.tasks import Case, Task, Tested
+from styleaug.robustness.tasks import Case, Scored, Task
 
 __all__ = ["Segmentation"]
 
@@ -178,7 +178,7 @@ class Segmentation(Task):
         labels: UInt8[Tensor, "N S S"],
         classes: tuple[str, ...],
         protocol: Protocol,
-    ) -> Tested:
+    ) -> Scored:
         """Compute Dice, IoU and, if MONAI is installed, the surface distance of each class."""
         given = segment(net, images, precision=protocol.recipe.precision)
         counts = overlaps(given, labels, len(classes))
@@ -193,7 +193,7 @@ class Segmentation(Task):
         }
         means = torch.tensor([known_mean(measured["dice"][:, index]) for index in shown])
         score = means.mean().item() if shown else float(not counts[1][:, first:].any())
-        return Tested(score, by_class, given, measured["dice"][:, first:].nanmean(dim=1))
+        return Scored(score, by_class, given, measured["dice"][:, first:].nanmean(dim=1))
 
     def draw(self, path: Path, cases: Mapping[str, Case], classes: tuple[str, ...]) -> None:
         """Draw the best, the median and the worst image of each domain."""

@@ -14,11 +14,11 @@ from styleaug.robustness.classifier_training import Recipe
 from styleaug.robustness.classifiers import Network
 from styleaug.robustness.protocol import Protocol, Samples
 
-__all__ = ["Case", "Task", "Tested"]
+__all__ = ["Case", "Scored", "Task"]
 
 
 @dataclass(frozen=True)
-class Tested:
+class Scored:
     """Result of a network in one domain."""
 
     score: float
@@ -38,7 +38,7 @@ class Case:
     images: Tensor
     labels: Tensor
     names: tuple[str, ...]
-    tested: Tested
+    tested: Scored
 
 
 class Task(ABC):
@@ -111,7 +111,7 @@ class Task(ABC):
         labels: Integer[Tensor, "N ..."],
         classes: tuple[str, ...],
         protocol: Protocol,
-    ) -> Tested:
+    ) -> Scored:
         """Compute the scores of a network in one domain."""
 
     @abstractmethod
