@@ -159,7 +159,7 @@ def plan_robustness(
         per_corruption = {}
         for name in protocol.corruptions if missing else ():
             per_corruption[name] = time_corruption(store, protocol, name)
-        return Plan.of(protocol, store, jobs, missing, seconds, per_corruption)
+        return Plan.of(protocol, store, runs.settings, jobs, missing, seconds, per_corruption)
 
 
 def task_and_protocol(

@@ -250,6 +250,7 @@ class Plan:
         cls,
         protocol: Protocol,
         store: Store,
+        settings: dict[str, Any],
         jobs: Sequence[Any],
         missing: Sequence[Any],
         seconds: Mapping[str, tuple[float, float]],
@@ -270,7 +271,7 @@ class Plan:
             corrupting,
             (corrupting + training) / protocol.jobs,
             protocol.jobs,
-            protocol.settings(store),
+            settings,
             store.failed,
         )
 
