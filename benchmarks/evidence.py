@@ -64,9 +64,15 @@ STANDARD = {
     "erasing": "erasing",
     "dsu": "dsu",
 }
+MIXED = "p=1,strength=0..1"  # the share of the networks as in the papers
 RANDOM = {
-    name: f"style:{name},{FULL}"
+    name: f"style:{name},{MIXED}"
     for name in ("randconv", "pro-randconv", "gin", "tone-curves", "random-filter")
+} | {
+    "gin or randconv": f"style:gin,{MIXED}/style:randconv,{MIXED}",
+    "preset unknown": "preset:unknown",
+    "preset stain": "preset:stain",
+    "preset drawings": "preset:drawings",
 }
 """Arms that need no image but those of the training."""
 REFERENCED = {
