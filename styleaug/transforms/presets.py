@@ -31,10 +31,10 @@ RANDCONV: dict[str, Any] = {"generator": "randconv", "p": 1.0, "strength": (0.0,
 GIN: dict[str, Any] = {"generator": "gin", "p": 1.0, "strength": (0.0, 1.0)}
 
 MIXTURES = {
-    "unknown": Preset("you do not know what will come", ((1, ART), (1, GIN))),
-    "stain": Preset("another laboratory, camera or dye", ((1, GIN),)),
-    "corruptions": Preset("noise, blur, weather, compression", ((1, {**ART, "p": 0.3}),)),
+    "unknown": Preset("you do not know what will come", ((1, GIN), (1, RANDCONV))),
+    "stain": Preset("another laboratory, camera or dye", ((1, GIN), (1, RANDCONV))),
     "drawings": Preset("paintings, cartoons, sketches", ((1, ART), (1, RANDCONV))),
+    "corruptions": Preset("noise, blur, weather; before TrivialAugment", ((1, {**ART, "p": 0.3}),)),
 }
 
 
