@@ -69,9 +69,7 @@ RANDOM = {
     name: f"style:{name},{MIXED}"
     for name in ("randconv", "pro-randconv", "gin", "tone-curves", "random-filter")
 } | {
-    "gin or randconv": f"style:gin,{MIXED}/style:randconv,{MIXED}",
     "preset unknown": "preset:unknown",
-    "preset stain": "preset:stain",
     "preset drawings": "preset:drawings",
 }
 """Arms that need no image but those of the training."""
@@ -108,6 +106,8 @@ CELLS = (
         "randstainna or photo or adain": f"@randstainna,{FULL},sampler=gaussian/@photo,{FULL}/@adain,{FULL}",
         "randstainna or photo or reinhard-rgb": f"@randstainna,{FULL},sampler=gaussian/@photo,{FULL}"
         f"/@reinhard-rgb,{FULL}",
+        "randstainna or photo or networks": "@randstainna,p=1,strength=1,sampler=gaussian"
+        f"/@photo,p=1,strength=1/style:gin,{MIXED}/style:randconv,{MIXED}",
         "randstainna always": "@randstainna,p=1,strength=1,sampler=gaussian",
         "adain art": f"style:art,{FULL}",
         "adain art or randconv": f"style:art,{FULL}/style:randconv,{FULL}",

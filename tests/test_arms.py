@@ -23,7 +23,7 @@ from styleaug.weights import save_generator
 
 PLAIN = [
     "jitter", "grey", "blur", "trivialaugment", "randaugment", "augmix", "prime", "erasing", "channel-swap",
-    "preset:stain",
+    "preset:unknown",
 ]  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def test_a_folder_called_like_a_step_is_a_folder(references, monkeypatch):
         ("mixstyle/jitter", "mixstyle acts inside the classifier"),
         ("none/dsu,p=.1", "dsu acts inside the classifier"),
         ("fda:nowhere", "there is no folder nowhere"),
-        ("preset:stains", "there is no preset 'stains'. Did you mean 'stain'"),
+        ("preset:drawing", "there is no preset 'drawing'. Did you mean 'drawings'"),
     ],
 )
 def test_a_bad_arm_says_what_is_wrong(spec, said):

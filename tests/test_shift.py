@@ -204,7 +204,7 @@ def evidence(
     [
         (evidence(0.5, 0.5, 0.5, (0.0, 0.0, 0.0)), "no shift", None, None),
         (evidence(0.5, 0.5, 0.95, (0.0, 0.0, 3.0)), "content only", None, None),
-        (evidence(), "one instrument", "randstainna", "stain"),
+        (evidence(), "one instrument", "randstainna", "unknown"),
         (evidence(variety=13), "many scenes", "adain", "drawings"),
         (evidence(variety=13, texture=0.5, apart=(3.0, 0.2, 1.0)), "colour only", "randstainna", "unknown"),
     ],

@@ -160,7 +160,7 @@ def bank_option() -> Callable[[Any], Any]:
 def mixture_options(command: Any) -> Any:
     """Let a command take `--preset NAME`, and `--bank` several times; see `mixture`."""
     chosen = click.option(
-        "--preset", help="Mixture for a shift, in place of a bank: unknown, drawings, stain, corruptions."
+        "--preset", help="Mixture for a shift, in place of a bank: unknown, drawings or corruptions."
     )
     bank = click.option(
         "--bank", multiple=True,

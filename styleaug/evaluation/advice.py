@@ -197,7 +197,7 @@ _RULES = (
         best_colour,
         "The training images vary little in lightness among themselves, as from one instrument, so a "
         "classifier takes their colours for granted: give them others and keep their texture.",
-        "stain",
+        "unknown",
     ),
     _Rule(
         "colour only",

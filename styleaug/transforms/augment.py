@@ -211,7 +211,7 @@ class StyleAugment(AbstractAugment):
         Use it like a `StyleAugment`; adapters take it in place of a bank. docs/presets.md has the figures.
 
         Args:
-            name: `"unknown"`, `"drawings"`, `"stain"` or `"corruptions"`.
+            name: `"unknown"`, `"drawings"` or `"corruptions"`.
             p: probability that a row is styled; None is the preset's own.
             options: of all its parts, such as `value_range` or `channels`; see `StyleAugment`.
 

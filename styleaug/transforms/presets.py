@@ -31,9 +31,8 @@ RANDCONV: dict[str, Any] = {"generator": "randconv", "p": 1.0, "strength": (0.0,
 GIN: dict[str, Any] = {"generator": "gin", "p": 1.0, "strength": (0.0, 1.0)}
 
 MIXTURES = {
-    "unknown": Preset("you do not know what will come", ((1, GIN), (1, RANDCONV))),
-    "stain": Preset("another laboratory, camera or dye", ((1, GIN), (1, RANDCONV))),
-    "drawings": Preset("paintings, cartoons, sketches", ((1, ART), (1, RANDCONV))),
+    "unknown": Preset("another stain, camera or scanner, or you do not know", ((1, GIN), (1, RANDCONV))),
+    "drawings": Preset("paintings, cartoons, sketches", ((2, ART), (1, RANDCONV))),
     "corruptions": Preset("noise, blur, weather; before TrivialAugment", ((1, {**ART, "p": 0.3}),)),
 }
 
