@@ -15,7 +15,7 @@ from typing import Any, Self, Unpack, get_args
 
 import torch
 from jaxtyping import Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 from torchvision import tv_tensors
 
@@ -332,7 +332,7 @@ class StyleAugment(AbstractAugment):
                 batch, or masks that are missing or do not fit.
         """
         if params is None:
-            return super().apply(images)
+            return nn.Module.apply(self, images)
         if len(params["rows"]) == 0:
             self.check(images)
             return images

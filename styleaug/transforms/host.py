@@ -138,7 +138,9 @@ def held(
     Raises:
         ConfigError: options beside a transform, which has its own.
     """
-    augment: Any = from_settings(bank) if isinstance(bank, Mapping) else bank
+    augment: Any = bank
+    if isinstance(bank, Mapping) and bank.keys() & {"bank", "transforms"}:
+        augment = from_settings(bank)
     if not isinstance(augment, AbstractAugment):
         return StyleAugment(augment, p=1.0, **options), usual if p is None else check_share("p", p)
     given = [name for name, value in options.items() if is_unusual(name, value)]
