@@ -94,7 +94,7 @@ def apply_folder(
             it), or one such shard. It is never changed.
         out: folder to write to; it is made if it is missing. It must lie outside `source`.
         bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`. Or a transform in
-            its place: a `StyleAugment`, a `OneOf`, a preset.
+            its place: a `StyleAugment`, a `OneOf`, a preset, a `StyleNormalize`.
         copies: number of copies of each image. With 1, `photo.jpg` keeps its name; with more, the copies are
             `photo-1.jpg`, `photo-2.jpg`, ... Keys in tar files change in the same way; rows of Parquet
             files are repeated.

@@ -81,7 +81,10 @@ class StyleNormalize(AbstractAugment):
     ):
         super().__init__()
         if bank is None and generator is None:
-            raise ConfigError("StyleNormalize needs the bank of the images that a network knows; fit one.")
+            raise ConfigError(
+                "StyleNormalize needs the bank of a network's training images. Fit one: styleaug fit-style "
+                "FOLDER -o home.safetensors"
+            )
         self.strength = check_share("strength", strength)
         self.augment = StyleAugment(
             bank,
