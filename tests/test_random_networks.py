@@ -152,3 +152,11 @@ def test_a_kernel_of_one_pixel_changes_pixels_by_their_own_colour():
     wanted = generator("randconv")(images, codes, torch.ones(1)).flatten(2)
     order = torch.randperm(24 * 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(styled.flatten(2), wanted[..., order], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["randconv", "gin"])
+@pytest.mark.parametrize("level", [0.03, 0.97])
+def test_no_image_becomes_all_black_or_white(name, level):
+    images = level + 0.02 * (photos(1).expand(40, -1, -1, -1) - 0.5)
+    means = generator(name)(images, drawn(name, 40), torch.ones(40)).mean(dim=(2, 3))
+    assert means.min() > 0.09 and means.max() < 0.91
