@@ -80,6 +80,12 @@ REFERENCED = {
 """Arms of other libraries that use target images."""
 
 
+NORMALIZED = {
+    f"normalize {name}": f"normalize:<{name} of home>" for name in ("reinhard-lab", "macenko", "photo")
+}
+"""Training images stay plain; each test image is brought to the mean style of the training images."""
+
+
 def on_targets(*generators: str, options: str = FULL) -> dict[str, str]:
     """Return an arm for each generator, with a bank of each target."""
     return {name: f"@{name},{options}" for name in generators}
@@ -88,6 +94,7 @@ def on_targets(*generators: str, options: str = FULL) -> dict[str, str]:
 CELLS = (
     STANDARD
     | RANDOM
+    | NORMALIZED
     | REFERENCED
     | {"reinhard-rgb (channel swap)": f"@reinhard-rgb,{FULL}"}
     | on_targets("reinhard-lab", "histogram", "fourier", "macenko", "vahadane")
@@ -172,7 +179,7 @@ UNCHOSEN = STANDARD | RANDOM | REFERENCED | {
     "reinhard-rgb (channel swap)": f"@reinhard-rgb,{FULL}",
 } | on_targets("reinhard-lab", "histogram", "fourier", "photo", "adain")  # fmt: skip
 """Arms of the questions on which nothing is chosen."""
-COLON = UNCHOSEN | on_targets("macenko", "vahadane") | {
+COLON = UNCHOSEN | NORMALIZED | on_targets("macenko", "vahadane") | {
     "hed-jitter": f"style:hed-jitter,{FULL}",
     "randstainna": f"@randstainna,{FULL},sampler=gaussian",
     "randstainna or photo": f"@randstainna,{FULL},sampler=gaussian/@photo,{FULL}",
@@ -268,8 +275,13 @@ def fit_bank(generator: str, images: Path, bank: Path, *options: str) -> None:
         sys.exit(f"evidence: styleaug fit-style --generator {generator}: {done.stderr}")
 
 
-def spelled(spec: str, targets: list[str]) -> str:
-    """Put the target banks, which are fitted here, and the target folders into an arm."""
+def spelled(spec: str, targets: list[str], home: str) -> str:
+    """Put banks of the targets and of home, which are fitted here, and the target folders into an arm."""
+
+    def home_bank(match: re.Match[str]) -> str:
+        file = f"{match[1]}-{home}.safetensors"
+        fit_bank(match[1], Path(home), Path(file))
+        return file
 
     def banks(match: re.Match[str]) -> str:
         generator, options = match[1], match[2] or ""
@@ -278,6 +290,7 @@ def spelled(spec: str, targets: list[str]) -> str:
         return "/".join(f"style:{generator}-{target}.safetensors{options}" for target in targets)
 
     spec = spec.replace("@targets", ",".join(targets))
+    spec = re.sub(r"<([a-z-]+) of home>", home_bank, spec)
     return re.sub(r"@([a-z-]+)((?:,[a-z_]+=[^,+/@]+)*)", banks, spec)
 
 
@@ -346,7 +359,7 @@ def ask(name: str, question: Question, args: argparse.Namespace) -> str:
         found = evaluate_robustness(
             train,
             home | {target: target for target in targets},
-            arms=[f"{arm}={spelled(spec, targets)}" for arm, spec in chosen.items()],
+            arms=[f"{arm}={spelled(spec, targets, train)}" for arm, spec in chosen.items()],
             classifier=question.classifier,
             recipe=recipe,
             weights=weights,
