@@ -28,7 +28,7 @@ def test_the_arms_of_the_evidence_can_be_read(monkeypatch):
     for question in evidence.QUESTIONS.values():
         for arm, spec in question.arms.items():
             targets = [place.rpartition("/")[2] for place in question.tests]
-            read = parse_arm(f"{arm}={evidence.spelled(spec, targets, "home")}")
+            read = parse_arm(f"{arm}={evidence.spelled(spec, targets, 'home')}")
             assert read.name == arm and "@" not in read.spec
             assert all(target in read.spec for target in targets) == ("@" in spec) or not targets
     assert {"photo-mnist_m.safetensors", "photo-home.safetensors"} <= set(fitted)
