@@ -91,8 +91,8 @@ def evaluate_robustness(
         missing = [job for job in jobs if job.key not in done]
         began = time.monotonic()
         with Workers(protocol.jobs) as each:
-            for task in corruption_tasks(protocol, store, missing):
-                each.add(write_corrupted, task)
+            for corruption in corruption_tasks(protocol, store, missing):
+                each.add(write_corrupted, corruption)
             for number, total in each.run():
                 report("corrupting", number, total)
             for job in missing:

@@ -156,7 +156,7 @@ def surface_dice(
     """
     if not has_surface_dice():
         raise missing_extra("the normalised surface distance", "monai and scipy", "monai")
-    from monai.metrics import SurfaceDiceMetric
+    from monai.metrics.surface_dice import SurfaceDiceMetric
 
     measure: Any = SurfaceDiceMetric([tolerance] * classes, include_background=True)
     seen = (masks != VOID)[:, None]

@@ -26,7 +26,7 @@ _KNOWN = (
 )
 
 FROM_SCRATCH_MASKS = Recipe(
-    side=128, epochs=30, lr=4e-3, batch=8, weight_decay=1e-3, label_smoothing=0.0, geometry="cells"
+    side=128, epochs=25, lr=4e-3, batch=8, weight_decay=1e-3, label_smoothing=0.0, geometry="cells"
 )
 FINE_TUNED_MASKS = Recipe(
     side=128, epochs=20, lr=5e-4, batch=8, weight_decay=1e-3, label_smoothing=0.0, geometry="cells"
