@@ -1,4 +1,4 @@
-"""Train classifiers with each arm and test them on other domains (`styleaug evaluate robustness`)."""
+"""Train a network with each arm and test it on other domains (`styleaug evaluate robustness`)."""
 
 from styleaug import importer
 

@@ -10,6 +10,8 @@ equal chance, or in proportion to the option `weight` of every step (1 where it 
     style:art,weight=3/style:randconv     three images in four get styles of art
     preset:unknown                        a mixture, as `StyleAugment.preset` makes it
     competitor=fda:photos,sketches        references from two folders; called "competitor"
+        style:gin,splice=mask,parts=3         with masks: a style for label 1, one for 2, one for the rest
+        style:art,preserve=.9,protect=mask    with masks: labels above 0 keep their contrast
     normalize:home.safetensors            training images plain; all tests in the mean style of the bank
 """
 

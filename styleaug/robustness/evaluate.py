@@ -1,4 +1,4 @@
-"""Train a classifier with each arm, and test it at home, in other domains and on corrupted images."""
+"""Train a network with each arm, and test it at home, in other domains and on corrupted images."""
 
 import re
 import tempfile
@@ -51,18 +51,22 @@ def evaluate_robustness(
     said: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> Robustness:
-    """Train a classifier with each arm and seed, and compare their scores.
+    """Train a network with each arm and seed, and compare their scores.
 
     All arms of a seed share the split, the initial weights, the order of the batches, geometry and
     dropout, so that they are compared in pairs. The weights of the last epoch are tested; nothing is
-    selected. Scores are the mean recall over the classes.
+    selected. The score of a classifier is the recall, averaged over the classes; that of a segmentation is
+    the Dice, see `Segmentation`.
 
     Args:
-        train: folder with a subfolder for each class; a part is held out as the home test.
+        train: folder with a subfolder for each class, or images with masks, see `read_masked_images`; a part
+            is held out as the home test.
         tests: folders of other domains, with or without names; the one called `"home"` is the home test.
         arms: lines as in `styleaug.robustness.arms`.
-        task: name of the task, or a `Task`.
-        out: result file, written after every run; finished runs are not repeated. None writes no file.
+        task: `"classification"`, `"segmentation"`, or a `Segmentation` with its settings.
+        out: result file, written after every run; finished runs are not repeated. None writes no file. A
+            segmentation draws pictures into a folder beside it: the best, the median and the worst image
+            of each domain, from the runs of seed 0.
         redo: repeat the runs of these arms and seeds.
         strict: raise an error for the first file that cannot be read; False leaves such files out.
         skip: with masks, leave out files that cannot be used; False raises an error for the first.
@@ -133,7 +137,7 @@ def plan_robustness(
         train: folder with a subfolder for each class.
         tests: folders of other domains.
         arms: lines as in `styleaug.robustness.arms`.
-        task: name of the task, or a `Task`.
+        task: `"classification"`, `"segmentation"`, or a `Segmentation` with its settings.
         out: result file; it is read, not written.
         redo: plan the finished runs of these arms and seeds again.
         strict: raise an error for the first file that cannot be read.

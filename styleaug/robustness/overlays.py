@@ -95,5 +95,5 @@ def border(mask: Tensor) -> Tensor:
 
 
 def colour_of(index: int) -> tuple[float, ...]:
-    """Return a bright colour for each class, different from those of its neighbours."""
-    return tuple(255 * part for part in colorsys.hsv_to_rgb(0.33 + 0.618034 * index, 1.0, 1.0))
+    """Return a bright colour for each class: green for the first after the background, then far ones."""
+    return tuple(255 * part for part in colorsys.hsv_to_rgb(0.33 + 0.618034 * (index - 1), 1.0, 1.0))
