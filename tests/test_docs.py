@@ -64,6 +64,8 @@ def test_a_table_follows_its_result():
 def test_python_compiles_and_its_names_exist(code):
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "styleaug":
+            if str(node.module).endswith("nnunet"):
+                pytest.importorskip("nnunetv2", reason="nnU-Net is in an environment of its own")
             module = importlib.import_module(str(node.module))
             for alias in node.names:
                 assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"

@@ -92,12 +92,14 @@ class StyleTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         """Build the network, as the host does, and read the styles."""
         super().initialize()
+        plans, configuration = self.plans_manager, self.configuration_manager
+        self.read_styles(determine_num_input_channels(plans, configuration, self.dataset_json))
+
+    def read_styles(self, inputs: int) -> None:
+        """Make the transform from `styles`, for a network with this number of input channels."""
         given = dict(self.styles) if isinstance(self.styles, dict) else {"bank": self.styles}
-        self.stylizer, p = nnunet_style(given.pop("bank", None), given.pop("p", None), given, batch=True)
-        self.stylizer = self.stylizer.with_p(p)
-        inputs = determine_num_input_channels(
-            self.plans_manager, self.configuration_manager, self.dataset_json
-        )
+        stylizer, p = nnunet_style(given.pop("bank", None), given.pop("p", None), given, batch=True)
+        self.stylizer = stylizer.with_p(p)
         masks = len(self.label_manager.foreground_labels) if self.is_cascaded else 0
         self.image_channels = inputs - masks
 
