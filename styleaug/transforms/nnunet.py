@@ -1,5 +1,8 @@
 """nnU-Net: a transform for batchgeneratorsv2, and a trainer that styles whole batches on its device."""
 
+# pyright: reportMissingImports=false, reportUntypedBaseClass=false
+# nnU-Net holds timm back, so where this is checked it is not installed.
+
 from typing import Any, ClassVar, Unpack
 
 import torch
