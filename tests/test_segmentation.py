@@ -375,6 +375,23 @@ def test_a_training_mask_that_cannot_be_used(tmp_path):
         evaluate_robustness(root, skip=True, strict=True, **options)
 
 
+def test_stray_values_are_no_labels(tmp_path):
+    root = draw(tmp_path / "set", 8, 3, labels=(0, 128, 255), size=(64, 64))
+    path = root / "masks" / "2.png"
+    mask = np.array(Image.open(path))
+    mask[40:42, 40] = 7
+    Image.fromarray(mask).save(path)
+    found = read_masked_images(root, SIDE)
+    assert found.labels == (0, 128, 255) and len(found.images) == 7
+    assert "its values 7 are in so few pixels" in found.failed[0][1]
+    assert found.failed[0][1].endswith("classes=0,128,255,7.")
+    assert read_masked_images(root, SIDE, labels=(0, 7, 128, 255)).failed == ()
+    assert read_masked_images(root, SIDE, void=7).failed == ()
+    mask[40:42, 40:45] = 7  # ten pixels
+    Image.fromarray(mask).save(path)
+    assert read_masked_images(root, SIDE).labels == (0, 7, 128, 255)
+
+
 def test_sources_that_are_none(folders, tmp_path):
     with pytest.raises(FileError, match="needs the folders images and masks with files of the same names"):
         read_masked_images(tmp_path, SIDE)

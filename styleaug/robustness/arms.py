@@ -3,15 +3,15 @@
 `+` joins steps that are done one after the other. `/` joins alternatives: each image gets one of them, with
 equal chance, or in proportion to the option `weight` of every step (1 where it is not written).
 
-        none                                  no change
+    none                                  no change
     jitter+grey                           colour jitter, then some grey images
     style:art,p=.5,strength=.5..1         styles of a bank, a generator, a file or a run folder
     style:a.safetensors/style:b.safetensors+trivialaugment
     style:art,weight=3/style:randconv     three images in four get styles of art
     preset:unknown                        a mixture, as `StyleAugment.preset` makes it
     competitor=fda:photos,sketches        references from two folders; called "competitor"
-        style:gin,splice=mask,parts=3         with masks: a style for label 1, one for 2, one for the rest
-        style:art,preserve=.9,protect=mask    with masks: labels above 0 keep their contrast
+    style:gin,splice=mask,parts=3         with masks: a style for label 1, one for 2, one for the rest
+    style:art,preserve=.9,protect=mask    with masks: labels above 0 keep their contrast
     normalize:home.safetensors            training images plain; all tests in the mean style of the bank
 """
 

@@ -38,6 +38,8 @@ NO_BACKGROUND = -1
 """Label of the background if all labels count."""
 MOST_LABELS = 64
 """Largest number of labels that are taken from the masks, if none are named."""
+STRAY_PIXELS, STRAY_MASKS = 1e-4, 0.05
+"""A label in a smaller share of all pixels, and in no larger share of the masks, seems to be an error."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Square:
-    """A square image, its mask, and the labels of the whole mask."""
+    """A square image, its mask, and the number of pixels of each label in the whole mask."""
 
     image: UInt8[Tensor, "3 S S"]
     mask: Integer[Tensor, "S S"]
-    labels: frozenset[int]
+    labels: dict[int, int]
 
 
 def read_masked_images(
@@ -128,14 +130,16 @@ def read_masked_images(
         entries, lambda entry: read_square_pair(entry, side, fit), threads, report, lambda entry: entry.blamed
     )
     usable = [(entry, square) for entry, square in zip(entries, squares, strict=True) if square is not None]
-    found = set().union(*(square.labels for _, square in usable)) - {void}
+    found = set[int]().union(*(square.labels for _, square in usable)) - {void}
     renamed = found <= {0, 255} and 255 not in (labels or ()) and void != 255
-    known = tuple(labels) if labels is not None else labels_of(found, background, renamed=renamed)
+    stray = stray_labels([square.labels for _, square in usable]) - {void} if labels is None else set[int]()
+    known = tuple(labels) if labels is not None else labels_of(found - stray, background, renamed=renamed)
     good = []
     for entry, square in usable:
-        foreign = sorted({rename(label, renamed) for label in square.labels - {void}} - set(known))
+        foreign = sorted({rename(label, renamed) for label in square.labels if label != void} - set(known))
         if foreign:
-            failed.append((entry.blamed, foreign_labels(entry.blamed, foreign, known)))
+            why = foreign_labels if labels is not None else named_as_stray
+            failed.append((entry.blamed, why(entry.blamed, foreign, known)))
         else:
             good.append((entry, square))
     if not good:
@@ -165,6 +169,28 @@ def rename(label: int, renamed: bool) -> int:
 def labels_of(found: set[int], background: int, *, renamed: bool) -> tuple[int, ...]:
     """Return the labels in order, the background first."""
     return tuple(sorted({rename(label, renamed) for label in found}, key=lambda at: (at != background, at)))
+
+
+def stray_labels(masks: Sequence[dict[int, int]]) -> set[int]:
+    """Return the labels that are in few pixels of few masks, from the pixels of each label in each mask."""
+    totals: dict[int, int] = {}
+    within: dict[int, int] = {}
+    for counts in masks:
+        for label, count in counts.items():
+            totals[label] = totals.get(label, 0) + count
+            within[label] = within.get(label, 0) + 1
+    least, few = STRAY_PIXELS * sum(totals.values()), max(1, STRAY_MASKS * len(masks))
+    return {label for label, count in totals.items() if count < least and within[label] <= few}
+
+
+def named_as_stray(path: Path, foreign: list[int], known: Sequence[int]) -> str:
+    """Return the reason why a mask with values that seem to be no labels cannot be used."""
+    named = ", ".join(map(str, foreign[:5]))
+    labels = ",".join(map(str, known))
+    return (
+        f"{path}: its values {named} are in so few pixels and masks that they seem to be errors. Change the "
+        f"mask, or name all labels, such as classes={labels},{foreign[0]}."
+    )
 
 
 def foreign_labels(path: Path, foreign: list[int], known: Sequence[int]) -> str:
@@ -280,7 +306,9 @@ def read_square_pair(entry: Entry, side: int, fit: Squaring) -> Square:
     mask = middle_square(numbers) if fit == "crop" else numbers
     # Interpolation takes no integers; float64 holds all labels exactly.
     mask = F.interpolate(mask[None, None].double(), size=(side, side), mode="nearest-exact")[0, 0].long()
-    return Square(squared(to_float(pixels), side, fit), mask, frozenset(map(int, np.unique(numbers.numpy()))))
+    found, counts = np.unique(numbers.numpy(), return_counts=True)
+    labels = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    return Square(squared(to_float(pixels), side, fit), mask, labels)
 
 
 def read_mask_numbers(path: Path) -> np.ndarray:
