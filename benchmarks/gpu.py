@@ -8,7 +8,8 @@ One process, everything in turns, medians of the rounds:
                 reference VGG-19 AdaIN in bfloat16, torchvision's and kornia's colour chains
     32 px       a training step of a small ResNet on 32-px images, with and without styles at p=0.5
 
-The share of a ResNet-50 step is in `cost.py --device cuda`.
+The share of a ResNet-50 step is in `cost.py --device cuda`. `gpu.sh` runs both and the tests that
+need a GPU. Without STYLEAUG_WEIGHTS the reference is left out.
 """
 
 import argparse
@@ -31,20 +32,13 @@ from styleaug import StyleAugment
 NAMES = ("reinhard-rgb", "photo", "adain")
 
 
-def peers(images: Tensor, weights: Path) -> dict[str, Callable[[], object]]:
+def peers(images: Tensor) -> dict[str, Callable[[], object]]:
     """Make the calls that we are compared with."""
-    device, count = images.device, len(images)
     chain = v2.Compose([v2.ColorJitter(0.4, 0.4, 0.4, 0.1), v2.RandomGrayscale(0.2), v2.RandomAutocontrast()])
     calls: dict[str, Callable[[], object]] = {"torchvision colour chain": lambda: chain(images)}
-    reference = ReferenceAdaIN(weights).to(device, torch.bfloat16).to(memory_format=torch.channels_last)
-    codes, strength = torch.rand(count, 1024, device=device), torch.ones(count, device=device)
-
-    @torch.inference_mode()
-    def adain() -> None:
-        for part in torch.arange(count).split(32):
-            reference(images[part].float() / 255, codes[part], strength[part])
-
-    calls["AdaIN VGG-19 (reference)"] = adain
+    weights = os.environ.get("STYLEAUG_WEIGHTS")
+    if weights:
+        calls |= {"AdaIN VGG-19 (reference)": reference_adain(images, Path(weights))}
     try:
         import kornia.augmentation as K
     except ImportError:
@@ -54,16 +48,30 @@ def peers(images: Tensor, weights: Path) -> dict[str, Callable[[], object]]:
     return calls
 
 
+def reference_adain(images: Tensor, weights: Path) -> Callable[[], object]:
+    """Make the call of the reference, in bfloat16."""
+    device, count = images.device, len(images)
+    reference = ReferenceAdaIN(weights).to(device, torch.bfloat16).to(memory_format=torch.channels_last)
+    codes, strength = torch.rand(count, 1024, device=device), torch.ones(count, device=device)
+
+    @torch.inference_mode()
+    def adain() -> None:
+        for part in torch.arange(count).split(32):
+            reference(images[part].float() / 255, codes[part], strength[part])
+
+    return adain
+
+
 def throughput(args: argparse.Namespace) -> dict[str, dict]:
     """Measure images per second at 224 px."""
     device = torch.device(args.device)
     images = photographs(args.batch, 224, device)
     calls: dict[str, Callable[[], object]] = {}
-    for compiled in (False, True):
+    for compiled in (False,) if args.quick else (False, True):
         for name in NAMES:
             augment = StyleAugment(**styles(name), p=1.0, compiled=compiled)
             calls[name + " compiled" * compiled] = lambda augment=augment: augment(images)
-    calls |= peers(images, Path(os.environ["STYLEAUG_WEIGHTS"]))
+    calls |= peers(images)
     spent = {name: statistics.median(times) for name, times in readings(calls, device, args.rounds).items()}
     return {
         name: {"ms": round(1000 * seconds, 3), "images/s": round(args.batch / seconds)}
@@ -99,8 +107,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--quick", action="store_true", help="Four images, one round, nothing compiled.")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.quick:
+        args.batch, args.rounds = 4, 1
     rows = throughput(args) | slowdown(args)
     print(publish(args.out, f"Styles on {args.device}, batch {args.batch}", rows))
 

@@ -157,7 +157,7 @@ def check_weights(weights: Any) -> Float64[Tensor, " N"]:
         ConfigError: no row of real numbers, or weights that are negative, not finite, or all zero.
     """
     try:
-        found = torch.as_tensor(weights).detach().cpu()
+        found = torch.as_tensor(weights, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):
         found = torch.empty(0, dtype=torch.bool)
     if found.ndim != 1 or found.dtype == torch.bool or found.is_complex():

@@ -1,6 +1,7 @@
 """The benchmarks import, and that of the cost runs; what they measure is not tested here."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,22 @@ def test_every_part_of_the_cost_is_measured(tmp_path):
     tables = [rows for part in parts.values() for rows in part["tables"].values()]
     assert all({"reinhard-rgb", "photo"} <= {*rows, *next(iter(rows.values()))} for rows in tables)
     assert all(title in out.with_suffix(".md").read_text() for p in parts.values() for title in p["tables"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a shell script, and cost.py reads memory from /proc")
+def test_the_run_on_a_gpu_starts_and_says_what_failed(tmp_path):
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(
+        [FOLDER / "gpu.sh", "--dry-run", tmp_path], env=environment, capture_output=True, text=True
+    )
+    logs = {path.name: path.read_text() for path in tmp_path.glob("*.log")}
+    assert done.returncode == 0, (done.stdout, logs)
+    told = (tmp_path / "summary.txt").read_text()
+    assert [line.split(",")[0] for line in told.splitlines()] == ["tests", "throughput", "cost"]
+    assert told.count(" s: ok") == 3 and told in done.stdout
+    assert {"gpu.json", "gpu.md", "cost.json", "cost.md"} <= {path.name for path in tmp_path.iterdir()}
+    broken = subprocess.run(
+        [FOLDER / "gpu.sh", "--dry-run", tmp_path], env={**environment, "PYTHON": "/bin/false"}, text=True
+    )
+    assert broken.returncode == 1 and (tmp_path / "summary.txt").read_text().count("FAILED with exit 1") == 3

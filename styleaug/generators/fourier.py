@@ -139,6 +139,12 @@ class FullFourier(AbstractGenerator):
     exports = False
     code_length = 3 * (1 + _LOGS)
     code_range = (3 * [0.0, *_LOGS * [_LEAST]], 3 * [1.0, *_LOGS * [_MOST]])
+    nodes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A buffer, as to copy numbers to a GPU in each call would wait for it.
+        self.register_buffer("nodes", torch.tensor(NODES, dtype=torch.float32), persistent=False)
 
     def extra_repr(self) -> str:
         """Return the nodes as text; they are part of the fingerprint."""
@@ -155,7 +161,7 @@ class FullFourier(AbstractGenerator):
             around = down.T @ amplitude @ across / share.clamp(min=1e-6)
         around[:, :, len(NODES) - 1, 0] = 0
         # Nodes that the image is too small for repeat the highest that it has.
-        nodes, index = images.new_tensor(NODES), torch.arange(len(NODES), device=images.device)
+        nodes, index = self.nodes.to(images), torch.arange(len(NODES), device=images.device)
         row = index.minimum((2 * nodes < height).sum() - 1)
         row = len(NODES) - 1 + torch.cat([-row[1:].flip(0), row])
         column = index.minimum((2 * nodes < width).sum() - 1)
@@ -202,7 +208,7 @@ class FullFourier(AbstractGenerator):
     ) -> tuple[Float[Tensor, "H U"], Float[Tensor, "W2 V"], Float[Tensor, "H W2"]]:
         """Compute weights of the nodes for each frequency, and the number of pixels over the frequency."""
         rows, columns = frequencies(height, like), frequencies(width, like)[: width // 2 + 1].abs()
-        across = like.new_tensor(NODES)
+        across = self.nodes.to(like)
         down = torch.cat([-across[1:].flip(0), across])
         distance = (rows[:, None].square() + columns.square()).clamp(min=1).rsqrt()
         return linear_weights(rows, down), linear_weights(columns, across), distance * (height * width)

@@ -115,7 +115,8 @@ class AbstractRecipe(ABC, Generic[Config]):
     def noise(self, rows: int, length: int) -> Float[Tensor, "B Z"]:
         """Draw standard normal numbers for the whole batch and return this process's rows."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        return torch.randn(rows * world, length)[rank * rows :][:rows].to(self.fabric.device)
+        drawn = torch.randn(rows * world, length)[rank * rows :][:rows]
+        return drawn.to(self.fabric.device, non_blocking=True)
 
 
 @contextmanager

@@ -196,7 +196,8 @@ class Training:
 
     def to_device(self, crops: Tensor) -> Tensor:
         """Move crops to the device, in the memory layout that is fast for convolutions."""
-        return crops.to(self.fabric.device).contiguous(memory_format=torch.channels_last)
+        there = crops.to(self.fabric.device, non_blocking=True)
+        return there.contiguous(memory_format=torch.channels_last)
 
     def advance(self, batch: list[Tensor]) -> dict[str, Tensor]:
         """Take one step: seed, schedule, recipe, averaged weights."""

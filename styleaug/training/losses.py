@@ -69,7 +69,8 @@ def edge_correlation(
             Sobel's two filters.
     """
     if kernels is None:
-        kernel = torch.tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]], dtype=one.dtype, device=one.device)
+        side = 1 - torch.arange(3, dtype=one.dtype, device=one.device)  # copied numbers would wait for a GPU
+        kernel = (2 - side.abs())[:, None] * side
         kernels = torch.stack([kernel, kernel.T])
     edges = []
     for images in (one, other):

@@ -112,11 +112,13 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
         picked = self.draw_styles(count)[mine]
         special = torch.arange(count) % self.special_every == 0
         own = special & (torch.rand(count) < 0.5)
-        strength = torch.where(special & ~own, torch.rand(count), 1.0)[mine].to(device)
-        own, special = own[mine].to(device), special[mine].to(device)
-        style = as_floats(self.style_crops[picked].to(device)).contiguous(memory_format=torch.channels_last)
-        wanted = [stats[picked].to(device) for stats in self.style_stats]
-        return self.update("generator", self.losses(source, style, strength, own, special, wanted))
+        strength = torch.where(special & ~own, torch.rand(count), 1.0)[mine]
+        crops = self.style_crops[picked].to(device, non_blocking=True)
+        style = as_floats(crops).contiguous(memory_format=torch.channels_last)
+        wanted = [stats[picked].to(device, non_blocking=True) for stats in self.style_stats]
+        return self.update(
+            "generator", self.losses(source, style, strength, own[mine], special[mine], wanted)
+        )
 
     def losses(
         self,
@@ -130,25 +132,29 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
         """Compute the losses of painted images against the style's statistics and the content's shapes.
 
         `own` rows have the content's own style. `special` rows are those and the rows with a `strength`
-        below 1; they also need the content's own statistics.
+        below 1; they also need the content's own statistics. Both and `strength` lie on the CPU, so that
+        the host knows which rows they are without waiting for a GPU.
         """
-        config = self.config
+        config, device = self.config, content.device
         codes = self.generator.encode_style(style)
         if own.any():
-            codes[own] = self.generator.encode_style(content[own]).to(codes.dtype)
-        painted = self.generator.paint(content, codes, strength)
+            rows = own.nonzero()[:, 0].to(device, non_blocking=True)
+            codes[rows] = self.generator.encode_style(content[rows]).to(codes.dtype)
+        painted = self.generator.paint(content, codes, strength.to(device, non_blocking=True))
         levels = self.network(painted)
         with torch.no_grad():
             shapes = self.network(content, depth=self.content_depth)[-1]
             if special.any():
-                amount = torch.where(own, 0.0, strength)[special, None]
-                for stats, level in zip(wanted, self.network(content[special]), strict=True):
-                    stats[special] = torch.lerp(channel_stats(level), stats[special], amount)
+                amount = torch.where(own, 0.0, strength)[special, None].to(device, non_blocking=True)
+                rows = special.nonzero()[:, 0].to(device, non_blocking=True)
+                for stats, level in zip(wanted, self.network(content[rows]), strict=True):
+                    stats[rows] = torch.lerp(channel_stats(level), stats[rows], amount)
+        changed = (painted - content).abs().mean(dim=(1, 2, 3))
         return {
             "style": config.style_weight * style_loss(levels, wanted),
             "content": config.content_weight * content_loss(levels[self.content_depth - 1], shapes),
             "edges": config.edge_weight * edge_loss(painted, content),
-            "identity": config.identity_weight * ((painted - content).abs().mean(dim=(1, 2, 3)) * own).mean(),
+            "identity": config.identity_weight * (changed * own.to(device, non_blocking=True)).mean(),
             "gamut": config.gamut_weight * gamut_loss(painted),
         }
 
@@ -297,7 +303,8 @@ class CUTRecipe(AbstractAdversarial[CUTConfig]):
     def compare(self, keys: list[Tensor], queries: list[Tensor]) -> Float[Tensor, " B"]:
         """Compute PatchNCE of each row at random positions of every level."""
         count = self.config.patches
-        places = [torch.randperm(x.shape[2] * x.shape[3])[:count].to(x.device) for x in keys]
+        drawn = [torch.randperm(x.shape[2] * x.shape[3])[:count] for x in keys]
+        places = [each.to(x.device, non_blocking=True) for each, x in zip(drawn, keys, strict=True)]
         with torch.no_grad():
             wanted = self.embedding([level.detach() for level in keys], places)
         found = self.embedding(queries, places)

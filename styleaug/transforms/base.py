@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from styleaug.errors import ImageError
+from styleaug.errors import ConfigError, ImageError
 from styleaug.generators.ambient import as_usual
 from styleaug.images import Restore, ValueRange, to_pixels
 from styleaug.transforms.form import check_form
@@ -138,7 +138,16 @@ class AbstractAugment(v2.Transform):
 
     @as_usual(for_autograd=True)
     def draw(self, count: int, rng: torch.Generator | None = None) -> StyleParams:
-        """Draw parameters for a batch of `count` rows. Gates come first, so unpicked rows cost nothing."""
+        """Draw parameters for a batch of `count` rows. Gates come first, so unpicked rows cost nothing.
+
+        Raises:
+            ConfigError: a random generator that is not on the CPU.
+        """
+        if rng is not None and rng.device.type != "cpu":
+            raise ConfigError(
+                f"rng must be a generator on the CPU, got one on {rng.device}. Styles are drawn there, so "
+                "that a seed has one meaning on every device: rng=torch.Generator().manual_seed(seed)."
+            )
         return self.draw_rows((torch.rand(count, generator=rng) < self.p).nonzero()[:, 0], count, rng)
 
     @abstractmethod

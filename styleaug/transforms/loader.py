@@ -72,6 +72,7 @@ class StyleLoader:
         self.device = None if device is None else torch.device(device)
         if self.device is not None and self.device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device 'cuda' was asked for, but torch finds no GPU. Use device='cpu'.")
+        self._side: torch.cuda.Stream | None = None
         self._place = _Place(loader)
         if hasattr(loader, "state_dict"):
             # On the instance and only now: Lightning saves the state of every loader that has these.
@@ -117,7 +118,9 @@ class StyleLoader:
             close(batches)
 
     def _ahead(self, batches: Iterator[Any], seeds: Iterator[int], device: torch.device) -> Iterator[Any]:
-        side = torch.cuda.Stream(device)
+        if self._side is None:  # one for all epochs: torch keeps the memory of each stream apart
+            self._side = torch.cuda.Stream(device)
+        side = self._side
         ready: deque[tuple[Any, Any, Any]] = deque()
         failure: Exception | None = None
         try:

@@ -57,7 +57,10 @@ def place(generator: AbstractGenerator, device: torch.device, *, bfloat16: bool)
     tensors = (*generator.parameters(), *generator.buffers())
     if device.type == "cpu" and dtype is None and not any(value.is_inference() for value in tensors):
         return generator
-    return deepcopy(generator).to(device, dtype).to(memory_format=torch.channels_last)
+    placed = deepcopy(generator).to(device, dtype).to(memory_format=torch.channels_last)
+    if device.type == "cuda":  # another stream may be the next to read it
+        torch.cuda.current_stream(device).synchronize()
+    return placed
 
 
 @cache

@@ -178,10 +178,10 @@ def gradients(images: Float[Tensor, "K C H W"], edges: Edges, *, stride: int = S
     short = [max(0, 3 - length) for length in images.shape[-2:]]
     if any(short):
         images = F.pad(images, (0, short[1], 0, short[0]), mode="replicate")
-    kernels = edge_kernels(edges).to(images)[:, None]
+    kernels = edge_kernels(edges).to(images.dtype)[:, None]
     if images.shape[1] == 3:
         kernels = kernels * kernels.new_tensor([0.299, 0.587, 0.114])[:, None, None]
-    return F.conv2d(images, kernels, stride=stride)
+    return F.conv2d(images, kernels.to(images.device, non_blocking=True), stride=stride)
 
 
 def edge_kernels(edges: Edges) -> Float[Tensor, "D 3 3"]:
