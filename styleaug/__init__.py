@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from styleaug.offline.folder import apply_folder
     from styleaug.offline.stylizing import stylize
     from styleaug.samplers import Mix, Weighted
+    from styleaug.sharing.pushing import push_to_hub
     from styleaug.sheets import preview
     from styleaug.transforms.augment import StyleAugment
     from styleaug.transforms.guard import Preserve
@@ -70,6 +71,7 @@ __all__ = [
     "load_bank",
     "load_generator",
     "preview",
+    "push_to_hub",
     "stylize",
 ]
 
@@ -105,6 +107,7 @@ HOMES = {
     "load_bank": "weights",
     "load_generator": "weights",
     "preview": "sheets",
+    "push_to_hub": "sharing.pushing",
     "stylize": "offline.stylizing",
 }
 

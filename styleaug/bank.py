@@ -15,10 +15,11 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from styleaug.errors import BankError, FileError
+from styleaug.errors import BankError, ConfigError, FileError
 from styleaug.io.atomic import atomic
+from styleaug.io.hub import fetch, is_hub, read_reference
 from styleaug.io.paths import check_path, check_regular, in_utf8
-from styleaug.io.tensors import Damaged, check_digest, to_bytes
+from styleaug.io.tensors import BANK_FILE, MOST_BYTES, Damaged, check_digest, to_bytes
 
 __all__ = [
     "FORMAT",
@@ -204,7 +205,6 @@ _KEY = "styleaug_bank"
 """Key of our metadata in a safetensors file."""
 _KNOWN = {"format", "labels", *(item.name for item in fields(Provenance))}
 """Fields of the metadata in old banks, which have no digest."""
-_MAX_BYTES = 256 * 2**20
 _MAX_STYLES = 2**24
 MAX_CODE_LENGTH = 2**20
 _MAX_HEADER = 2**20
@@ -236,6 +236,9 @@ class StyleBank:
     Raises:
         BankError: the codes are empty, not a matrix or not finite, or the groups do not fit.
     """
+
+    origin: str = ""
+    """Where on the hub the bank was read: `"hf:OWNER/NAME@COMMIT"`, else empty. Not part of the file."""
 
     def __init__(
         self,
@@ -400,6 +403,7 @@ class StyleBank:
             "code_length": self.codes.shape[1],
             **self.provenance.facts(),
             **({} if self.groups is None else {"groups": self.count_groups()}),
+            **({"origin": self.origin} if self.origin else {}),
             "kilobytes": round(len(self.to_bytes()) / 1024, 1),
             "spread": round(self.spread(), 4),
         }
@@ -464,14 +468,75 @@ class StyleBank:
         except OSError as error:
             raise BankError(f"cannot open the bank {path}: {error.strerror or error}.") from None
 
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> "StyleBank":
+        """Read a bank from a repository of the Hugging Face hub, or from a local folder.
+
+        Only `bank.safetensors` and `generator.safetensors` are downloaded, into the cache of
+        `huggingface_hub`. `origin` of the bank holds the hash of the commit.
+
+        Args:
+            source: `"OWNER/NAME"`, `"hf:OWNER/NAME@REVISION"`, or the path of a folder with the file, which
+                goes first if it exists.
+            revision: a branch, a tag, or the full hash of a commit, which never changes; None is the main
+                branch.
+
+        Raises:
+            BankError: the file is damaged or not a bank, or the repository holds none.
+            ConfigError: `source` is neither a path that exists nor a repository's name.
+            FileError: the repository is missing or private, or the hub cannot be reached.
+            MissingExtraError: `huggingface_hub` is not installed.
+
+        Example:
+            >>> StyleBank.from_pretrained("owner/bank", revision="5f1c...")  # doctest: +SKIP
+        """
+        if not is_hub(source) and (path := check_path(source)).exists():
+            if revision is not None:
+                raise ConfigError(f"revision is for repositories of the hub; {path} is on this disk.")
+            return cls.load(path / BANK_FILE if path.is_dir() else path)
+        try:
+            read_reference(str(source), revision)
+        except ConfigError as error:
+            raise ConfigError(f"there is no folder {str(source)!r:.200}, and {error}") from None
+        folder, origin = fetch(str(source), revision)
+        if not (folder / BANK_FILE).is_file():
+            raise BankError(
+                f"{origin} holds a generator and no bank. Fit one: styleaug fit-style FOLDER --generator "
+                f"{origin} -o BANK.safetensors"
+            )
+        bank = cls.load(folder / BANK_FILE)
+        bank.origin = origin
+        return bank
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        generator: Any = None,
+        private: bool = True,
+        branch: str | None = None,
+        licence: str = "",
+    ) -> str:
+        """Push the bank to a repository of the Hugging Face hub; see `styleaug.push_to_hub`.
+
+        Example:
+            >>> bank.push_to_hub("owner/bank")  # doctest: +SKIP
+            'hf:owner/bank@5f1c...'
+        """
+        import styleaug  # its pictures need the transforms, which are built on this module
+
+        return styleaug.push_to_hub(
+            self, repo, generator=generator, private=private, branch=branch, licence=licence
+        )
+
 
 def read_bank(path: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
     """Read metadata, codes and groups; sizes are checked before memory is allocated."""
     if path.is_dir():
         raise BankError("is a folder; fit a bank from it with: styleaug fit-style FOLDER -o BANK.safetensors")
     size = check_regular(path).stat().st_size
-    if size > _MAX_BYTES:
-        raise BankError(f"has {size:,} bytes; a bank has at most {_MAX_BYTES:,}.")
+    if size > MOST_BYTES[BANK_FILE]:
+        raise BankError(f"has {size:,} bytes; a bank has at most {MOST_BYTES[BANK_FILE]:,}.")
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     if size < 8 or header > min(_MAX_HEADER, size):

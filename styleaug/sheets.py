@@ -27,7 +27,16 @@ from styleaug.transforms.host import Styles, held, member_drawn
 from styleaug.transforms.splice import Splice, SpliceKind
 from styleaug.weights import STAIN_GENERATORS, pretrained_folder
 
-__all__ = ["check_report", "contact_sheet", "draw_tissue", "preview", "sample_photos", "write_report"]
+__all__ = [
+    "check_report",
+    "contact_sheet",
+    "draw_styles",
+    "draw_tissue",
+    "preview",
+    "sample_photos",
+    "usual_picture",
+    "write_report",
+]
 
 BLUE = (0.65, 0.70, 0.29)
 PINK = (0.07, 0.99, 0.11)
@@ -337,7 +346,9 @@ def usual_picture(bank: StyleBank) -> tuple[Image.Image, str]:
     return _square(sample_photos()[0], _SIDE), "a sample photo"
 
 
-def draw_styles(bank: StyleBank, generator: str | Path | None, tile: Image.Image, styles: int) -> Image.Image:
+def draw_styles(
+    bank: StyleBank, generator: str | Path | AbstractGenerator | None, tile: Image.Image, styles: int
+) -> Image.Image:
     """Return a contact sheet of the reference image and styles of each group."""
     stylizer = StyleAugment(bank, generator=generator, p=1.0, strength=1.0)
     groups = bank.groups if bank.groups is not None else torch.zeros(len(bank), dtype=torch.long)

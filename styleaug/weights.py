@@ -30,8 +30,19 @@ from styleaug.generators.random_networks import IntensityNetwork, ProgressiveCon
 from styleaug.generators.stain import LIGHT, STRONG, HedJitter, RandStainNA, TwoDyes
 from styleaug.generators.vaegan import VAEGAN
 from styleaug.io.atomic import atomic
+from styleaug.io.hub import fetch, is_hub, pinned
 from styleaug.io.paths import check_path, check_regular, in_utf8
-from styleaug.io.tensors import Damaged, cards, check_digest, file_hash, pretrained_folder, to_bytes
+from styleaug.io.tensors import (
+    BANK_FILE,
+    GENERATOR_FILE,
+    MOST_BYTES,
+    Damaged,
+    cards,
+    check_digest,
+    file_hash,
+    pretrained_folder,
+    to_bytes,
+)
 
 __all__ = [
     "COLOR_GENERATORS",
@@ -43,6 +54,7 @@ __all__ = [
     "cards",
     "file_hash",
     "find_styles",
+    "generator_bytes",
     "generator_names",
     "load_bank",
     "load_generator",
@@ -76,12 +88,9 @@ _KEY = "styleaug_generator"
 """Key of our metadata in a safetensors file."""
 _KNOWN = ("format", "generator", "settings")
 """Fields of the metadata in old weights, which have no digest."""
-GENERATOR_FILE = "generator.safetensors"
-BANK_FILE = "bank.safetensors"
 DEFAULT_BANK = "art"
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 """Suffixes of images, which users sometimes give instead of a bank."""
-_MAX_BYTES = 512 * 2**20
 _MAX_HEADER = 2**20
 MAX_PARAMETERS = 128 * 2**20
 LEARNED_GENERATORS: dict[str, type[AbstractGenerator]] = {
@@ -127,20 +136,26 @@ def bank_names() -> list[str]:
 
 @as_usual(for_autograd=True)
 def load_generator(source: str | Path) -> AbstractGenerator:
-    """Load a generator by name, from a `.safetensors` file, or from a run folder of a training.
+    """Load a generator by name, from a `.safetensors` file, a run folder of a training, or the hub.
 
     A colour generator with "-tissue" after its name, such as "reinhard-lab-tissue", does not change the white
     background of slides. The generator is frozen, in evaluation mode and on the CPU. A generator loaded
     by name is shared: copy it before you change it.
 
+    `"hf:OWNER/NAME"` or `"hf:OWNER/NAME@REVISION"` names a repository of the Hugging Face hub; see
+    `StyleBank.from_pretrained`. `origin` of the generator then holds the hash of the commit.
+
     Raises:
         WeightsError: the name is unknown, or the file is missing, damaged or not a generator.
+        FileError: a repository of the hub is missing or private, or cannot be reached.
     """
     if isinstance(source, str) and source in generator_names():
         return named_generator(source)
     bare = source.removesuffix(TISSUE) if isinstance(source, str) else None
     if bare in generator_names() and bare != source:
         return tissue_generator(bare)
+    if is_hub(source):
+        return read_shared(source)
     path = path_of(source, WeightsError)
     if not path.suffix and not path.exists():
         if str(source) in bank_names():
@@ -150,6 +165,16 @@ def load_generator(source: str | Path) -> AbstractGenerator:
             f"{', '.join(generator_names())}; or give the path of a .safetensors file or a run folder."
         )
     return read_generator(in_run(path, GENERATOR_FILE) if path.is_dir() else path)
+
+
+def read_shared(source: str) -> AbstractGenerator:
+    """Read the generator of a repository of the hub."""
+    folder, origin = fetch(source)
+    if not has_file(folder, GENERATOR_FILE):
+        raise WeightsError(f"{origin} holds a bank and no generator; give it as bank.")
+    generator = read_generator(folder / GENERATOR_FILE)
+    generator.origin = origin
+    return generator
 
 
 @Once
@@ -177,14 +202,19 @@ def shipped_patchswap() -> PatchSwap:
 
 @as_usual(for_autograd=True)
 def load_bank(source: str | Path) -> StyleBank:
-    """Load a bank by name, from a `.safetensors` file that `fit-style` wrote, or from a run folder.
+    """Load a bank by name, from a `.safetensors` file that `fit-style` wrote, a run folder, or the hub.
+
+    `"hf:OWNER/NAME"` names a repository of the Hugging Face hub; see `StyleBank.from_pretrained`.
 
     Raises:
         BankError: the name is unknown, or the file is missing, damaged or not a bank.
+        FileError: a repository of the hub is missing or private, or cannot be reached.
         WeightsError: the run of the run folder is not finished.
     """
     if isinstance(source, str) and source in bank_names():
         return named_bank(source)
+    if is_hub(source):
+        return StyleBank.from_pretrained(source)
     path = path_of(source, BankError)
     if not path.suffix and not path.exists():
         if str(source) in generator_names():
@@ -232,17 +262,18 @@ def find_styles(
     """Return a bank and a generator that belong together, found from either; else the defaults.
 
     Args:
-        bank: a name, a path, a run folder, or a bank.
-        generator: a name, a path, a run folder, or a generator.
+        bank: a name, a path, a run folder, a repository of the hub, or a bank.
+        generator: a name, a path, a run folder, a repository of the hub, or a generator.
 
     Returns:
         The bank, or None if codes are drawn from the standard normal distribution; and the
-        generator, as a name or path if possible.
+        generator, as a name, path or reference to a commit if possible.
 
     Raises:
         BankError: the bank is unknown or damaged, or the generator needs a bank and none is known.
         WeightsError: the generator is unknown or damaged.
     """
+    bank, generator = pinned(bank), pinned(generator)
     named = isinstance(generator, str) and generator in bank_names() and not Path(generator).exists()
     if named or isinstance(generator, StyleBank):
         raise WeightsError(f"{generator!r} is a bank; give it as bank, and leave out generator.")
@@ -255,7 +286,7 @@ def find_styles(
     if bank is None:
         assert generator is not None
         return bank_of(generator), generator
-    if generator is None and is_run(bank):
+    if generator is None and is_run(bank) and not is_bank_only(bank):
         bare = not has_file(bank, BANK_FILE) and has_file(bank, GENERATOR_FILE)
         return None if bare and load_generator(bank).has_prior else load_bank(bank), bank
     bank = as_bank(bank)
@@ -300,18 +331,25 @@ def maker_of(bank: StyleBank) -> str:
             return name
     raise BankError(
         f"this bank was made by a generator {kind!r} that is not shipped (fingerprint {fingerprint}). Give "
-        "it as well: generator=RUN, the folder of the run that trained it."
+        "it as well: generator=RUN, the folder of the run that trained it, or hf:OWNER/NAME."
     )
 
 
 def is_run(source: object) -> TypeGuard[str | Path]:
-    """Return True if `source` is the path of a folder."""
-    return isinstance(source, str | Path) and source not in bank_names() and os.path.isdir(source)
+    """Return True if `source` is the path of a folder, or a repository of the hub."""
+    return is_hub(source) or (
+        isinstance(source, str | Path) and source not in bank_names() and os.path.isdir(source)
+    )
+
+
+def is_bank_only(run: str | Path) -> bool:
+    """Return True if a folder holds a bank whose generator is elsewhere."""
+    return has_file(run, BANK_FILE) and not has_file(run, GENERATOR_FILE)
 
 
 def has_file(run: str | Path, name: str) -> bool:
-    """Return True if a run folder holds a file of this name."""
-    return os.path.isfile(Path(run) / name)
+    """Return True if a run folder, or a repository of the hub, holds a file of this name."""
+    return os.path.isfile((fetch(run).folder if is_hub(run) else Path(run)) / name)
 
 
 def bank_of(source: str | Path | AbstractGenerator) -> StyleBank | None:
@@ -360,12 +398,18 @@ def path_of(source: str | Path, error: type[StyleAugError]) -> Path:
 
 def save_generator(generator: AbstractGenerator, path: Path) -> Path:
     """Write a learned generator atomically: float16 weights, and the settings to rebuild it."""
+    content = generator_bytes(generator)
+    with atomic(Path(path)) as part:
+        part.write_bytes(content)
+    return Path(path)
+
+
+def generator_bytes(generator: AbstractGenerator) -> bytes:
+    """Return the content of a learned generator's file."""
     meta = {"format": _FORMAT, "generator": generator.name, "settings": generator.settings()}
     state = generator.state_dict()
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in state.items()}
-    with atomic(Path(path)) as part:
-        part.write_bytes(to_bytes(_KEY, meta, tensors))
-    return Path(path)
+    return to_bytes(_KEY, meta, tensors)
 
 
 def read_generator(path: Path) -> AbstractGenerator:
@@ -390,8 +434,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if path.is_dir():
         raise WeightsError("is a folder; give the .safetensors file in it.")
     size = check_regular(path).stat().st_size
-    if size > _MAX_BYTES:
-        raise WeightsError(f"has {size:,} bytes; weights have at most {_MAX_BYTES:,}.")
+    if size > MOST_BYTES[GENERATOR_FILE]:
+        raise WeightsError(f"has {size:,} bytes; weights have at most {MOST_BYTES[GENERATOR_FILE]:,}.")
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     if size < 8 or header > min(_MAX_HEADER, size):

@@ -29,7 +29,7 @@ LEVELS = [
     {"transforms", "fitting", "perceptual"},
     {"training"},
     {"sheets", "export", "offline", "video", "robustness"},
-    {"evaluation", "demo"},
+    {"evaluation", "demo", "sharing"},
     {"cli"},
     {"__main__"},
 ]
@@ -51,6 +51,7 @@ AT_HOME = {  # what is imported in some parts only
     "pyarrow": {"io.shards"},
     "lightning_fabric": {"training.fabric"},
     "tensorboard": {"training.monitor"},
+    "huggingface_hub": {"io.hub"},
     "pydicom": {"io.dicom"},
     "nibabel": {"io.volumes"},
     "tifffile": {"io.tiff"},

@@ -365,7 +365,7 @@ def export(
 
 @cli.group()
 def bank() -> None:
-    """Show, merge and sample banks."""
+    """Show, merge, sample and share banks."""
 
 
 @bank.command()
@@ -404,6 +404,28 @@ def _sample(bank: str, count: int, out: Path, seed: int) -> None:
     from styleaug.weights import load_bank
 
     say(f"{load_bank(bank).sample(count, seed=seed).save(out)}: {count} styles")
+
+
+@bank.command()
+@click.argument("bank")
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option(
+    "--generator", help="Weights, a run folder or hf:OWNER/NAME, if none that is shipped made BANK."
+)
+@click.option("--public", is_flag=True, help="Let everyone read it.  [default: a private repository]")
+@click.option("--branch", help="Branch to push to.  [default: main]")
+@click.option("--licence", default="", help="Licence of what is pushed.  [default: the bank's]")
+def push(bank: str, repo: str, public: bool, **options: Any) -> None:
+    """Push BANK (a name, path or run folder) to a repository of the Hugging Face hub.
+
+    Writes the bank, the generator if none that is shipped made it, a card and a picture of the styles. Log in
+    first: hf auth login. Prints the commit, to be used in place of a bank.
+    """
+    from styleaug.sharing.pushing import push_to_hub
+
+    where = push_to_hub(bank, repo, private=not public, **options)
+    output(where)
+    say(f'pushed; use it with: StyleAugment("{where}")')
 
 
 @cli.command("list")

@@ -154,7 +154,9 @@ def device_option() -> Callable[[Any], Any]:
 
 def bank_option() -> Callable[[Any], Any]:
     """Return the option `--bank`."""
-    return click.option("--bank", help="Name or path of a bank, or a run folder.  [default: art]")
+    return click.option(
+        "--bank", help="Name or path of a bank, a run folder, or hf:OWNER/NAME.  [default: art]"
+    )
 
 
 def mixture_options(command: Any) -> Any:
@@ -164,7 +166,8 @@ def mixture_options(command: Any) -> Any:
     )
     bank = click.option(
         "--bank", multiple=True,
-        help="Name or path of a bank, or a run folder. Repeated: each image gets one.  [default: art]",
+        help="Name or path of a bank, a run folder, or hf:OWNER/NAME. Repeated: each image gets one.  "
+        "[default: art]",
     )  # fmt: skip
     return bank(chosen(command))
 

@@ -18,7 +18,10 @@ from torch import Tensor
 from styleaug.errors import printable
 
 __all__ = [
+    "BANK_FILE",
     "DIGEST",
+    "GENERATOR_FILE",
+    "MOST_BYTES",
     "Damaged",
     "cards",
     "check_digest",
@@ -27,6 +30,11 @@ __all__ = [
     "pretrained_folder",
     "to_bytes",
 ]
+
+BANK_FILE = "bank.safetensors"
+GENERATOR_FILE = "generator.safetensors"
+MOST_BYTES = {GENERATOR_FILE: 512 * 2**20, BANK_FILE: 256 * 2**20}
+"""Largest size of each of our files, by its name in a run folder and on the hub."""
 
 
 def pretrained_folder() -> Path:

@@ -35,6 +35,7 @@ from styleaug.errors import BankError, ConfigError, FileError, StyleAugError, mi
 from styleaug.generators.colorspace import hsv_to_rgb, rgb_to_hsv
 from styleaug.images import from_float, luminance, to_float
 from styleaug.io.files import SUFFIXES, files_below, image_files
+from styleaug.io.hub import fetch, is_hub
 from styleaug.robustness.baselines import DSU, FeatureHook, MixStyle, erase, prime
 from styleaug.training.data import read_image
 from styleaug.transforms.base import AbstractAugment
@@ -444,7 +445,8 @@ class ArmSpec:
         """
         digest = hashlib.blake2b(digest_size=8)
         for part in (part for step in self.steps for part in step):
-            for path in map(Path, [*part.target.split(","), part.options.get("generator", "")]):
+            for source in [*part.target.split(","), part.options.get("generator", "")]:
+                path = fetch(source).folder if is_hub(source) else Path(source)
                 files = [path] if path.is_file() else []
                 if path.is_dir() and path != Path():
                     files = files_below(path, {".safetensors", *SUFFIXES})

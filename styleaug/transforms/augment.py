@@ -26,6 +26,7 @@ from styleaug.errors import BankError, ConfigError, DeviceError, ImageError
 from styleaug.generators.ambient import as_usual
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import MOST_CHANNELS, ValueRange, as_unit, check_range, range_of
+from styleaug.io.hub import pinned
 from styleaug.transforms.base import AbstractAugment, count_rows, framed
 from styleaug.transforms.blends import Blend, check_blend
 from styleaug.transforms.groups import paint_groups
@@ -88,7 +89,8 @@ class StyleAugment(AbstractAugment):
     (C, H, W), so give grey images as (B, 1, H, W): (B, H, W) is read as one image of B channels.
 
     Args:
-        bank: a shipped name, a path, a `StyleBank`, or a run folder of `styleaug train`. `"batch"` takes the
+        bank: a shipped name, a path, a `StyleBank`, a run folder of `styleaug train`, or a repository of the
+            Hugging Face hub: `"hf:OWNER/NAME"`, with `@REVISION` for one commit. `"batch"` takes the
             styles from the other images of the batch. None takes what the generator brings: codes from the
             standard normal distribution, the bank in its run folder, or a shipped bank. Without a
             generator, None is `"art"`.
@@ -172,6 +174,7 @@ class StyleAugment(AbstractAugment):
         self.most_channels = MOST_CHANNELS if channels == "auto" else MOST_SEPARATE
         self.preserve = read_preserve(preserve)
         self.protects_by_mask = self.preserve.protect == "mask"
+        bank, generator = pinned(bank), pinned(generator)  # so that a copy elsewhere gets the same commit
         self.within_batch = isinstance(bank, str) and bank == WITHIN_BATCH
         if self.within_batch and channels == "independent":
             raise ConfigError('bank="batch" gives a row one style; use channels="shared".')
