@@ -16,7 +16,7 @@ from PIL import Image
 from styleaug import StyleBank
 
 MANIFEST = "manifest.jsonl"
-GROUPS = ["bank", "bank show", "bank merge", "bank sample", "train", "train adain", "train cut"]
+GROUPS = ["bank", "bank show", "bank merge", "bank sample", "bank push", "train", "train adain", "train cut"]
 COMMANDS = ["demo", "stylize", "fit-style", "apply", "preview", "list", *GROUPS]
 
 

@@ -33,10 +33,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 
 def point_to(monkeypatch, url: str, cache: Path) -> None:
-    """Do what HF_ENDPOINT and HF_HOME do before the client is imported."""
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    """Let the client talk to a hub, with this folder as its cache."""
+    monkeypatch.setenv("HF_ENDPOINT", url)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -376,7 +374,6 @@ def test_in_the_shell(hub, command, tmp_path):
 @pytest.mark.slow
 def test_the_endpoint_is_that_of_the_environment(hub, tmp_path, monkeypatch):
     share(hub, {"bank.safetensors": lab().to_bytes()})
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     done = subprocess.run(
         [sys.executable, "-m", "styleaug", "bank", "show", "hf:owner/bank"], capture_output=True, text=True

@@ -4,6 +4,7 @@ A reference is `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION`, where the revision i
 of a commit. Files lie in the cache of `huggingface_hub`; a commit that is there needs no network.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ def fetch(source: str, revision: str | None = None) -> Snapshot:
     kept = in_cache(hub, repo, revision)
     if kept and _COMMIT.fullmatch(revision):
         return kept
-    api = hub.HfApi(library_name="styleaug")
+    api = client(hub)
     try:
         with explained(api, repo, revision):
             info = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT)
@@ -151,7 +152,7 @@ def commit_files(
         FileError: the hub cannot be reached, or refuses.
     """
     hub = import_hub("push_to_hub")
-    api = hub.HfApi(library_name="styleaug")
+    api = client(hub)
     with explained(api, repo, branch or MAIN, writing=True):
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.model_info(repo, timeout=_TIMEOUT).private:
@@ -212,6 +213,11 @@ def explained(api: Any, repo: str, revision: str, *, writing: bool = False) -> I
             f"{str(reason)[:300].strip(' .')}. Check the network and HF_ENDPOINT. "
             "Without a network, give the path of a folder that holds the files."
         ) from None
+
+
+def client(hub: ModuleType) -> Any:
+    """Return the client of the hub that HF_ENDPOINT names now, not when the library was imported."""
+    return hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None, library_name="styleaug")
 
 
 def import_hub(what: str) -> ModuleType:
