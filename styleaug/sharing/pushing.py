@@ -253,11 +253,11 @@ def privacy_of(bank: StyleBank | None, *, trained: bool) -> list[str]:
         elif made.min_images > 1:
             told.append(
                 f"Each style is the mean of at least {made.min_images} patients or files. This is no formal "
-                "guarantee: who has an image can guess, better than by chance, whether it was read."
+                "guarantee: anyone who has an image can guess, better than by chance, whether it was read."
             )
         else:
             told.append(
-                "A style may come from a single image, so who has an image can find out whether it was read. "
+                "A style may come from a single image, so anyone who has it can tell whether it was read. "
                 "Images that must stay secret need another bank, fitted with `--min-images` or `--epsilon`."
             )
     if trained:
