@@ -80,6 +80,38 @@ REFERENCED = {
 """Arms of other libraries that use target images."""
 
 
+GIN, RANDCONV, ART = f"style:gin,{MIXED}", f"style:randconv,{MIXED}", "style:art,p=1,strength=1"
+ART_MIXED = f"{ART},sampler=mix"
+IN_FULL = {
+    f"{name} in full": f"style:{name},{FULL}"
+    for name in ("randconv", "pro-randconv", "gin", "tone-curves", "random-filter")
+}
+TRIED_ON_CELLS = IN_FULL | {
+    "jitter+grey then random-filter": f"jitter+grey+style:random-filter,{FULL}",
+    "jitter+grey then blur": "jitter+grey+blur",
+    "gin then jitter+grey": f"{GIN}+jitter+grey",
+    "gin or jitter then grey": f"{GIN}/jitter+grey",
+    "gin or randconv": f"{GIN}/{RANDCONV}",
+    "gin or randconv then grey": f"{GIN}/{RANDCONV}+grey",
+    "gin or photo-tones": f"style:photo-tones,p=1,strength=1/{GIN}",
+    "gin or tone-curves": f"{GIN}/style:tone-curves,{MIXED}",
+    "gin or art": f"{GIN}/{ART}",
+    "art or gin or randconv": f"{ART}/{GIN}/{RANDCONV}",
+}
+TRIED_ON_DRAWINGS = IN_FULL | {
+    "gin or randconv": f"{GIN}/{RANDCONV}",
+    "art or gin": f"{ART}/{GIN}",
+    "art or randconv": f"{ART}/{RANDCONV}",
+    "art or randconv in full": f"{ART}/style:randconv,p=1,strength=1",
+    "art or gin or randconv": f"{ART}/{RANDCONV}/{GIN}",
+    "art twice or randconv": f"{ART}/{ART}/{RANDCONV}",
+    "art at 192 px or randconv": f"{ART},least_side=192/{RANDCONV}",
+    "art mixed or gin in full": f"{ART_MIXED}/style:gin,p=1,strength=1",
+    "art mixed or randconv in full": f"{ART_MIXED}/style:randconv,p=1,strength=1",
+    "art mixed or pro-randconv in full": f"{ART_MIXED}/style:pro-randconv,p=1,strength=1",
+    "art mixed then some randconv": f"{ART_MIXED}+style:randconv,p=.3,strength=0..1",
+}
+"""What the presets were chosen from, on seed 0."""
 NORMALIZED = {
     f"normalize {name}": f"normalize:<{name} of home>" for name in ("reinhard-lab", "macenko", "photo")
 }
@@ -94,6 +126,7 @@ def on_targets(*generators: str, options: str = FULL) -> dict[str, str]:
 CELLS = (
     STANDARD
     | RANDOM
+    | TRIED_ON_CELLS
     | NORMALIZED
     | REFERENCED
     | {"reinhard-rgb (channel swap)": f"@reinhard-rgb,{FULL}"}
@@ -139,7 +172,7 @@ ABLATION = {
     "splice fields": f"{ONE},splice=fields",
     "guard .9": f"{ONE},preserve=.9",
 }
-PACS = STANDARD | RANDOM | REFERENCED | {
+PACS = STANDARD | RANDOM | TRIED_ON_DRAWINGS | REFERENCED | {
     "reinhard-rgb (channel swap)": f"@reinhard-rgb,{FULL}",
     "adain art mild": f"style:art,{MILD}",
     "adain art": ONE,
