@@ -102,7 +102,6 @@ TRIED_ON_DRAWINGS = IN_FULL | {
     "gin or randconv": f"{GIN}/{RANDCONV}",
     "art or gin": f"{ART}/{GIN}",
     "art or randconv": f"{ART}/{RANDCONV}",
-    "art or randconv in full": f"{ART}/style:randconv,p=1,strength=1",
     "art or gin or randconv": f"{ART}/{RANDCONV}/{GIN}",
     "art twice or randconv": f"{ART}/{ART}/{RANDCONV}",
     "art at 192 px or randconv": f"{ART},least_side=192/{RANDCONV}",
