@@ -10,9 +10,9 @@ A table stands between two comments, the first of which says in JSON what is in 
 `from` names the result. A result of `evaluate robustness` gives a row for each arm: unseen domains, mean and
 standard deviation over seeds, and home. Any other result gives the values of `columns`: a title and a key of
 the row, or a path of keys below `path`, in which `{}` is the row. `rows` maps what the file calls a row to
-its name in the table; without it all rows are shown. `first_seed` and `last_seed` leave the runs of other seeds
-out. `questions` in place of `from` gives a row for each of several results: some of its arms. `--check` writes
-nothing, and exits with 1 where a table differs.
+its name in the table; without it all rows are shown. `first_seed` and `last_seed` leave the runs of other
+seeds out. `questions` in place of `from` gives a row for each of several results: some of its arms.
+`--check` writes nothing, and exits with 1 where a table differs.
 """
 
 import json

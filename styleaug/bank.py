@@ -238,7 +238,7 @@ class StyleBank:
     """
 
     origin: str = ""
-    """Where on the hub the bank was read: `"hf:OWNER/NAME@COMMIT"`, else empty. Not part of the file."""
+    """Pinned reference to the place on the hub where the bank was read, else empty. Not part of the file."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ class AbstractGenerator(nn.Module, ABC):
     code_size: int = 256
     """Short side in pixels; style images are reduced to it before `encode_style`."""
     origin: str = ""
-    """Where on the hub the weights were read: `"hf:OWNER/NAME@COMMIT"`, else empty."""
+    """Pinned reference to the place on the hub where the weights were read, else empty."""
     tissue: bool | None = None
     """Whether white background is kept; None if the generator cannot do so. See `on_tissue`."""
     has_prior: bool = False
