@@ -42,7 +42,7 @@ from styleaug.training.recipes import make_recipe
 from styleaug.transforms.blends import BLENDS
 from styleaug.transforms.kornia import RandomStyle
 from styleaug.transforms.timm import StylePrefetchLoader
-from styleaug.weights import COLOR_GENERATORS, generator_names
+from styleaug.weights import COLOR_GENERATORS, bank_names
 
 PLACED = {"place": "a network is copied to each device once, before its first batch"}
 TRAINED = PLACED | {
@@ -234,9 +234,9 @@ def test_color_generators_may_stay_where_they_are_made(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", generator_names())
-def test_shipped_generators(name, pretended):
-    assert_styles(StyleAugment(generator=name, p=0.7), batch(shape=(3, 3, 224, 224)))
+@pytest.mark.parametrize("name", bank_names())
+def test_shipped_banks(name, pretended):
+    assert_styles(StyleAugment(name, p=0.7), batch(shape=(3, 3, 224, 224)))
 
 
 # StyleAugment.
