@@ -160,3 +160,9 @@ def test_no_image_becomes_all_black_or_white(name, level):
     images = level + 0.02 * (photos(1).expand(40, -1, -1, -1) - 0.5)
     means = generator(name)(images, drawn(name, 40), torch.ones(40)).mean(dim=(2, 3))
     assert means.min() > 0.09 and means.max() < 0.91
+
+
+def test_a_random_filter_never_inverts_what_is_smooth():
+    ramp = torch.linspace(0.2, 0.8, 40).expand(200, 3, 40, 40)
+    made = generator("random-filter")(ramp, drawn("random-filter", 200), torch.ones(200))
+    assert (made[:, :, 20, 30] > made[:, :, 20, 10]).all()
