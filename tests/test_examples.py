@@ -1,5 +1,6 @@
 """Every example runs, as a process, on small data; those that train a classifier end above chance."""
 
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from PIL import Image
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 CLASSIFIERS = [path for path in EXAMPLES if '"folder"' in path.read_text()]
+ON_REAL_IMAGES = [path for path in EXAMPLES if "STYLEAUG_DATA" in path.read_text()]
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,11 @@ def run(example: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def dice_scores(example: Path) -> list[list[float]]:
+    """Read the scores at home and elsewhere, of the runs without and with styles."""
+    return [[float(told) for told in re.findall(r"\.\d\d", line)] for line in run(example).splitlines()]
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_short(example):
     assert len(example.read_text().splitlines()) <= 60
@@ -42,7 +49,9 @@ ELSEWHERE = {"nnunet_trainer"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("example", sorted({*EXAMPLES} - {*CLASSIFIERS}), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "example", sorted({*EXAMPLES} - {*CLASSIFIERS} - {*ON_REAL_IMAGES}), ids=lambda path: path.stem
+)
 def test_example_runs(example):
     if example.stem in ELSEWHERE:
         pytest.skip("its library is in an environment of its own")
@@ -60,3 +69,20 @@ def test_on_our_samples_a_classifier_ends_above_chance(example):
     told = re.findall(r"(\d+)% right \(chance (\d+)%\)", run(example))
     right, chance = map(int, told[-1])
     assert chance == 25 and right >= 50, "of 200 images"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", ON_REAL_IMAGES, ids=lambda path: path.stem)
+def test_without_images_it_says_what_to_set(example, tmp_path):
+    environment = {**os.environ, "STYLEAUG_DATA": str(tmp_path)}
+    done = subprocess.run([sys.executable, str(example)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"there is no {tmp_path}" in done.stderr and "set STYLEAUG_DATA" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", ON_REAL_IMAGES, ids=lambda path: path.stem)
+def test_on_real_images_styles_help_elsewhere(example, data):
+    plain, styled = dice_scores(example)
+    assert plain[0] > 0.75 and styled[0] > 0.75, "at home"
+    assert min(new - old for new, old in zip(styled[1:], plain[1:], strict=True)) > 0.05, "elsewhere"
