@@ -90,7 +90,7 @@ def pipeline_of(path: str, seed: int | None, p: float = 1.0) -> Any:
         (2, "fork", True),
         pytest.param(4, "fork", False, marks=pytest.mark.slow),
         pytest.param(4, "fork", True, marks=pytest.mark.slow),
-        pytest.param(4, "spawn", True, marks=pytest.mark.slow),
+        pytest.param(2, "spawn", True, marks=pytest.mark.slow),
     ],
 )
 def test_no_two_workers_and_no_two_epochs_draw_alike(path, workers, method, persistent):

@@ -60,20 +60,8 @@ def test_parts_of_the_evidence_are_those_of_its_index(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
-def test_every_part_of_the_cost_is_measured(tmp_path):
-    out = tmp_path / "cost.json"
-    subprocess.run([sys.executable, "cost.py", "--quick", "--out", str(out)], cwd=FOLDER, check=True)
-    parts = json.loads(out.read_text())
-    assert list(parts) == ["memory", "step", "scaling", "workers"]
-    tables = [rows for part in parts.values() for rows in part["tables"].values()]
-    assert all({"reinhard-rgb", "photo"} <= {*rows, *next(iter(rows.values()))} for rows in tables)
-    assert all(title in out.with_suffix(".md").read_text() for p in parts.values() for title in p["tables"])
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a shell script, and cost.py reads memory from /proc")
-def test_the_run_on_a_gpu_starts_and_says_what_failed(tmp_path):
+def test_the_run_on_a_gpu_starts_and_says_what_failed_and_every_cost_is_measured(tmp_path):
     environment = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(
         [FOLDER / "gpu.sh", "--dry-run", tmp_path], env=environment, capture_output=True, text=True
@@ -84,6 +72,15 @@ def test_the_run_on_a_gpu_starts_and_says_what_failed(tmp_path):
     assert [line.split(",")[0] for line in told.splitlines()] == ["tests", "throughput", "cost"]
     assert told.count(" s: ok") == 3 and told in done.stdout
     assert {"gpu.json", "gpu.md", "cost.json", "cost.md"} <= {path.name for path in tmp_path.iterdir()}
+    out = tmp_path / "cost.json"
+    assert list(json.loads(out.read_text())) == ["memory", "step"]
+    others = [sys.executable, "cost.py", "--quick", "--parts", "scaling", "workers", "--out", str(out)]
+    subprocess.run(others, cwd=FOLDER, check=True)
+    parts = json.loads(out.read_text())
+    assert list(parts) == ["memory", "step", "scaling", "workers"], "the others are kept"
+    tables = [rows for part in parts.values() for rows in part["tables"].values()]
+    assert all({"reinhard-rgb", "photo"} <= {*rows, *next(iter(rows.values()))} for rows in tables)
+    assert all(title in out.with_suffix(".md").read_text() for p in parts.values() for title in p["tables"])
     broken = subprocess.run(
         [FOLDER / "gpu.sh", "--dry-run", tmp_path], env={**environment, "PYTHON": "/bin/false"}, text=True
     )

@@ -1,4 +1,4 @@
-"""The command as a user runs it: a real process, real files."""
+"""The command as a user runs it, on real files: one call of each kind in a process of its own."""
 
 import json
 import os
@@ -20,10 +20,10 @@ GROUPS = ["bank", "bank show", "bank merge", "bank sample", "bank push", "train"
 COMMANDS = ["demo", "stylize", "fit-style", "apply", "preview", "list", *GROUPS]
 
 
-def run(*args: object, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(*args: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run `styleaug` and check its exit code; no traceback may ever reach the user."""
     result = subprocess.run(
-        [sys.executable, "-m", "styleaug", *map(str, args)], capture_output=True, text=True, cwd=cwd
+        [sys.executable, "-m", "styleaug", *map(str, args)], capture_output=True, text=True
     )
     assert "Traceback" not in result.stderr, result.stderr
     assert result.returncode == code, (result.stdout, result.stderr)
@@ -95,13 +95,13 @@ def test_fit_style_writes_a_small_bank(photos, bank):
 
 
 @pytest.mark.slow
-def test_fit_style_options(photos, tmp_path):
+def test_fit_style_options(photos, tmp_path, command):
     out = tmp_path / "b.safetensors"
     options = ("--generator", "reinhard-rgb", "--patches", 3, "--max-styles", 10, "--min-images", 2)
-    run("fit-style", photos, "-o", out, *options)
+    command("fit-style", photos, "-o", out, *options)
     assert len(StyleBank.load(out)) == 9, "of each crop of 7 images three pairs"
     again = tmp_path / "again.safetensors"
-    run("fit-style", photos, "-o", again, *options)
+    command("fit-style", photos, "-o", again, *options)
     assert again.read_bytes() == out.read_bytes()
 
 
@@ -121,9 +121,9 @@ def test_apply_keeps_tree_types_and_input(photos, bank, tmp_path):
 
 
 @pytest.mark.slow
-def test_manifest_tells_styles_and_strengths(photos, bank, tmp_path):
+def test_manifest_tells_styles_and_strengths(photos, bank, tmp_path, command):
     out = tmp_path / "out"
-    run("apply", photos, "-o", out, "--bank", bank, "--strength", 0.2, 0.4, "--sampler", "mix")
+    command("apply", photos, "-o", out, "--bank", bank, "--strength", 0.2, 0.4, "--sampler", "mix")
     head, *rows = [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
     assert head["settings"]["generator"] == "reinhard-lab"
     assert {row["source"] for row in rows} == set(contents(photos))
@@ -133,23 +133,23 @@ def test_manifest_tells_styles_and_strengths(photos, bank, tmp_path):
 
 
 @pytest.mark.slow
-def test_apply_gives_the_same_copies_for_any_number_of_workers(photos, bank, tmp_path):
-    run("apply", photos, "-o", tmp_path / "one", "--bank", bank, "--seed", 5)
-    run("apply", photos, "-o", tmp_path / "two", "--bank", bank, "--seed", 5, "--workers", 2)
-    run("apply", photos, "-o", tmp_path / "other", "--bank", bank, "--seed", 6)
+def test_apply_gives_the_same_copies_for_any_number_of_workers(photos, bank, tmp_path, command):
+    command("apply", photos, "-o", tmp_path / "one", "--bank", bank, "--seed", 5)
+    command("apply", photos, "-o", tmp_path / "two", "--bank", bank, "--seed", 5, "--workers", 2)
+    command("apply", photos, "-o", tmp_path / "other", "--bank", bank, "--seed", 6)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert contents(tmp_path / "one") != contents(tmp_path / "other")
 
 
 @pytest.mark.slow
-def test_apply_resumes_after_a_kill(bank, tmp_path):
+def test_apply_resumes_after_a_kill(bank, tmp_path, command):
     source, whole, broken = tmp_path / "source", tmp_path / "whole", tmp_path / "broken"
     source.mkdir()
     rng = np.random.default_rng(1)
     for index in range(60):
         Image.fromarray(rng.integers(0, 255, (400, 400, 3), dtype=np.uint8)).save(source / f"{index:02}.png")
-    command = [sys.executable, "-m", "styleaug", "apply", str(source), "-o", str(broken), "--bank", str(bank)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    args = [sys.executable, "-m", "styleaug", "apply", str(source), "-o", str(broken), "--bank", str(bank)]
+    process = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(list(broken.glob("[!.]*.png"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -160,11 +160,11 @@ def test_apply_resumes_after_a_kill(bank, tmp_path):
         file.write('{"source": "00.p')
     done = {path.name: path.stat().st_mtime_ns for path in broken.glob("[!.]*.png")}
     assert 0 < len(done) < 60
-    result = run("apply", source, "-o", broken, "--bank", bank)
+    result = command("apply", source, "-o", broken, "--bank", bank)
     assert "already there" in result.stderr
     kept = sum(path.stat().st_mtime_ns == done.get(path.name) for path in broken.glob("[!.]*.png"))
     assert kept >= len(done) - 1
-    run("apply", source, "-o", whole, "--bank", bank)
+    command("apply", source, "-o", whole, "--bank", bank)
     copies = [contents(folder) for folder in (broken, whole)]
     for files in copies:
         files.pop(MANIFEST)
@@ -172,13 +172,13 @@ def test_apply_resumes_after_a_kill(bank, tmp_path):
 
 
 @pytest.mark.slow
-def test_apply_refuses_to_mix_settings_or_to_touch_inputs(photos, bank, tmp_path):
+def test_apply_refuses_to_mix_settings_or_to_touch_inputs(photos, bank, tmp_path, command):
     out = tmp_path / "out"
-    run("apply", photos, "-o", out, "--bank", bank)
-    assert "other settings" in run("apply", photos, "-o", out, "--bank", bank, "--seed", 9, code=1).stderr
+    command("apply", photos, "-o", out, "--bank", bank)
+    assert "other settings" in command("apply", photos, "-o", out, "--bank", bank, "--seed", 9, code=1).stderr
     before = contents(photos)
     for target in (photos, photos / "deep", photos / "new"):
-        assert "outside" in run("apply", photos, "-o", target, "--bank", bank, code=1).stderr
+        assert "outside" in command("apply", photos, "-o", target, "--bank", bank, code=1).stderr
     assert contents(photos) == before
 
 
@@ -202,10 +202,10 @@ BAD = ("truncated.jpg", "empty.png", "text.png", "nan.npy", "large.npy", "four.n
 
 
 @pytest.mark.slow
-def test_bad_files_are_named_and_the_rest_goes_on(messy, bank, tmp_path):
-    result = run("apply", messy, "-o", tmp_path / "out", "--bank", bank)
+def test_bad_files_are_named_and_the_rest_goes_on(messy, bank, tmp_path, command):
+    result = command("apply", messy, "-o", tmp_path / "out", "--bank", bank)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.jpg", MANIFEST]
-    fitted = run("fit-style", messy, "-o", tmp_path / "b.safetensors", "--min-images", 1)
+    fitted = command("fit-style", messy, "-o", tmp_path / "b.safetensors", "--min-images", 1)
     assert len(StyleBank.load(tmp_path / "b.safetensors")) == 1
     for name in BAD:
         assert str(messy / name) in result.stderr, name
@@ -214,10 +214,10 @@ def test_bad_files_are_named_and_the_rest_goes_on(messy, bank, tmp_path):
 
 
 @pytest.mark.slow
-def test_strict_fails(messy, bank, tmp_path):
-    run("apply", messy, "-o", tmp_path / "out", "--bank", bank, "--strict", code=1)
+def test_strict_fails(messy, bank, tmp_path, command):
+    command("apply", messy, "-o", tmp_path / "out", "--bank", bank, "--strict", code=1)
     out = tmp_path / "b.safetensors"
-    run("fit-style", messy, "-o", out, "--min-images", 1, "--strict", code=1)
+    command("fit-style", messy, "-o", out, "--min-images", 1, "--strict", code=1)
     assert not out.exists()
 
 
@@ -229,48 +229,49 @@ def test_strict_fails(messy, bank, tmp_path):
         (lambda p: p.mkdir(), "no image in"),
     ],
 )
-def test_useless_folders(make, message, bank, tmp_path):
+def test_useless_folders(make, message, bank, tmp_path, command):
     folder = tmp_path / "folder"
     make(folder)
     out = tmp_path / "out"
-    for command in (["apply", folder, "-o", out, "--bank", bank], ["fit-style", folder, "-o", out]):
-        error = run(*command, code=1).stderr
+    for args in (["apply", folder, "-o", out, "--bank", bank], ["fit-style", folder, "-o", out]):
+        error = command(*args, code=1).stderr
         assert message in error and str(folder) in error
     assert not out.exists()
 
 
 @pytest.mark.slow
-def test_bank_commands(bank, photos, tmp_path):
+def test_bank_commands(bank, photos, tmp_path, command):
     two, part = tmp_path / "two.safetensors", tmp_path / "part.safetensors"
     run("bank", "merge", bank, bank, "-o", two)
     assert len(StyleBank.load(two)) == 14
-    run("bank", "sample", two, "-n", 3, "-o", part)
+    command("bank", "sample", two, "-n", 3, "-o", part)
     assert len(StyleBank.load(part)) == 3
-    assert "styles" in run("bank", "show", part).stdout
+    assert "styles" in command("bank", "show", part).stdout
     other = tmp_path / "rgb.safetensors"
-    run("fit-style", photos, "-o", other, "--generator", "reinhard-rgb")
-    assert "cannot merge" in run("bank", "merge", bank, other, "-o", tmp_path / "no", code=1).stderr
-    assert "cannot pick" in run("bank", "sample", bank, "-n", 99, "-o", tmp_path / "no", code=1).stderr
-    assert "no bank 'nonsense'" in run("bank", "show", "nonsense", code=1).stderr
+    command("fit-style", photos, "-o", other, "--generator", "reinhard-rgb")
+    assert "cannot merge" in command("bank", "merge", bank, other, "-o", tmp_path / "no", code=1).stderr
+    assert "cannot pick" in command("bank", "sample", bank, "-n", 99, "-o", tmp_path / "no", code=1).stderr
+    assert "no bank 'nonsense'" in command("bank", "show", "nonsense", code=1).stderr
     assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.slow
-def test_preview(bank, photos, tmp_path):
+def test_preview(bank, photos, tmp_path, command, monkeypatch):
     run("preview", photos / "a.png", photos / "deep", "--bank", bank, "-o", tmp_path / "p.png", "--styles", 2)
     with Image.open(tmp_path / "p.png") as image:
         assert image.width > 3 * 192 and image.height > 4 * 192
-    run("preview", cwd=tmp_path)  # the sample photos in the default bank
+    monkeypatch.chdir(tmp_path)
+    command("preview")  # the sample photos in the default bank
     with Image.open(tmp_path / "preview.png") as image:
         assert np.asarray(image).std() > 10
 
 
 @pytest.mark.slow
-def test_a_text_in_place_of_a_folder(bank, tmp_path):
+def test_a_text_in_place_of_a_folder(bank, tmp_path, command):
     text, out = tmp_path / "folder", tmp_path / "out"
     text.write_text("x")
-    assert f"{text} is a file" in run("apply", text, "-o", out, "--bank", bank, code=1).stderr
-    told = run("fit-style", text, "-o", out, code=1).stderr  # a file is an image to fit
+    assert f"{text} is a file" in command("apply", text, "-o", out, "--bank", bank, code=1).stderr
+    told = command("fit-style", text, "-o", out, code=1).stderr  # a file is an image to fit
     assert "none of the 1 images can be read" in told and str(text) in told
     assert not out.exists()
 
@@ -288,7 +289,7 @@ def test_unwritable_output(photos, bank, tmp_path):
 
 
 @pytest.mark.slow
-def test_unusable_output(photos, bank, tmp_path):
+def test_unusable_output(photos, bank, tmp_path, command):
     (tmp_path / "file").write_text("x")
-    for command in (["apply", photos, "--bank", bank], ["fit-style", photos, "--generator", "reinhard-rgb"]):
-        assert "cannot write" in run(*command, "-o", tmp_path / "file" / "out", code=1).stderr
+    for args in (["apply", photos, "--bank", bank], ["fit-style", photos, "--generator", "reinhard-rgb"]):
+        assert "cannot write" in command(*args, "-o", tmp_path / "file" / "out", code=1).stderr

@@ -299,10 +299,16 @@ SHAPES = {
 
 
 FAST = {("all", "six channels"), ("splice mask", "video"), ("protect function", "volumes"), ("p", "grey")}
+SHAPED = [
+    "p", "splice halves", "splice mask", "value_range auto", "channels auto", "channels independent",
+    "preserve", "protect function", "least_side", "all",
+]  # fmt: skip
+"""Options that look at more than a row or a pixel, and so meet every shape."""
 CASES = [
     pytest.param(name, shape, marks=[pytest.mark.slow] * (shape != "images" and (name, shape) not in FAST))
     for name in OPTIONS
     for shape in SHAPES
+    if shape == "images" or name in SHAPED
 ]
 
 

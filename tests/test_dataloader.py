@@ -82,7 +82,7 @@ def loader(workers: int, method: str | None, *, seed: int = 1, **options) -> Dat
         (0, None),
         (2, "fork"),
         pytest.param(4, "fork", marks=pytest.mark.slow),
-        pytest.param(4, "spawn", marks=pytest.mark.slow),
+        pytest.param(2, "spawn", marks=pytest.mark.slow),
     ],
 )
 def test_styles_differ_in_every_worker_and_epoch_and_follow_the_seed(workers, method):

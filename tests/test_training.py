@@ -160,29 +160,31 @@ def test_signals_finish_the_step_and_save(kind, sides, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cut", "vaegan"])
-def test_two_processes_share_a_batch(name, sides, tmp_path):
+def test_two_processes_share_a_batch(sides, tmp_path, names=("cut", "vaegan")):
     options = {"steps": 6, "diffaugment": "off"}
-    run(tiny(name, **options), sides, tmp_path / "one")
     text = (
         f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\n"
         "from pathlib import Path\nfrom workshop import run, tiny\n"
         "from styleaug.training import loop\n"
         "loop.SECONDS = 0.02 * (1 + int(__import__('os').environ['RANK']))  # clocks that do not agree\n"
         f"sides = ({str(sides[0])!r}, {str(sides[1])!r})\n"
-        f"run(tiny({name!r}, **{options!r}), sides, Path({str(tmp_path / 'two')!r}))\n"
+        f"for name in {names}:\n"
+        f"    run(tiny(name, **{options!r}), sides, Path({str(tmp_path)!r}, name, 'two'))\n"
     )
     script = tmp_path / "train.py"
     script.write_text(text)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=240)
-    one, two = newest(tmp_path / "one"), newest(tmp_path / "two")
-    for key, value in one.items():
-        if key.startswith("networks/"):
-            torch.testing.assert_close(value, two[key], atol=2e-4, rtol=0, msg=key)  # Adam: 2e-4 a step
-    last, shared = rows(tmp_path / "one")[-1], rows(tmp_path / "two")[-1]
-    for loss in ("adversarial", "discriminator"):
-        assert shared[loss] == pytest.approx(last[loss], rel=2e-3)
+    for name in names:
+        folder = tmp_path / name
+        run(tiny(name, **options), sides, folder / "one")
+        one, two = newest(folder / "one"), newest(folder / "two")
+        for key, value in one.items():
+            if key.startswith("networks/"):
+                torch.testing.assert_close(value, two[key], atol=2e-4, rtol=0, msg=key)  # Adam: 2e-4 a step
+        last, shared = rows(folder / "one")[-1], rows(folder / "two")[-1]
+        for loss in ("adversarial", "discriminator"):
+            assert shared[loss] == pytest.approx(last[loss], rel=2e-3)
 
 
 @pytest.mark.slow
