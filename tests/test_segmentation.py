@@ -441,6 +441,54 @@ def test_lists_name_images_and_masks(folders, tmp_path):
         read_masked_images(listed, SIDE)
 
 
+@pytest.mark.parametrize("column", ["split", "group"])
+def test_parts_and_groups_of_a_list_are_never_mixed_in_silence(folders, tmp_path, column):
+    def write(name: str, parts: str) -> Path:
+        rows = [
+            f"{folders}/home/images/{i}.jpg\t{folders}/home/masks/{i}.png\t{parts[i % len(parts)]}"
+            for i in range(8)
+        ]
+        path = tmp_path / f"{name}.tsv"
+        path.write_text(f"path\tmask\t{column}\n" + "\n".join(rows))
+        return path
+
+    both, one, other = write("both", "ab"), write("one", "a"), write("other", "b")
+    said = "several parts in its column split: a, b" if column == "split" else "column group, and images of a"
+    with pytest.raises(FileError, match=rf"both\.tsv has .*{said}.* the test home=LIST"):
+        evaluated(folders, "none", train=both)
+    found = evaluated(folders, "none", train=one, tests={"home": other})
+    assert list(found.runs[0]["scores"]) == ["home"]
+    evaluated(folders, "none", train=one, tests=[other])
+    if column == "group":  # groups matter only where some of their images are held out
+        evaluated(folders, "none", train=both, tests={"home": other, "all": both})
+
+
+@pytest.mark.parametrize("name", ["gone.jpg", "no/such/folder.jpg", "x" * 300, "nul\0.jpg"])
+def test_an_image_of_a_list_that_is_not_there_can_be_skipped(folders, tmp_path, name, command):
+    rows = [f"{folders}/home/images/{i}.jpg,{folders}/home/masks/{i}.png" for i in range(6)]
+    listed = tmp_path / "set.csv"
+    listed.write_text("path,mask\n" + "\n".join([*rows, f"{name},{folders}/home/masks/7.png"]))
+    shown = name.replace("\0", ".{1,4}")
+    with pytest.raises(FileError, match=rf"1 files cannot be used; the first: .*{shown}.* give skip=True"):
+        evaluated(folders, "none", train=listed)
+    call = [
+        "evaluate",
+        "robustness",
+        listed,
+        "--task",
+        "segmentation",
+        "--segmenter",
+        "unet-4",
+        "--arm",
+        "none",
+    ]
+    call += ["--size", SIDE, "--seeds", 1, "--epochs", 1, "--batch", 4]
+    refused = command(*call, code=1)
+    assert "give skip=True" in refused.stderr or "--skip" in refused.stderr
+    told = command(*call, "--skip").stderr
+    assert name[:40].partition("\0")[0] in told
+
+
 def test_a_changed_mask_is_another_setting(folders, tmp_path):
     root = draw(tmp_path / "set", 3, 1, labels=(0, 1))
     out = tmp_path / "result.json"
@@ -480,9 +528,9 @@ def test_a_broken_off_comparison_goes_on(folders, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_several_processes_find_the_same(folders):
-    both = evaluated(folders, "none", "style:gin,splice=mask", jobs=2)
-    assert scores(both) == scores(evaluated(folders, "none", "style:gin,splice=mask"))
+def test_another_process_finds_the_same(folders):
+    other = evaluated(folders, "style:gin,splice=mask", seeds=1, jobs=2)  # whose one run is in a process
+    assert scores(other) == scores(evaluated(folders, "style:gin,splice=mask", seeds=1))
 
 
 def test_styles_by_region_and_protected_regions_are_arms(folders):

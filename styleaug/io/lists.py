@@ -24,6 +24,10 @@ class ImageList:
     left_out: str = ""
     masks: tuple[Path | None, ...] = ()
     """Masks that a list names, which need not exist; empty without a column for them."""
+    splits: tuple[str, ...] = ()
+    """The different values of a list's column `split`, sorted."""
+    groups: tuple[str, ...] = ()
+    """The different values of a list's column `group`, sorted."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -39,18 +43,22 @@ class ImageList:
         )
 
 
-def list_images(source: str | Path) -> ImageList:
+def list_images(source: str | Path, *, absent: bool = False) -> ImageList:
     """List the images of a folder, or those that a CSV or TSV file names.
 
     In a folder, the first folder below it is an image's class, and its path without suffix its key. A
     list has a header with the column `path` (relative to the list), and may have `class`, `key` and `mask`.
+
+    Args:
+        source: the folder or list.
+        absent: keep images of a list that are not there; False makes them an error.
 
     Raises:
         FileError: the source is missing or has no images, or the list is invalid.
     """
     source = check_path(source)
     if source.suffix.lower() in LISTS and not source.is_dir():
-        return read_list(source)
+        return read_list(source, absent=absent)
     found = list_image_files(source)
     inside = [path.relative_to(source) for path in found.files]
     classes = tuple(path.parts[0] if len(path.parts) > 1 else "" for path in inside)
@@ -58,7 +66,7 @@ def list_images(source: str | Path) -> ImageList:
     return ImageList(tuple(found.files), classes, keys, tuple(found.skipped), found.left_out())
 
 
-def read_list(path: Path) -> ImageList:
+def read_list(path: Path, *, absent: bool = False) -> ImageList:
     """Read a CSV or TSV list of images."""
     check_regular(path)
     try:
@@ -72,7 +80,7 @@ def read_list(path: Path) -> ImageList:
     if not rows or not all(row["path"] for row in rows):
         raise FileError(f"{path} must name an image in the column 'path' of each row.")
     paths = tuple(path.parent / row["path"] for row in rows)
-    missing = [entry for entry in paths if not is_there(entry)]
+    missing = [] if absent else [entry for entry in paths if not is_there(entry)]
     if missing:
         first = str(missing[0])[:200]
         raise FileError(f"{path} names {len(missing)} files that are not there; the first: {first!r}")
@@ -80,7 +88,10 @@ def read_list(path: Path) -> ImageList:
     classes = tuple(row.get("class") or "" for row in rows)
     named = [row.get("mask") for row in rows] if "mask" in header else []
     masks = tuple(path.parent / mask if mask else None for mask in named)
-    return ImageList(paths, classes, keys, masks=masks)
+    splits, groups = (
+        tuple(sorted({row.get(name) or "" for row in rows} - {""})) for name in ("split", "group")
+    )
+    return ImageList(paths, classes, keys, masks=masks, splits=splits, groups=groups)
 
 
 def is_there(path: Path) -> bool:

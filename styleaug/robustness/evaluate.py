@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from styleaug.robustness.arms import Arm, ArmSpec
 from styleaug.robustness.classification import Classification
 from styleaug.robustness.classifiers import Network
 from styleaug.robustness.corruptions import corrupt
-from styleaug.robustness.protocol import HOME, TRAIN, Protocol, Store, mapped
+from styleaug.robustness.protocol import HOME, TRAIN, Protocol, Samples, Store, mapped
 from styleaug.robustness.report import Plan, Robustness
 from styleaug.robustness.runs import Key, Record, RunFile, Workers
 from styleaug.robustness.segmentation import Segmentation
@@ -260,11 +261,11 @@ def run_one(job: Job) -> Record:
     task, protocol, store = job.task, job.protocol, job.store
     with settled(protocol.each_threads):
         arm, net, train, test = made(job)
-        images, labels = store.images(TRAIN), store.labels(TRAIN)
+        data = store.samples(TRAIN)
         started, worked = time.perf_counter(), time.process_time()
-        train_images = images[train]
+        data = data.at(train)
         with _hooked(net, arm):
-            task.fit(net, train_images, labels[train], store.classes, arm, protocol, seed=job.seed)
+            task.fit(net, data, arm, protocol, seed=job.seed, steps=None)
         if protocol.device != "cpu":
             torch.accelerator.synchronize()
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - worked
@@ -272,13 +273,11 @@ def run_one(job: Job) -> Record:
             cases = dict(tested_cases(job, net, test))
             tested = {name: case.tested for name, case in cases.items()}
             truth = cases[HOME].labels
-            corrupted = {
-                f"{name} {severity}": task.test(
-                    net, mapped(corrupted_file(job, name, severity)), truth, store.classes, protocol
-                ).score
-                for name in protocol.corruptions
-                for severity in protocol.severities
-            }
+            corrupted = {}
+            for name, severity in product(protocol.corruptions, protocol.severities):
+                images = mapped(corrupted_file(job, name, severity))
+                found = task.test(net, Samples(images, truth, store.classes), protocol)
+                corrupted[f"{name} {severity}"] = found.score
         if job.sheet is not None:
             task.draw(job.sheet, cases, store.classes)
         by_class = {name: found.by_class for name, found in tested.items() if found.by_class}
@@ -304,13 +303,9 @@ def tested_cases(job: Job, net: Network, test: torch.Tensor) -> Iterator[tuple[s
     store = job.store
     for name in [HOME, *(name for name in store.domains if name not in (HOME, TRAIN))]:
         kept = name in store.domains
-        source = name if kept else TRAIN
-        images, labels, names = store.images(source), store.labels(source), store.domains[source].names
-        if not kept:
-            images, labels = images[test], labels[test]
-            names = tuple(names[row] for row in test.tolist()) if names else ()
-        tested = job.task.test(net, images, labels, store.classes, job.protocol)
-        yield name, Case(images, labels, names, tested)
+        data = store.samples(name) if kept else store.samples(TRAIN).at(test)
+        tested = job.task.test(net, data, job.protocol)
+        yield name, Case(data.images, data.labels, data.names, tested)
 
 
 def made(job: Job) -> tuple[Arm, Network, torch.Tensor, torch.Tensor]:
@@ -318,7 +313,7 @@ def made(job: Job) -> tuple[Arm, Network, torch.Tensor, torch.Tensor]:
     protocol, store = job.protocol, job.store
     train, test = protocol.split(store.labels(TRAIN), job.seed)
     torch.manual_seed(job.seed)
-    net = job.task.network(protocol, store.classes, store.images(TRAIN), train)
+    net = job.task.network(store.samples(TRAIN), train, protocol)
     net.to(protocol.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     arm = Arm(job.arm, seed=job.seed)
     if arm.hooks and not net.early:
@@ -419,19 +414,20 @@ def time_run(job: Job) -> tuple[float, float]:
     task, protocol, store = job.task, job.protocol, job.store
     with settled(protocol.each_threads):
         arm, net, train, _ = made(job)
-        images, labels = store.images(TRAIN)[train], store.labels(TRAIN)[train]
+        data = store.samples(TRAIN).at(train)
         clock = []
         for steps in (WARM_STEPS, TIMED_STEPS):
             started = time.perf_counter()
             with _hooked(net, arm):
-                task.fit(net, images, labels, store.classes, arm, protocol, seed=0, steps=steps)
+                task.fit(net, data, arm, protocol, seed=0, steps=steps)
             clock.append(time.perf_counter() - started)
-        task.test(net, images[:1], labels[:1], store.classes, protocol)  # the first call may import
+        first = data.at(torch.arange(min(64, len(train))))
+        task.test(net, data.at(torch.arange(1)), protocol)  # the first call may import
         started = time.perf_counter()
         with _normalised(net, arm):
-            task.test(net, images[:64], labels[:64], store.classes, protocol)
-        tested = (time.perf_counter() - started) / len(images[:64])
-    steps = protocol.recipe.epochs * (len(images) // protocol.recipe.batch)
+            task.test(net, first, protocol)
+        tested = (time.perf_counter() - started) / len(first.labels)
+    steps = protocol.recipe.epochs * (len(train) // protocol.recipe.batch)
     corrupted = len(home_test(job)) * len(protocol.corruptions) * len(protocol.severities)
     count = len(home_test(job)) + corrupted
     count += sum(domain.images for name, domain in store.domains.items() if name not in (HOME, TRAIN))

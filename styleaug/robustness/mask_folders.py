@@ -53,6 +53,7 @@ class MaskedImages:
         names: names of the images.
         failed: images and masks that could not be used, with the reasons.
         digest: hash of the names and sizes of the files, to recognise the set.
+        groups: the different values of a list's column `group`.
     """
 
     images: UInt8[Tensor, "N 3 S S"]
@@ -61,6 +62,7 @@ class MaskedImages:
     names: tuple[str, ...]
     failed: tuple[tuple[Path, str], ...]
     digest: str
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def read_masked_images(
 
     Args:
         source: folder with the folders `images` and `masks`, whose files have the same names apart from their
-            suffixes; or a CSV or TSV file with the columns `path` and `mask`.
+            suffixes; or a CSV or TSV file with the columns `path` and `mask`. All its images are read, so a
+            column `split` may have one value only.
         side: side of the squares in pixels. Masks take the nearest value.
         labels: the known labels; None takes those of the masks.
         void: label of pixels without a class; None is no such label.
@@ -119,11 +122,11 @@ def read_masked_images(
         report: called with the number of images read and the number in all.
 
     Raises:
-        FileError: no such folders or columns, too many images, too many labels or only one, or no image
-            with a mask that can be used.
+        FileError: no such folders or columns, a list of several parts, too many images, too many labels or
+            only one, or no image with a mask that can be used.
     """
     source = check_path(source)
-    entries, skipped = list_entries(source)
+    entries, skipped, groups = list_entries(source)
     entries = evenly_spaced(entries, limit)
     check_memory(source, len(entries), side, 4, most_bytes)
     squares, failed = read_each(
@@ -158,6 +161,7 @@ def read_masked_images(
             tuple(f"{entry.name} {entry.blamed.name}" for entry, _ in good),
             [path for entry, _ in good for path in (entry.image, entry.blamed)],
         ),
+        groups,
     )
 
 
@@ -236,21 +240,27 @@ def indices(
     return result
 
 
-def list_entries(source: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
-    """List the images of a source with their masks, and the files that were left out.
+def list_entries(source: Path) -> tuple[list[Entry], list[tuple[Path, str]], tuple[str, ...]]:
+    """List the images of a source with their masks, the files that were left out, and the groups of a list.
 
     Raises:
-        FileError: the source has neither of the two forms.
+        FileError: the source has neither of the two forms, or is a list of several parts.
     """
     wanted = (
         f"the folders {IMAGE_FOLDER} and {MASK_FOLDER} with files of the same names, or a CSV or TSV list "
         "with the columns path and mask"
     )
     if source.suffix.lower() in LISTS and not source.is_dir():
-        listed = list_images(source)
+        listed = list_images(source, absent=True)
         if not listed.masks:
             raise FileError(f"{source} has no column mask; a segmentation needs {wanted}.")
-        return [listed_entry(image, mask) for image, mask in zip(listed.paths, listed.masks, strict=True)], []
+        if len(listed.splits) > 1:
+            raise FileError(
+                f"{source} has several parts in its column split: {', '.join(listed.splits[:5])}. Write a "
+                "list of each part; the one to test at home is the test home=LIST."
+            )
+        entries = [listed_entry(image, mask) for image, mask in zip(listed.paths, listed.masks, strict=True)]
+        return entries, [], listed.groups
     if not source.is_dir():
         raise FileError(f"there is no folder {source}.")
     if not ((source / IMAGE_FOLDER).is_dir() and (source / MASK_FOLDER).is_dir()):
@@ -261,7 +271,7 @@ def list_entries(source: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
     for path in masks.files:
         by_stem.setdefault(stem(path, beside), []).append(path)
     entries = [folder_entry(path, stem(path, folder), by_stem, beside) for path in images.files]
-    return entries, [*images.skipped, *masks.skipped]
+    return entries, [*images.skipped, *masks.skipped], ()
 
 
 def stem(path: Path, folder: Path) -> Path:

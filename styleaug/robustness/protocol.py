@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Integer, Shaped, UInt8
+from jaxtyping import Int, Integer, Shaped, UInt8
 from torch import Tensor
 
 from styleaug.errors import ConfigError, name_bytes
@@ -19,7 +19,7 @@ from styleaug.robustness.classifier_training import Recipe
 from styleaug.robustness.classifiers import default_recipe
 from styleaug.robustness.corruptions import CORRUPTIONS
 
-__all__ = ["HOME", "Protocol", "Samples", "Store", "domain_name"]
+__all__ = ["HOME", "Protocol", "Samples", "Source", "Store", "domain_name"]
 
 HOME = "home"
 TRAIN = "train"
@@ -221,13 +221,35 @@ class Samples:
     images: UInt8[Tensor, "N 3 S S"]
     labels: Integer[Tensor, "N ..."]
     classes: tuple[str, ...]
-    failed: tuple[tuple[Path, str], ...]
-    digest: str
+    failed: tuple[tuple[Path, str], ...] = ()
+    digest: str = ""
     names: tuple[str, ...] = ()
 
+    def at(self, rows: Int[Tensor, " R"]) -> "Samples":
+        """Return the samples with only these rows, in this order."""
+        names = tuple(self.names[row] for row in rows.tolist()) if self.names else ()
+        return replace(self, images=self.images[rows], labels=self.labels[rows], names=names)
 
-Read = Callable[..., Samples]
-"""Function that reads a domain; see `Store.fill`."""
+
+@dataclass(frozen=True)
+class Source:
+    """A domain to read.
+
+    Args:
+        path: its folder or list.
+        classes: names of the classes of the training; None for the training itself.
+        most_bytes: memory that is left, in bytes.
+        report: called with the number of images read and the number in all.
+    """
+
+    path: Path
+    classes: tuple[str, ...] | None
+    most_bytes: int
+    report: Callable[[int, int], None]
+
+
+Read = Callable[[Source, Protocol], Samples]
+"""Function that reads a domain."""
 
 
 @dataclass(frozen=True)
@@ -265,21 +287,15 @@ class Store:
         Args:
             folder: folder for the files.
             protocol: the protocol.
-            read: called with the protocol, the path of a domain, the classes of the training (None for the
-                training itself), the memory that is left in bytes, and a function to report to.
+            read: reads a domain.
             report: called with the name of a domain, the number of images read and the number in all.
         """
         classes: tuple[str, ...] | None = None
         domains: dict[str, Domain] = {}
         left = int(protocol.memory * 2**30)
-        for name, source in {TRAIN: protocol.train, **protocol.tests}.items():
-            found = read(
-                protocol,
-                source,
-                classes,
-                most_bytes=left,
-                report=lambda done, total, name=name: report(name, done, total),
-            )
+        for name, path in {TRAIN: protocol.train, **protocol.tests}.items():
+            source = Source(path, classes, left, lambda done, total, name=name: report(name, done, total))
+            found = read(source, protocol)
             classes = found.classes
             left -= found.images.nbytes + found.labels.nbytes
             np.save(folder / f"{slot(name)}.npy", found.images.numpy())
@@ -300,6 +316,12 @@ class Store:
     def images(self, name: str) -> Shaped[Tensor, "N 3 S S"]:
         """Return the images of a domain, mapped into memory."""
         return mapped(self.folder / f"{slot(name)}.npy")
+
+    def samples(self, name: str) -> Samples:
+        """Return a domain, its tensors mapped into memory."""
+        domain = self.domains[name]
+        images, labels = self.images(name), self.labels(name)
+        return Samples(images, labels, self.classes, domain.failed, domain.digest, domain.names)
 
 
 def slot(name: str) -> str:

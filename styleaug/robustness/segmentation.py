@@ -1,12 +1,12 @@
 """The task of segmentation: images with masks, small networks, and the mean Dice."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from styleaug.checks import check_number
@@ -16,7 +16,7 @@ from styleaug.robustness.classifier_training import VOID, Recipe
 from styleaug.robustness.classifiers import Network
 from styleaug.robustness.mask_folders import NO_BACKGROUND, read_masked_images
 from styleaug.robustness.overlays import draw_overlays
-from styleaug.robustness.protocol import Protocol, Samples
+from styleaug.robustness.protocol import HOME, Protocol, Samples, Source
 from styleaug.robustness.segmenter_training import (
     dice,
     fit_segmenter,
@@ -98,28 +98,26 @@ class Segmentation(Task):
         kept = {name: value for name, value in shared.items() if name not in ("classifier", "balanced")}
         return {"task": "segmentation", **asdict(self), **kept}
 
-    def read(
-        self,
-        protocol: Protocol,
-        source: Path,
-        classes: tuple[str, ...] | None,
-        *,
-        most_bytes: int,
-        report: Callable[[int, int], None],
-    ) -> Samples:
+    def read(self, source: Source, protocol: Protocol) -> Samples:
         """Read images with masks."""
+        trained = source.classes
         found = read_masked_images(
-            source,
+            source.path,
             protocol.recipe.side,
-            labels=self.known_labels(protocol) if classes is None else tuple(map(int, classes)),
+            labels=self.known_labels(protocol) if trained is None else tuple(map(int, trained)),
             void=self.void,
             background=self.background,
             fit=protocol.fit,
             limit=protocol.limit,
-            most_bytes=most_bytes,
+            most_bytes=source.most_bytes,
             threads=protocol.jobs * protocol.each_threads,
-            report=report,
+            report=source.report,
         )
+        if trained is None and HOME not in protocol.tests and len(found.groups) > 1:
+            raise FileError(
+                f"{source.path} has a column group, and images of a group would be on both sides of a random "
+                "home test. Write some groups to a list of their own, and give it as the test home=LIST."
+            )
         names = tuple(map(str, found.labels))
         if self.background not in (0, NO_BACKGROUND, *found.labels):
             raise ConfigError(
@@ -128,59 +126,38 @@ class Segmentation(Task):
             )
         counted = torch.arange(self.first(names), len(names), dtype=torch.uint8)
         if not torch.isin(found.masks, counted).any():
-            raise FileError(f"the masks of {source} show nothing but background.")
+            raise FileError(f"the masks of {source.path} show nothing but background.")
         return Samples(found.images, found.masks, names, found.failed, found.digest, found.names)
 
     def first(self, classes: tuple[str, ...]) -> int:
         """Return the index of the first class that counts."""
         return int(classes[0] == str(self.background))
 
-    def network(
-        self,
-        protocol: Protocol,
-        classes: tuple[str, ...],
-        images: UInt8[Tensor, "N 3 S S"],
-        train: Int[Tensor, " T"],
-    ) -> Network:
+    def network(self, data: Samples, train: Int[Tensor, " T"], protocol: Protocol) -> Network:
         """Make the network of the task."""
         side = protocol.recipe.side
-        return make_segmenter(self.segmenter, len(classes), side, pretrained=protocol.pretrained)
+        return make_segmenter(self.segmenter, len(data.classes), side, pretrained=protocol.pretrained)
 
     def fit(
-        self,
-        net: Network,
-        images: UInt8[Tensor, "N 3 S S"],
-        labels: UInt8[Tensor, "N S S"],
-        classes: tuple[str, ...],
-        arm: Arm,
-        protocol: Protocol,
-        *,
-        seed: int,
-        steps: int | None = None,
+        self, net: Network, data: Samples, arm: Arm, protocol: Protocol, *, seed: int, steps: int | None
     ) -> None:
         """Train with cross-entropy and Dice loss."""
         fit_segmenter(
             net,
-            images,
-            labels,
+            data.images,
+            data.labels,
             arm,
             protocol.recipe,
             seed=seed,
             device=protocol.device,
-            first=self.first(classes),
+            first=self.first(data.classes),
             steps=steps,
         )
 
-    def test(
-        self,
-        net: Network,
-        images: Shaped[Tensor, "N 3 S S"],
-        labels: UInt8[Tensor, "N S S"],
-        classes: tuple[str, ...],
-        protocol: Protocol,
-    ) -> Scored:
+    def test(self, net: Network, data: Samples, protocol: Protocol) -> Scored:
         """Compute Dice, IoU and, if MONAI is installed, the surface distance of each class."""
-        given = segment(net, images, precision=protocol.recipe.precision)
+        labels, classes = data.labels, data.classes
+        given = segment(net, data.images, precision=protocol.recipe.precision)
         counts = overlaps(given, labels, len(classes))
         measured = {"dice": dice(*counts), "iou": intersection_over_union(*counts)}
         if has_surface_dice():

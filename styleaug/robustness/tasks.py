@@ -1,18 +1,18 @@
 """What differs between tasks in a comparison: how to read, make, train and test. All else is shared."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jaxtyping import Int, Integer, Shaped, UInt8
+from jaxtyping import Int
 from torch import Tensor
 
 from styleaug.robustness.arms import Arm
 from styleaug.robustness.classifier_training import Recipe
 from styleaug.robustness.classifiers import Network
-from styleaug.robustness.protocol import Protocol, Samples
+from styleaug.robustness.protocol import Protocol, Samples, Source
 
 __all__ = ["Case", "Scored", "Task"]
 
@@ -60,58 +60,27 @@ class Task(ABC):
         """Return the settings of a result file, from those that all tasks share."""
 
     @abstractmethod
-    def read(
-        self,
-        protocol: Protocol,
-        source: Path,
-        classes: tuple[str, ...] | None,
-        *,
-        most_bytes: int,
-        report: Callable[[int, int], None],
-    ) -> Samples:
-        """Read a domain; see `Store.fill`."""
+    def read(self, source: Source, protocol: Protocol) -> Samples:
+        """Read a domain."""
 
     @abstractmethod
-    def network(
-        self,
-        protocol: Protocol,
-        classes: tuple[str, ...],
-        images: UInt8[Tensor, "N 3 S S"],
-        train: Int[Tensor, " T"],
-    ) -> Network:
+    def network(self, data: Samples, train: Int[Tensor, " T"], protocol: Protocol) -> Network:
         """Make a network with weights from torch's global generator.
 
         Args:
+            data: the training domain.
+            train: its rows that are trained on.
             protocol: the protocol.
-            classes: names of the classes.
-            images: images of the training domain.
-            train: rows that are trained on.
         """
 
     @abstractmethod
     def fit(
-        self,
-        net: Network,
-        images: UInt8[Tensor, "N 3 S S"],
-        labels: Integer[Tensor, "N ..."],
-        classes: tuple[str, ...],
-        arm: Arm,
-        protocol: Protocol,
-        *,
-        seed: int,
-        steps: int | None = None,
+        self, net: Network, data: Samples, arm: Arm, protocol: Protocol, *, seed: int, steps: int | None
     ) -> None:
         """Train a network in place; see `classifier_training.fit`."""
 
     @abstractmethod
-    def test(
-        self,
-        net: Network,
-        images: Shaped[Tensor, "N 3 S S"],
-        labels: Integer[Tensor, "N ..."],
-        classes: tuple[str, ...],
-        protocol: Protocol,
-    ) -> Scored:
+    def test(self, net: Network, data: Samples, protocol: Protocol) -> Scored:
         """Compute the scores of a network in one domain."""
 
     @abstractmethod
