@@ -167,6 +167,8 @@ class Answer(BaseHTTPRequestHandler):
                 files = {}
                 for line in lines:
                     value = line["value"]
+                    if line["key"] == "header" and value.get("parentCommit") not in (None, repo.find(branch)):
+                        return self.send({"error": "A commit has happened since."}, status=412)
                     if line["key"] == "file":
                         files[value["path"]] = b64decode(value["content"])
                     elif line["key"] == "lfsFile":

@@ -115,6 +115,53 @@ def test_a_revision_is_a_branch_or_a_commit(hub):
         StyleBank.from_pretrained("owner/bank@side", revision="side")
 
 
+@pytest.mark.parametrize("branch", [None, "side"])
+@pytest.mark.parametrize(
+    "readme", [b"# Mine", b"", b"\xff\xfe", b"Written by styleaug 1; or not\n", "edited"]
+)
+def test_a_readme_of_somebody_else_is_kept(hub, readme, branch):
+    lab(3).push_to_hub("owner/bank", private=False)
+    if readme == "edited":  # our card without its last line
+        readme = held(hub, "owner/bank")["README.md"].rstrip().rpartition(b"\n")[0]
+    hub.repos["owner/bank"].commit({"README.md": readme, "styles.png": b"theirs"})
+    with pytest.warns(
+        UserWarning, match=r"own README\.md and styles\.png is kept, because styleaug did not write it"
+    ):
+        where = lab(4).push_to_hub("owner/bank", private=False, branch=branch)
+    files = hub.repos["owner/bank"].commits[where.partition("@")[2]]
+    assert files["README.md"] == readme and files["styles.png"] == b"theirs"
+    assert len(load_bank(where)) == 4
+
+
+def test_our_card_is_written_anew(hub):
+    share(hub, {"notes.md": b"theirs"})
+    lab(3).push_to_hub("owner/bank", private=False)
+    assert b"**Styles**: 3" in held(hub, "owner/bank")["README.md"]
+    assert held(hub, "owner/bank")["notes.md"] == b"theirs"
+    for content in (held(hub, "owner/bank")["README.md"].replace(b"\n", b"\r\n"), None):
+        if content:
+            hub.repos["owner/bank"].commit({"README.md": content})
+        lab(5).push_to_hub("owner/bank", private=False)
+        assert b"**Styles**: 5" in held(hub, "owner/bank")["README.md"]
+
+
+def test_a_picture_of_somebody_else_is_kept(hub):
+    share(hub, {"styles.png": b"theirs"})
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"own styles\.png is kept"):
+            lab().push_to_hub("owner/bank", private=False)
+        assert held(hub, "owner/bank").keys() == {"styles.png", "bank.safetensors"}
+        assert held(hub, "owner/bank")["styles.png"] == b"theirs"
+
+
+def test_what_somebody_commits_during_a_push_is_kept(hub):
+    share(hub, {})
+    hub.moving = {"README.md": b"# Mine"}
+    with pytest.raises(FileError, match="Try again"):
+        lab().push_to_hub("owner/bank", private=False)
+    assert held(hub, "owner/bank") == {"README.md": b"# Mine"}
+
+
 def test_a_learned_generator_goes_with_its_bank(hub):
     network = tiny_adain()
     mine = bank_of(network)

@@ -6,7 +6,7 @@ of a commit. Files lie in the cache of `huggingface_hub`; a commit that is there
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -136,7 +136,13 @@ def our_files(source: str, sizes: Mapping[str, int | None]) -> list[str]:
 
 
 def commit_files(
-    repo: str, files: Mapping[str, bytes], *, message: str, private: bool = True, branch: str | None = None
+    repo: str,
+    files: Mapping[str, bytes],
+    *,
+    message: str,
+    private: bool = True,
+    branch: str | None = None,
+    keep: Callable[[Callable[[str], bytes | None]], Container[str]] = lambda read: (),
 ) -> str:
     """Commit files to a repository, which is made if it is missing; return the reference of the commit.
 
@@ -146,6 +152,8 @@ def commit_files(
         message: of the commit.
         private: make the repository private, and refuse one that is public.
         branch: branch to commit to, made if it is missing; None is the main one.
+        keep: called with a function that reads a file of the branch by its name (None: there is none);
+            returns the names of `files` that stay as they are there.
 
     Raises:
         ConfigError: the repository is public, and `private` is set.
@@ -162,8 +170,19 @@ def commit_files(
             )
         if branch:
             api.create_branch(repo, branch=branch, exist_ok=True)
-        added = [hub.CommitOperationAdd(name, content) for name, content in files.items()]
-        done = api.create_commit(repo, added, commit_message=message, revision=branch)
+        info = api.model_info(repo, revision=branch or MAIN, timeout=_TIMEOUT)
+        there = {file.rfilename for file in info.siblings or ()}
+
+        def read(name: str) -> bytes | None:
+            if name not in there:
+                return None
+            return Path(api.hf_hub_download(repo, name, revision=info.sha)).read_bytes()
+
+        kept = keep(read)
+        added = [hub.CommitOperationAdd(name, content) for name, content in files.items() if name not in kept]
+        # The hub refuses if somebody has changed the branch since it was read.
+        options = {"commit_message": message, "revision": branch, "parent_commit": info.sha}
+        done = api.create_commit(repo, added, **options)
     return f"{HUB}{repo}@{done.oid}"
 
 

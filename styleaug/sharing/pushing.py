@@ -1,5 +1,8 @@
 """Push banks and learned generators to the Hugging Face hub, with a card and a picture."""
 
+import re
+import warnings
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,8 +40,8 @@ def push_to_hub(
     """Push a bank, a learned generator or both to the Hugging Face hub; return the commit's reference.
 
     The commit holds `bank.safetensors`, `generator.safetensors` if no generator that is shipped made the
-    bank, a card (`README.md`) and a picture of the styles on a sample image, which is none of yours. The card
-    is written anew by each push.
+    bank, a card (`README.md`) and a picture of the styles on a sample image, which is none of yours. Each
+    push writes its own card anew; a `README.md` that styleaug did not write is kept, with a warning.
 
     Args:
         source: a bank, by name, path or as a `StyleBank`; a run folder of `styleaug train`; or a learned
@@ -93,7 +96,27 @@ def push_to_hub(
     what = " and ".join(
         name.removesuffix(".safetensors") for name in (BANK_FILE, GENERATOR_FILE) if name in files
     )
-    return commit_files(repo, files, message=f"Push {what} with styleaug", private=private, branch=branch)
+    message = f"Push {what} with styleaug"
+    return commit_files(repo, files, message=message, private=private, branch=branch, keep=files_to_keep)
+
+
+def files_to_keep(read: Callable[[str], bytes | None]) -> set[str]:
+    """Return which of card and picture stay as they are, because styleaug did not write those that are there.
+
+    Args:
+        read: reads a file of the repository by its name; None if there is none.
+    """
+    card = read(CARD_FILE)
+    signed = card is not None and _SIGNED.search(card.decode(errors="replace"))
+    there = [name for name in (CARD_FILE, PICTURE_FILE) if read(name) is not None]
+    if signed or not there:
+        return set()
+    warnings.warn(
+        f"the repository's own {' and '.join(there)} is kept, because styleaug did not write it; no card and "
+        "no picture are pushed. To get them, delete what is there and push again.",
+        stacklevel=4,
+    )
+    return {CARD_FILE, PICTURE_FILE}
 
 
 def known_name(network: AbstractGenerator) -> str | None:
@@ -162,6 +185,8 @@ statistics of styles: no pixels, file names or paths.
 
 Written by styleaug {version}; the next push writes it anew.
 """
+_SIGNED = re.compile(r"^Written by styleaug \S+; the next push writes it anew\.\s*\Z", re.MULTILINE)
+"""The last line of a card of ours. Who changes the card and means to keep it deletes that line."""
 
 
 def model_card(
