@@ -75,7 +75,7 @@ def test_weights_and_chances_multiply():
     augment = OneOf([sparse, StyleAugment(generator="tone-curves", p=0.9)], weights=[3, 1])
     assert augment.p == pytest.approx(0.75 * 0.1 + 0.25 * 0.9)
     params = augment.draw(20_000, torch.Generator().manual_seed(0))
-    counts = Counter(augment.describe(params)["transforms"])
+    counts = Counter(augment.describe(params)["member"])
     assert abs(counts[0] / 20_000 - 0.075) < 0.01 and abs(counts[1] / 20_000 - 0.225) < 0.01
     never = OneOf([StyleAugment(bank("reinhard-rgb"), p=0.0)])
     images = batch(3)
@@ -159,7 +159,7 @@ def test_one_in_another():
     params = augment.make_params(images)
     assert torch.equal(augment.apply(images, params), augment.apply(images, params))
     assert len(members_of(augment)) == 3
-    shares = Counter(augment.describe(augment.draw(3000, torch.Generator().manual_seed(0)))["transforms"])
+    shares = Counter(augment.describe(augment.draw(3000, torch.Generator().manual_seed(0)))["member"])
     assert abs(shares[0] / 3000 - 2 / 3) < 0.05
 
 
@@ -233,7 +233,7 @@ def test_albumentations_replays_and_serialises_it():
     again = A.from_dict(A.to_dict(A.Compose([AlbumentationsStyle(augment)])))
     assert repr(again.transforms[0].stylizer) == repr(augment.with_p(1.0))
     told = AlbumentationsStyle(augment).describe(5)
-    assert told["transforms"][0] in (0, 1) and told.keys() == {"strength", "styles", "shares", "transforms"}
+    assert told["member"][0] in (0, 1) and told.keys() == {"strength", "styles", "shares", "member"}
     objects = AlbumentationsStyle(OneOf([StyleAugment(bank("reinhard-rgb"))]))
     with pytest.raises(ConfigError, match=r"bank\.save"):
         A.to_dict(A.Compose([objects]))
@@ -261,7 +261,7 @@ def test_a_folder_is_styled_by_it_and_the_manifest_names_the_member(tmp_path):
     for workers in (0, 2):
         assert apply_folder(source, tmp_path / f"out{workers}", bank=augment, workers=workers).written == 12
     lines = [json.loads(line) for line in (tmp_path / "out0" / "manifest.jsonl").read_text().splitlines()]
-    assert {line["transforms"] for line in lines[1:]} == {0, 1}
+    assert {line["member"] for line in lines[1:]} == {0, 1}
     assert [part["generator"] for part in lines[0]["settings"]["one_of"]] == ["adain", "gin"]
     assert (tmp_path / "out2" / "manifest.jsonl").read_text() == (
         tmp_path / "out0" / "manifest.jsonl"

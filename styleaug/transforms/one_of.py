@@ -134,13 +134,13 @@ class OneOf(AbstractAugment):
             )
 
     def describe(self, params: StyleParams) -> dict[str, list[Any]]:
-        """Return what was drawn, and `transforms`: for each row the number of its member."""
+        """Return what was drawn, and `member`: for each row the number of its transform."""
         told, codes = super().describe(params), params["codes"]
         assert codes is not None
         each = list(zip(told["styles"], told["shares"], strict=True))
         styles = [[style for style, share in zip(*row, strict=True) if share] for row in each]
         shares = [[share for share in row if share] for _, row in each]
-        return {**told, "styles": styles, "shares": shares, "transforms": codes[:, 0].long().tolist()}
+        return {**told, "styles": styles, "shares": shares, "member": codes[:, 0].long().tolist()}
 
     @as_usual()
     def apply(  # pyright: ignore[reportIncompatibleMethodOverride]
