@@ -24,7 +24,7 @@ from shard_files import (
 )
 from specimens import Spy, bank, bank_of, tiny_adain
 
-from styleaug import ConfigError, FileError, apply_folder
+from styleaug import ConfigError, FileError, Splice, StyleAugment, apply_folder
 from styleaug.io.atomic import LEFT_BEHIND
 from styleaug.io.files import open_image
 from styleaug.offline.folder import start_context
@@ -200,8 +200,7 @@ def run_killed(source: Path, out: Path, calls: int, workers: int) -> subprocess.
 
 
 @pytest.mark.slow
-@every_format
-@pytest.mark.parametrize("calls", [1, 4])
+@pytest.mark.parametrize(("kind", "calls"), [*((kind, 4) for kind in WRITERS), ("webdataset", 1)])
 def test_a_killed_run_goes_on(kind, calls, tmp_path):
     source = WRITERS[kind](tmp_path / "in")
     invert(source, tmp_path / "whole")
@@ -318,6 +317,31 @@ def test_other_settings_are_refused(tmp_path):
     assert invert(source, tmp_path / "out").skipped == 20
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"strength": (0.2, 1.0)},
+        {"sampler": "mix"},
+        {"blend": "screen"},
+        {"splice": Splice("halves", parts=3)},
+        {"value_range": (0, 200)},
+        {"channels": "shared"},
+        {"preserve": 0.5},
+        {"least_side": 40},
+        {"precision": "float32"},
+    ],
+    ids=str,
+)
+def test_every_option_of_a_transform_is_a_setting(option, tmp_path):
+    source, spy = write_images(tmp_path / "in", 2), Spy()
+    make = lambda **options: StyleAugment(bank_of(spy), generator=spy, **options)  # noqa: E731
+    for name, transform, other in (("a", make(**option), make()), ("b", make(), make(**option))):
+        assert apply_folder(source, tmp_path / name, bank=transform).written == 2
+        assert apply_folder(source, tmp_path / name, bank=transform).skipped == 2
+        with pytest.raises(ConfigError, match="other settings"):
+            apply_folder(source, tmp_path / name, bank=other)
+
+
 def test_folders_of_several_formats(tmp_path):
     for writer in WRITERS.values():
         writer(tmp_path / "in")
@@ -360,14 +384,14 @@ def test_what_cannot_be_started(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_takes_shards(tmp_path):
+def test_the_command_takes_shards(tmp_path, command):
     source = write_tars(tmp_path / "in", 2)
     styles = bank("reinhard-rgb").save(tmp_path / "bank.safetensors")
     (source / "bad.tar").write_text("hello")
-    command = [sys.executable, "-m", "styleaug", "apply", source, "-o", tmp_path / "out", "--bank", styles]
-    options = ["--format", "webdataset", "--column", "png", "--engine", "local", "--workers", "2"]
-    ended = subprocess.run([*map(str, command), *options], capture_output=True, text=True)
+    call = ["apply", source, "-o", tmp_path / "out", "--bank", styles]
+    call += ["--format", "webdataset", "--column", "png", "--engine", "local", "--workers", "2"]
+    process = [sys.executable, "-m", "styleaug", *map(str, call)]
+    ended = subprocess.run(process, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "20 images written" in ended.stderr and "21 files skipped" in ended.stderr
-    strict = subprocess.run([*map(str, command), *options, "--strict"], capture_output=True, text=True)
-    assert strict.returncode == 1 and "20 already there" in strict.stderr
+    assert "20 already there" in command(*call, "--strict", code=1).stderr

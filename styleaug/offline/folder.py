@@ -31,10 +31,10 @@ from styleaug.offline.copies import Copier, Format, Line, Unit
 from styleaug.offline.manifest import Applied, Manifest
 from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.base import AbstractAugment
-from styleaug.transforms.host import Styles, held, members_of, with_options
+from styleaug.transforms.host import Styles, held, is_unusual, members_of, with_options
 from styleaug.transforms.normalize import StyleNormalize
 from styleaug.transforms.one_of import OneOf
-from styleaug.transforms.options import CommonOptions, in_short
+from styleaug.transforms.options import CommonOptions, StyleOptions
 
 __all__ = ["Applied", "Engine", "apply_folder"]
 
@@ -324,19 +324,22 @@ def style_settings(stylizer: AbstractAugment) -> dict[str, Any]:
         return {**style_settings(stylizer.augment), "normalize": stylizer.style}
     assert isinstance(stylizer, StyleAugment)
     known, home = stylizer.bank, stylizer.home
-    settings = {
+    given = {
+        **stylizer.settings(),
         # A bank contains its generator's fingerprint.
         "bank": hashlib.sha256(known.to_bytes()).hexdigest()[:16] if known else home.fingerprint,
         "generator": home.name,
-        "strength": list(stylizer.strength),
-        "sampler": in_short(stylizer.sampler),
     }
-    # Optional settings are absent if they are not used, as in manifests of earlier versions.
-    if stylizer.blend is not None:
-        settings["blend"] = stylizer.blend
-    if stylizer.preserve.floor is not None:
-        settings["preserve"] = stylizer.preserve.floor
-    return settings
+    always = ("bank", "generator", "strength", "sampler")
+    # The others are absent if they are not used, as in manifests of earlier versions.
+    unusual = [
+        name for name in StyleOptions.__annotations__ if name not in always and is_unusual(name, given[name])
+    ]
+    return {
+        name: list(given[name]) if isinstance(given[name], tuple) else given[name]  # as JSON has it
+        for name in (*always, *unusual)
+        if name != "compiled"
+    }
 
 
 def place_among(engine: Engine) -> tuple[int, int]:
