@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from styleaug.robustness.classifier_training import GEOMETRIES, VOID, Recipe
 from styleaug.robustness.evaluate import evaluate_robustness, plan_robustness
 from styleaug.robustness.mask_folders import read_mask_numbers, read_masked_images
 from styleaug.robustness.overlays import order_of, overlaid
+from styleaug.robustness.protocol import Samples
 from styleaug.robustness.segmentation import Segmentation
 from styleaug.robustness.segmenter_training import (
     dice,
@@ -248,13 +250,12 @@ def test_an_image_counts_for_the_classes_that_it_shows(folders):
     given[2, :4] = 3  # a class that no mask has
     protocol = robustness.Protocol.of("x", arms=["none"], recipe=RECIPE)
     images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
-    tested = SMALL.test(Answers(given), images, truth, ("0", "1", "2", "3"), protocol)
+    data = Samples(images, truth, ("0", "1", "2", "3"))
+    tested = SMALL.test(Answers(given), data, protocol)
     assert {name: found["dice"] for name, found in tested.by_class.items()} == {"1": 1, "2": 0.5}
     assert tested.score == 0.75
     assert tested.each.tolist() == [1, 0.5, 0]
-    everything = Segmentation(background=-1).test(
-        Answers(given), images, truth, ("0", "1", "2", "3"), protocol
-    )
+    everything = Segmentation(background=-1).test(Answers(given), data, protocol)
     assert everything.by_class.keys() == {"0", "1", "2"}
 
 
@@ -443,7 +444,7 @@ def test_lists_name_images_and_masks(folders, tmp_path):
 
 @pytest.mark.parametrize("column", ["split", "group"])
 def test_parts_and_groups_of_a_list_are_never_mixed_in_silence(folders, tmp_path, column):
-    def write(name: str, parts: str) -> Path:
+    def write(name: str, parts: Sequence[str]) -> Path:
         rows = [
             f"{folders}/home/images/{i}.jpg\t{folders}/home/masks/{i}.png\t{parts[i % len(parts)]}"
             for i in range(8)
@@ -453,13 +454,22 @@ def test_parts_and_groups_of_a_list_are_never_mixed_in_silence(folders, tmp_path
         return path
 
     both, one, other = write("both", "ab"), write("one", "a"), write("other", "b")
-    said = "several parts in its column split: a, b" if column == "split" else "column group, and images of a"
+    said = (
+        "several parts in its column split: 'a', 'b'"
+        if column == "split"
+        else "column group, and images of a"
+    )
     with pytest.raises(FileError, match=rf"both\.tsv has .*{said}.* the test home=LIST"):
         evaluated(folders, "none", train=both)
     found = evaluated(folders, "none", train=one, tests={"home": other})
     assert list(found.runs[0]["scores"]) == ["home"]
     evaluated(folders, "none", train=one, tests=[other])
-    if column == "group":  # groups matter only where some of their images are held out
+    with pytest.raises(FileError, match="has"):  # an empty one is another part
+        evaluated(folders, "none", train=write("some", ["a", ""]))
+    evaluated(folders, "none", train=write("empty", [""]), tests={"home": other})
+    if column == "group":
+        evaluated(folders, "none", train=write("each", "abcdefgh"))  # none is shared
+        # They matter only where some of their images are held out.
         evaluated(folders, "none", train=both, tests={"home": other, "all": both})
 
 
@@ -468,7 +478,7 @@ def test_an_image_of_a_list_that_is_not_there_can_be_skipped(folders, tmp_path, 
     rows = [f"{folders}/home/images/{i}.jpg,{folders}/home/masks/{i}.png" for i in range(6)]
     listed = tmp_path / "set.csv"
     listed.write_text("path,mask\n" + "\n".join([*rows, f"{name},{folders}/home/masks/7.png"]))
-    shown = name.replace("\0", ".{1,4}")
+    shown = name[:40].replace("\0", ".{1,4}")
     with pytest.raises(FileError, match=rf"1 files cannot be used; the first: .*{shown}.* give skip=True"):
         evaluated(folders, "none", train=listed)
     call = [

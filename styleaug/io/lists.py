@@ -25,9 +25,9 @@ class ImageList:
     masks: tuple[Path | None, ...] = ()
     """Masks that a list names, which need not exist; empty without a column for them."""
     splits: tuple[str, ...] = ()
-    """The different values of a list's column `split`, sorted."""
+    """The different values of a list's column `split`, sorted; an empty one counts beside others."""
     groups: tuple[str, ...] = ()
-    """The different values of a list's column `group`, sorted."""
+    """The same of the column `group`, if some images share one."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -88,10 +88,15 @@ def read_list(path: Path, *, absent: bool = False) -> ImageList:
     classes = tuple(row.get("class") or "" for row in rows)
     named = [row.get("mask") for row in rows] if "mask" in header else []
     masks = tuple(path.parent / mask if mask else None for mask in named)
-    splits, groups = (
-        tuple(sorted({row.get(name) or "" for row in rows} - {""})) for name in ("split", "group")
-    )
+    splits, groups = (different([row.get(name) or "" for row in rows]) for name in ("split", "group"))
+    if len(groups) == len(rows):
+        groups = ()
     return ImageList(paths, classes, keys, masks=masks, splits=splits, groups=groups)
+
+
+def different(values: list[str]) -> tuple[str, ...]:
+    """Return the different values of a column, sorted; none if all are empty."""
+    return tuple(sorted(set(values))) if any(values) else ()
 
 
 def is_there(path: Path) -> bool:

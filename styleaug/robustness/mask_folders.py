@@ -255,9 +255,10 @@ def list_entries(source: Path) -> tuple[list[Entry], list[tuple[Path, str]], tup
         if not listed.masks:
             raise FileError(f"{source} has no column mask; a segmentation needs {wanted}.")
         if len(listed.splits) > 1:
+            parts = ", ".join(map(repr, listed.splits[:5]))
             raise FileError(
-                f"{source} has several parts in its column split: {', '.join(listed.splits[:5])}. Write a "
-                "list of each part; the one to test at home is the test home=LIST."
+                f"{source} has several parts in its column split: {parts}. Write a list of each part; the "
+                "one to test at home is the test home=LIST."
             )
         entries = [listed_entry(image, mask) for image, mask in zip(listed.paths, listed.masks, strict=True)]
         return entries, [], listed.groups
