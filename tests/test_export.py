@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -52,10 +52,15 @@ def exported(name: str, **options) -> Exported:
     return export_onnx(source, Path(FOLDER.name) / f"{name}-{len(options)}.onnx", **options)
 
 
+@lru_cache(maxsize=1)
+def opened(path: Path) -> onnxruntime.InferenceSession:
+    """Open an ONNX file, once for calls in a row: that takes longer than to run it."""
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
 def run(file: Exported | Path, **inputs: Tensor) -> Tensor:
     """Run an ONNX file."""
-    path = file.path if isinstance(file, Exported) else file
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = opened(file.path if isinstance(file, Exported) else file)
     assert {item.name for item in session.get_inputs()} == set(inputs)
     return torch.from_numpy(session.run(None, {key: value.numpy() for key, value in inputs.items()})[0])
 
