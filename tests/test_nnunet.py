@@ -1,6 +1,9 @@
 """nnU-Net: the transform in batchgeneratorsv2's pipeline, and what the trainer styles of a batch."""
 
+import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,3 +127,24 @@ def test_the_example_runs(capsys):
     told = capsys.readouterr().out
     assert "the segmentation by 0.0" in told and "changed by 0.00" not in told
     assert issubclass(names["nnUNetTrainerStyle"], nnUNetTrainer)
+
+
+@pytest.mark.slow
+def test_the_real_trainer_trains_and_its_cost_is_measured(tmp_path):
+    folder, out = Path(__file__).parents[1] / "benchmarks", tmp_path / "nnunet.json"
+    words = [
+        sys.executable,
+        "nnunet.py",
+        "--rounds",
+        "1",
+        "--configurations",
+        "3d_fullres",
+        "--out",
+        str(out),
+    ]
+    subprocess.run(words, cwd=folder, check=True)
+    rows = json.loads(out.read_text())["rows"]
+    assert list(rows) == [f"3d_fullres, {name}" for name in ("none", "gin", "art")]
+    assert all(row["batch"] == "2x1x16x64x64" for row in rows.values())
+    trained = json.loads(out.read_text())["training"]["3d_fullres"]
+    assert -1 < trained["train_loss"] < 5 and 0 <= trained["validation_dice"] <= 1
