@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import copy
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any, Self, Unpack, get_args
@@ -260,17 +261,12 @@ class StyleAugment(AbstractAugment):
         """Format what is drawn from what, and which options are not the usual ones."""
         prior = "other images of the batch" if self.within_batch else "standard normal codes"
         styles = f"{prior} of {self.home.name!r}" if self.bank is None else repr(self.bank)
-        usual: dict[str, tuple[Any, Any]] = {
-            "blend": (self.blend, None),
-            "splice": (self.splice, None),
-            "value_range": (self.value_range, None),
-            "channels": (self.channels, "auto"),
-            "preserve": (self.preserve, Preserve()),
-            "least_side": (self.least_side, self.home.least_side),
-            "precision": (self.precision, "auto"),
-            "compiled": (self.compiled, False),
-        }
-        told = "".join(f", {name}={value!r}" for name, (value, default) in usual.items() if value != default)
+        usual = {name: DEFAULTS[name].default for name in StyleOptions.__annotations__}
+        usual |= {"preserve": Preserve(), "least_side": self.home.least_side}
+        others = [
+            (name, getattr(self, name)) for name in usual if name not in ("generator", "strength", "sampler")
+        ]
+        told = "".join(f", {name}={value!r}" for name, value in others if value != usual[name])
         return f"{styles}, p={self.p}, strength={self.strength}, sampler={self.sampler!r}{told}"
 
     @property
@@ -504,3 +500,7 @@ def check_worker(device: torch.device) -> None:
             "a forked DataLoader worker cannot use CUDA. Keep images on the CPU in workers, or stylise after "
             "the loader: StyleLoader(loader, augment, device='cuda')."
         )
+
+
+DEFAULTS = signature(StyleAugment).parameters
+"""Arguments of `StyleAugment` with their usual values."""

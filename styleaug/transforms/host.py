@@ -20,7 +20,7 @@ from styleaug.bank import StyleBank
 from styleaug.checks import check_share, nearest
 from styleaug.errors import ConfigError, DeviceError, ImageError, name_bytes
 from styleaug.images import Restore
-from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.augment import DEFAULTS, StyleAugment
 from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.normalize import StyleNormalize
 from styleaug.transforms.one_of import OneOf
@@ -52,8 +52,6 @@ __all__ = [
 
 Styles = str | Path | StyleBank | AbstractAugment | Mapping[str, Any] | None
 """What adapters take for a bank: what `StyleAugment` takes, a transform in its place, or its settings."""
-
-DEFAULTS = signature(StyleAugment).parameters
 
 _Arguments = ParamSpec("_Arguments")
 _Made = TypeVar("_Made")
