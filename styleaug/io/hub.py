@@ -28,7 +28,7 @@ _CLIENTS = {"huggingface_hub", "hf_xet", "httpx", "httpx2", "requests"}
 """Libraries whose errors mean that the hub could not be read, whatever their class."""
 _BUSY = 429
 
-Source = TypeVar("Source")
+_Source = TypeVar("_Source")
 
 
 class Snapshot(NamedTuple):
@@ -62,7 +62,7 @@ def read_reference(source: str, revision: str | None = None) -> tuple[str, str]:
     return repo, written or revision or MAIN
 
 
-def pinned(source: Source) -> Source | str:
+def pinned(source: _Source) -> _Source | str:
     """Return a reference with the hash of its commit, after downloading; return anything else unchanged."""
     return fetch(source).origin if is_hub(source) else source
 
