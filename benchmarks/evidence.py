@@ -154,6 +154,7 @@ CELLS = (
         "adain at 96 px": f"@adain,{FULL},least_side=96",
         "adain at 224 px": f"@adain,{FULL},least_side=224",
         "photo at 128 px": f"@photo,{FULL},least_side=128",
+        "photo low": f"@photo,{FULL},bands=low",
     }
 )
 SAMPLED = (4, 16, 64)
@@ -184,6 +185,8 @@ PACS = STANDARD | RANDOM | TRIED_ON_DRAWINGS | REFERENCED | {
     "adain art + trivialaugment": f"{ONE}+trivialaugment",
     "adain art or photo-to-sketch": f"{ONE}/style:photo-to-sketch,p=1,strength=1",
     "adain art at 192 px": f"{ONE},least_side=192",
+    "adain art low": f"{ONE},bands=low",
+    "adain art high": f"{ONE},bands=high",
     "adain art or histogram": f"{ONE}/{ONE}/{ONE}/@histogram,p=1,strength=1",
     "adain art then histogram": f"{ONE}+@histogram,p=.5,strength=1",
     "adain art then channel swap": f"{ONE}+@reinhard-rgb,p=.5,strength=1",

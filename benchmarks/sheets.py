@@ -1,6 +1,6 @@
 """Draw what the generators make of ten contents in ten styles; look at the result at full size.
 
-    STYLEAUG_DATA=DATA python benchmarks/sheets.py adain photo --small --blends --front --out docs/pictures
+    STYLEAUG_DATA=DATA python benchmarks/sheets.py adain --small --blends --bands --front --out docs/pictures
 
 Only images that the data's manifest marks free, none of which was trained on where the folder has
 enough of them: photographs (Caltech-101) and blood cells (PBC) as contents and a painting and a scroll
@@ -91,6 +91,13 @@ def blend_sheet(content: Image.Image, style: Image.Image) -> Image.Image:
     return sheet
 
 
+def band_sheet(pairs: list[tuple[Image.Image, Image.Image]]) -> Image.Image:
+    """Lay out contents, styles, and all, the low and the high frequencies of what the style changes."""
+    names = {"all of the change": None, 'bands="low"': "low", 'bands="high"': "high"}
+    rows = [[*pair, *(stylize(*pair, bands=bands) for bands in names.values())] for pair in pairs]
+    return contact_sheet(rows, ["image", "style", *names])
+
+
 def front_picture(data: Path, side: int = 224) -> Image.Image:
     """Lay out content, style and result: photographs like paintings, cells like those of a laboratory."""
     photos, scrolls = tiles(data / "content/caltech101", 24, side), tiles(data / "style/kaokore", 8, side)
@@ -116,6 +123,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="what becomes of images of 32 px, too")
     parser.add_argument("--random", action="store_true", help="the random networks, and looks by region, too")
     parser.add_argument("--blends", action="store_true", help="what each blend mode makes of an image, too")
+    parser.add_argument("--bands", action="store_true", help="low and high frequencies of a style, too")
     parser.add_argument("--front", action="store_true", help="the front page's picture, too")
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--out", type=Path, default=Path("."))
@@ -136,6 +144,11 @@ def main() -> None:
         region_sheet().save(args.out / "regions.jpg", quality=85)
     if args.blends:
         blend_sheet(contents[4], styles[2]).save(args.out / "blends.jpg", quality=88)
+    if args.bands:
+        photos, scrolls = tiles(data / "content/caltech101", 24, 224), tiles(data / "style/kaokore", 8, 224)
+        paintings = tiles(data / "style/artwall_cc0", 9, 224)
+        pairs = [(photos[12], paintings[2]), (photos[21], scrolls[0])]
+        band_sheet(pairs).save(args.out / "bands.jpg", quality=88)
     if args.small:
         small_sheet(contents).save(args.out / "small.jpg", quality=85)
 

@@ -43,7 +43,7 @@ from styleaug.perceptual import load_lpips, load_vgg19
 from styleaug.training.losses import style_loss
 from styleaug.video.flow import consistency, optical_flow, warp
 
-__all__ = ["frame_difference", "warping_error"]
+__all__ = ["flicker", "frame_difference", "read_clips", "warping_error"]
 
 
 def warping_error(
@@ -100,19 +100,19 @@ def read(path: Path) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-def read_clips(folder: Path, frames: int) -> dict[str, tuple[Tensor, Follow]]:
-    """Read the clips, and both flows between their frames."""
+def read_clips(folder: Path, frames: int, *, flows: bool = True) -> dict[str, tuple[Tensor, Follow]]:
+    """Read the clips, and both flows between their frames if they are wanted."""
     clips = {}
     for path in sorted(folder.iterdir()):
         clip = torch.stack([read(file) for file in sorted(path.glob("*.jpg"))[:frames]])
         ways: Follow = []
-        for now, before in zip(clip[1:, None], clip[:-1, None], strict=True):
-            flows = {name: optical_flow(now, before, method=name) for name in MEASURES}
+        for now, before in zip(clip[1:, None], clip[:-1, None], strict=True) if flows else ():
+            found = {name: optical_flow(now, before, method=name) for name in MEASURES}
             held = {
                 name: consistency(flow, optical_flow(before, now, method=name))
-                for name, flow in flows.items()
+                for name, flow in found.items()
             }
-            ways.append({name: (flows[name], held[name]) for name in MEASURES})
+            ways.append({name: (found[name], held[name]) for name in MEASURES})
         clips[path.name] = (clip, ways)
     return clips
 

@@ -21,6 +21,7 @@ from styleaug.io.files import image_files, save_image
 from styleaug.io.paths import check_path
 from styleaug.io.pixels import read_pixels
 from styleaug.transforms.augment import StyleAugment, StyleParams
+from styleaug.transforms.bands import Bands
 from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.blends import Blend
 from styleaug.transforms.host import Styles, held, member_drawn
@@ -88,6 +89,7 @@ def preview(
     styles: int = 6,
     strength: float = 1.0,
     blend: Blend | None = None,
+    bands: Bands | None = None,
     splice: Splice | SpliceKind | None = None,
     size: int = 192,
     most: int = 8,
@@ -109,6 +111,7 @@ def preview(
             prior.
         strength: in [0, 1], 1 is the full style.
         blend: how the styled image is laid over the image; see `StyleAugment`.
+        bands: which frequencies of the change are kept; see `StyleAugment`.
         splice: `"halves"`, `"fields"` or `Splice`: each image has two or more styles.
         size: side of a tile in pixels.
         most: largest number of rows; of more images, evenly spaced ones are shown.
@@ -124,7 +127,13 @@ def preview(
         check_seed(seed),
         check_share("strength", strength),
     )
-    options = {"generator": generator, "strength": strength, "blend": blend, "splice": splice}
+    options = {
+        "generator": generator,
+        "strength": strength,
+        "blend": blend,
+        "bands": bands,
+        "splice": splice,
+    }
     stylizer, _ = held(bank, options, p=1.0, usual=1.0)
     if stylizer.within_batch or stylizer.splices_by_mask:
         raise ConfigError('a contact sheet has neither batches nor masks; leave out "batch" and "mask".')

@@ -12,7 +12,9 @@ import click
 from styleaug.cli.console import NEW_FILE, finish, going_on, labels_named, output, progress, say, show_warning
 from styleaug.cli.evaluation import evaluate
 from styleaug.cli.options import (
+    BOX,
     Command,
+    bands_option,
     bank_option,
     blend_option,
     mixture,
@@ -49,8 +51,12 @@ PATH = click.Path(path_type=Path)
 )  # fmt: skip
 @click.option("--mask", type=PATH, help="Film or folder of frames that is bright where the style is painted.")
 @click.option(
+    "--box", type=BOX,
+    help="Object on the first frame, in pixels; it is followed, in place of a mask.",
+)  # fmt: skip
+@click.option(
     "--where", type=click.Choice(["inside", "outside", "both"]),
-    help="Side of the mask to style. both: one style for each side.  [default: inside]",
+    help="Side of the mask or object to style. both: one style for each side.  [default: inside]",
 )  # fmt: skip
 @click.option("--fps", type=click.FloatRange(0.01, 1000), help="Frames a second.  [default: the source's]")
 def video(
@@ -61,6 +67,7 @@ def video(
     reuse: float,
     smoothing: float,
     mask: Path | None,
+    box: Any,
     where: Any,
     fps: float | None,
     **style: Any,
@@ -81,6 +88,7 @@ def video(
             reuse=reuse,
             mask=mask,
             where=where,
+            track=box,
             fps=fps,
             seed=seed,
             report=report,
@@ -137,6 +145,7 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 )
 @click.option("--generator", default="adain", show_default=True, help="Name, weights or a run folder.")
 @blend_option()
+@bands_option()
 @click.option(
     "--size", type=click.IntRange(16), default=512, show_default=True,
     help="Larger images are painted at about SIZE x SIZE pixels. A smaller SIZE gives larger strokes.",
@@ -266,6 +275,7 @@ def apply(
     "--strength", type=_STRENGTH, default=1.0, show_default=True, help="From 0 (unchanged) to 1 (full style)."
 )
 @blend_option()
+@bands_option()
 @click.option("--splice", type=click.Choice(["halves", "fields"]), help="Paint each image in two styles.")
 @click.option(
     "--size", type=click.IntRange(16, 1024), default=192, show_default=True, help="Side of a tile in pixels."

@@ -11,10 +11,12 @@ import click
 
 __all__ = [
     "BLENDS_NAMED",
+    "BOX",
     "NUMBERS",
     "SAMPLERS_NAMED",
     "Command",
     "NamedOption",
+    "bands_option",
     "bank_option",
     "blend_option",
     "device_option",
@@ -78,7 +80,21 @@ class Numbers(click.ParamType):
         return ends[0], ends[-1]
 
 
+class BoxType(click.ParamType):
+    """Left, top, width and height in pixels: `40,30,64,48`."""
+
+    name = "X,Y,W,H"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the four numbers; anything else is a usage error."""
+        parts = str(value).split(",")
+        if not (len(parts) == 4 and all(map(is_number, parts)) and all(float(side) for side in parts[2:])):
+            self.fail(f"{value!r} is not X,Y,W,H in pixels, such as 40,30,64,48.", param, ctx)
+        return tuple(map(float, parts))
+
+
 NUMBERS = Numbers()
+BOX = BoxType()
 SAMPLERS_NAMED = ("uniform", "mix", "slerp", "gaussian")
 """Those of `samplers.SAMPLERS`, known here without torch."""
 BLENDS_NAMED = (
@@ -118,6 +134,15 @@ def blend_option() -> Callable[[Any], Any]:
         help="See --blend.",
     )
     return lambda command: blend(gone(command))
+
+
+def bands_option() -> Callable[[Any], Any]:
+    """Return the option `--bands`."""
+    return click.option(
+        "--bands", type=click.Choice(("low", "high")),
+        help="Part of the change to keep. low: light and colours without texture. high: texture without "
+        "colours.  [default: all of it]",
+    )  # fmt: skip
 
 
 class Command(click.Command):
@@ -211,7 +236,7 @@ def normalizer(banks: tuple[str, ...], preset: str | None, options: dict[str, An
     low, high = options.pop("strength")
     if low != high or options.pop("sampler") != "uniform":
         raise click.UsageError("--normalize draws nothing: give one --strength, and leave out --sampler.")
-    taken = {name: options.pop(name) for name in ("generator", "blend", "preserve")}
+    taken = {name: options.pop(name) for name in ("generator", "blend", "bands", "preserve")}
     return StyleNormalize(banks[0] if banks else None, strength=low, **taken)
 
 
@@ -235,6 +260,7 @@ def style_options(strength: str) -> Callable[[Any], Any]:
             help="How a style is drawn: one, a mixture of several, one between two, or a new similar one.",
         ),
         blend_option(),
+        bands_option(),
     )  # fmt: skip
     return lambda command: reduce(lambda inner, option: option(inner), reversed(made), command)
 

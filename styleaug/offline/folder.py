@@ -115,7 +115,7 @@ def apply_folder(
             `"auto"` or `"dicom"`; see `open_image`. Values outside keep their distance to the window. DICOM
             series, volumes and stacks keep type, header and true values; the frames of a volume share one
             style. Images in shards are read with 8 bits.
-        options: `generator`, `strength`, `sampler` and `blend`; see `StyleAugment`.
+        options: `generator`, `strength`, `sampler`, `blend` and `bands`; see `StyleAugment`.
 
     Raises:
         FileError: there are no images, `out` lies in `source` or a link leads there, another run writes to

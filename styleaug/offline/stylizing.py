@@ -19,6 +19,7 @@ from styleaug.io.files import Scan, open_image, save_image, suffix_of
 from styleaug.io.pixels import images_in, opaque, open_style, shrink, usable
 from styleaug.offline.copies import scan_pixels
 from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.bands import Bands
 from styleaug.transforms.blends import Blend
 from styleaug.transforms.options import refusing_old_names
 from styleaug.transforms.params import StyleParams
@@ -41,6 +42,7 @@ def stylize(
     strength: float = 1.0,
     generator: str | Path | AbstractGenerator = "adain",
     blend: Blend | None = None,
+    bands: Bands | None = None,
     size: int = SIZE,
 ) -> Any:
     """Return `content` in the style of another image. Nothing is random.
@@ -55,6 +57,8 @@ def stylize(
             and colour; `"photo"` light and colour; `"reinhard-lab"` the colours as a whole.
         blend: how the styled image is laid over `content`, such as `"soft-light"`; the strength is then its
             opacity. `"color"` keeps the brightness of each pixel. See `StyleAugment`.
+        bands: `"low"`: light and colours of the style without its texture; `"high"`: its texture without its
+            colours. See `StyleAugment`.
         size: a network that paints strokes sees larger images reduced to about `size` x `size` pixels; its
             change is then enlarged. This keeps strokes visible in large photos.
 
@@ -69,7 +73,7 @@ def stylize(
     Example:
         >>> styled = stylize(Image.open("photo.jpg"), "painting.jpg", strength=0.8)  # doctest: +SKIP
     """
-    painter = _Painter(generator, strength, blend, size)
+    painter = _Painter(generator, strength, size, blend=blend, bands=bands)
     codes = painter.read(style)
     if not isinstance(content, list | tuple):
         return painter.paint(content, codes)
@@ -118,7 +122,9 @@ def same_file(one: Path, other: Path) -> bool:
 class _Painter:
     """A generator with the options of `stylize`."""
 
-    def __init__(self, generator: Any, strength: float, blend: Blend | None, size: int):
+    def __init__(
+        self, generator: Any, strength: float, size: int, *, blend: Blend | None, bands: Bands | None
+    ):
         self.network = generator if isinstance(generator, AbstractGenerator) else load_generator(generator)
         if not self.network.code_length:
             raise ConfigError(
@@ -126,7 +132,7 @@ class _Painter:
                 f"StyleAugment(generator={generator!r}, p=1)(image)."
             )
         self.strength = check_share("strength", strength)
-        self.blend: Blend | None = blend
+        self.options: dict[str, Any] = {"blend": blend, "bands": bands}
         self.size = check_count("size", size)
 
     def read(self, style: Any) -> Float[Tensor, "N S"]:
@@ -163,7 +169,7 @@ class _Painter:
     def run(self, generator: AbstractGenerator, images: Any, codes: Float[Tensor, "N S"]) -> Any:
         """Stylise all images of a batch in any form."""
         bank = StyleBank(codes, Provenance(generator.name, generator.fingerprint, len(codes)))
-        stylizer = StyleAugment(bank, generator=generator, blend=self.blend)
+        stylizer = StyleAugment(bank, generator=generator, **self.options)
         rows = stylizer.rows_of(images)
         if len(codes) not in (1, rows):
             raise unequal(len(codes), rows)

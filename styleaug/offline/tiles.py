@@ -159,6 +159,8 @@ def stylise_tiles(
     check_style(generator, params, tile)
     if stylizer.preserve != Preserve():
         raise ConfigError("preserve needs an image whole; leave it out for an image in tiles.")
+    if stylizer.bands is not None:
+        raise ConfigError("bands needs an image whole; leave it out for an image in tiles.")
     cores = tiles_of(reader.shape, tile)
     if len(params["rows"]) == 0:
         return (np.array(reader.read(*core)) for core in cores)

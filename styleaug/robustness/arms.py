@@ -297,6 +297,7 @@ STYLE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "parts": int,
     "keep": yes,
     "blend": str,
+    "bands": str,
     "least_side": int,
     "precision": str,
 }

@@ -28,6 +28,7 @@ from styleaug.generators.ambient import as_usual
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import MOST_CHANNELS, ValueRange, as_unit, check_range, range_of
 from styleaug.io.hub import pinned
+from styleaug.transforms.bands import Bands, check_bands
 from styleaug.transforms.base import AbstractAugment, count_rows, framed
 from styleaug.transforms.blends import Blend, check_blend
 from styleaug.transforms.groups import paint_groups
@@ -46,6 +47,7 @@ from styleaug.transforms.options import (
 from styleaug.transforms.painting import (
     Painter,
     area_seen,
+    banded,
     blended,
     coloured,
     enlarged,
@@ -107,6 +109,9 @@ class StyleAugment(AbstractAugment):
             `"luminosity"`. The strength is then the opacity of the full style. `"color"` keeps the
             brightness of each pixel, so grey images stay as they are; `"luminosity"` keeps its colour.
             None: the generator mixes by its own strength.
+        bands: `"low"` keeps only the low frequencies of what changes: the style's light and colours, without
+            its texture. `"high"` keeps only the high ones: its texture, without its colours. The border is a
+            Gaussian with a standard deviation of 1/24 of the shorter side. None keeps all.
         splice: style parts of an image differently, with soft borders: `"halves"`, `"fields"`, `"mask"` or a
             `Splice`, which says more. `"mask"` goes by the first `tv_tensors.Mask` of the sample.
         value_range: values of black and white. None: 0 and the largest value of an integer type, 0 and 1 of
@@ -154,6 +159,7 @@ class StyleAugment(AbstractAugment):
         strength: float | Sequence[float] = STRENGTH,
         sampler: samplers.Sampler = "uniform",
         blend: Blend | None = None,
+        bands: Bands | None = None,
         splice: Splice | SpliceKind | None = None,
         value_range: ValueRange = None,
         channels: Channels = "auto",
@@ -167,6 +173,7 @@ class StyleAugment(AbstractAugment):
         self.strength = check_strength(strength)
         self.sampler: samplers.Sampler = samplers.read_sampler(sampler)
         self.blend: Blend | None = check_blend(blend)
+        self.bands: Bands | None = check_bands(bands)
         self.splice = read_splice(splice)
         self.value_range: ValueRange = check_range_option(value_range)
         if channels not in CHANNELS:
@@ -433,6 +440,8 @@ class StyleAugment(AbstractAugment):
         painter = enlarged(painter, least_side or self.least_side, self.minimum)
         if self.blend is not None:
             painter = blended(painter, self.blend)
+        if self.bands is not None:
+            painter = banded(painter, self.bands)
         painter = coloured(painter)
         if guard and self.preserve.floor is not None:
             painter = guarded(painter, self.preserve.floor)

@@ -15,6 +15,7 @@ from styleaug.generators.ambient import as_usual
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import ValueRange
 from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.bands import Bands
 from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.blends import Blend
 from styleaug.transforms.guard import Preserve
@@ -44,6 +45,7 @@ class StyleNormalize(AbstractAugment):
             bank.
         strength: share of the style in [0, 1]; 1 is all of it.
         blend: see `StyleAugment`, as for all options that follow.
+        bands: which frequencies of the change are kept.
         value_range: values of black and white.
         channels: which channels are grey images.
         preserve: least structure that is kept.
@@ -73,6 +75,7 @@ class StyleNormalize(AbstractAugment):
         generator: str | Path | AbstractGenerator | None = None,
         strength: float = 1.0,
         blend: Blend | None = None,
+        bands: Bands | None = None,
         value_range: ValueRange = None,
         channels: Channels = "auto",
         preserve: float | Preserve | None = None,
@@ -92,6 +95,7 @@ class StyleNormalize(AbstractAugment):
             p=1.0,
             strength=self.strength,
             blend=blend,
+            bands=bands,
             value_range=value_range,
             channels=channels,
             preserve=preserve,

@@ -17,6 +17,7 @@ from styleaug.errors import ConfigError
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import ValueRange
 from styleaug.samplers import Mix, Sampler, Weighted
+from styleaug.transforms.bands import Bands
 from styleaug.transforms.blends import Blend
 from styleaug.transforms.guard import Preserve, read_preserve
 from styleaug.transforms.splice import Splice, SpliceKind
@@ -58,6 +59,9 @@ class CommonOptions(TypedDict, total=False):
 
     blend: Blend | None
     """How the styled image is laid over the image: a blend mode such as `"soft-light"`."""
+
+    bands: Bands | None
+    """Which frequencies of the change are kept: `"low"`, `"high"`, or None for all."""
 
 
 class StyleOptions(CommonOptions, total=False):

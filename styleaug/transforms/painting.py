@@ -7,6 +7,7 @@ does to an image is read from the inside out:
     painter = finite(generator, "adain")               # damage is an error, not a black image
     painter = enlarged(painter, 128, 16)               # small images are shown larger
     painter = blended(painter, "soft-light")           # laid over the image
+    painter = banded(painter, "low")                   # light and colour without texture
     painter = coloured(painter)                        # grey in, grey out
     painter = guarded(painter, 0.9)                    # structure comes back where it is lost
 """
@@ -20,12 +21,14 @@ from torch import Tensor
 
 from styleaug.generators.base import check_finite, mixed
 from styleaug.images import luminance
+from styleaug.transforms.bands import Bands, low_pass
 from styleaug.transforms.blends import BLENDS, Blend
 from styleaug.transforms.guard import keep_structure
 
 __all__ = [
     "Painter",
     "area_seen",
+    "banded",
     "blended",
     "coloured",
     "enlarge",
@@ -66,6 +69,17 @@ def blended(painter: Painter, blend: Blend) -> Painter:
         styled = painter(images, codes, strength_under(blend, strength))
         opacity = strength.repeat_interleave(len(images) // len(strength))
         return mixed(images, BLENDS[blend](images, styled), opacity)
+
+    return paint
+
+
+def banded(painter: Painter, bands: Bands) -> Painter:
+    """Keep the low or the high frequencies of what changes; the other ones stay the image's. See `bands`."""
+
+    def paint(images: Tensor, codes: Tensor, strength: Tensor) -> Tensor:
+        change = painter(images, codes, strength) - images
+        low = low_pass(change)
+        return (images + (low if bands == "low" else change - low)).clamp(0, 1)
 
     return paint
 

@@ -18,6 +18,7 @@ from styleaug.transforms.host import rng_from, with_options
 from styleaug.transforms.options import CommonOptions
 from styleaug.video.clips import Frame, open_clip, writing_clip
 from styleaug.video.flow import FlowMethod
+from styleaug.video.track import Box
 from styleaug.video.transform import Stream, StyleVideo, Where
 
 __all__ = ["Film", "style_film"]
@@ -43,6 +44,7 @@ def style_film(
     reuse: float = 0.7,
     mask: str | Path | None = None,
     where: Where | None = None,
+    track: Box | None = None,
     fps: float | None = None,
     seed: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
@@ -59,12 +61,14 @@ def style_film(
         flow: see `StyleVideo`.
         reuse: see `StyleVideo`.
         mask: a film or folder of the source's size; it is bright where the style is painted.
-        where: see `StyleVideo`; None is `"inside"` with a mask, else `"everywhere"`.
+        where: see `StyleVideo`; None is `"inside"` with a mask or track, else `"everywhere"`.
+        track: box of an object on the first frame, in place of a mask; see `StyleVideo`. Where it is lost
+            is among the notes of the result.
         fps: frames per second of `out`, which is then without sound. None keeps the source's times and sound;
             for a folder it is 25.
         seed: seed for the choice of style and strength.
         report: called with the number of frames done and the total (0 if unknown).
-        options: `generator`, `strength`, `sampler` and `blend`; see `StyleAugment`.
+        options: `generator`, `strength`, `sampler`, `blend` and `bands`; see `StyleAugment`.
 
     Raises:
         FileError: a file is missing, not a film, or too large; or `out` is the source or a folder with files.
@@ -74,8 +78,10 @@ def style_film(
     check_paths(source, out, None if mask is None else check_path(mask))
     if fps is not None and not 0.01 <= fps <= 1000:
         raise ConfigError(f"fps must be a number in [0.01, 1000], got {fps!r}.")
-    where = where or ("everywhere" if mask is None else "inside")
-    if (mask is None) != (where == "everywhere"):
+    if mask is not None and track is not None:
+        raise ConfigError("give a mask or a track, not both.")
+    where = where or ("everywhere" if mask is None and track is None else "inside")
+    if track is None and (mask is None) != (where == "everywhere"):
         raise ConfigError(f"where={where!r} {'needs' if mask is None else 'takes no'} mask.")
     video = StyleVideo(
         bank,
@@ -84,6 +90,7 @@ def style_film(
         flow=flow,
         reuse=reuse,
         where=where,
+        track=track,
         **options,
     )
     stream = video.stream(rng=rng_from(seed))
@@ -102,7 +109,8 @@ def style_film(
             writer(replace(frame, pixels=styled, **({} if fps is None else {"time": None, "pause": None})))
             done += 1
             report(done, max(clip.count, done) if clip.count else 0)
-    return Film(done, (*clip.notes, *writer.notes))
+    lost = [stream.track.lost] if stream.track and stream.track.lost else []
+    return Film(done, (*clip.notes, *writer.notes, *lost))
 
 
 def style_frame(stream: Stream, pixels: np.ndarray, mask: Tensor | None, device: torch.device) -> np.ndarray:

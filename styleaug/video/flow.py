@@ -100,7 +100,7 @@ def opencv_flow(
     one: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"], *, method: FlowMethod
 ) -> Float[Tensor, "B 2 H W"]:
     """Estimate flow with OpenCV, one pair after the other."""
-    cv2 = import_cv2(method)
+    cv2 = import_cv2(f"the optical flow {method!r} (flow=None does without)")
     height, width = one.shape[2:]
     flows = [torch.zeros(0, 2, height, width)]
     for pair in zip(grey_bytes(one), grey_bytes(other), strict=True):
@@ -112,14 +112,12 @@ def opencv_flow(
     return torch.cat(flows).to(one.device, torch.float32)
 
 
-def import_cv2(method: str) -> Any:
+def import_cv2(what: str) -> Any:
     """Import OpenCV; raise `MissingExtraError` if it is missing."""
     try:
         import cv2
     except ImportError:
-        raise missing_extra(
-            f"the optical flow {method!r} (flow=None does without)", "OpenCV", "video"
-        ) from None
+        raise missing_extra(what, "OpenCV", "video") from None
     return cv2
 
 

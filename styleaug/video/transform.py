@@ -5,11 +5,13 @@ warped by optical flow (Ruder et al. 2016, Huang et al. 2017), where the flow is
 strokes, so the contrast of fine detail is restored afterwards.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Unpack, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -32,6 +34,7 @@ from styleaug.transforms.sample import describe, find_images, flatten
 from styleaug.transforms.splice import composite, mask_weights, read_masks, unspliced
 from styleaug.video.flow import FlowMethod, consistency, flow_function, warp
 from styleaug.video.steady import Past, steady
+from styleaug.video.track import Box, Track, check_box
 
 __all__ = [
     "Stream",
@@ -139,8 +142,11 @@ class StyleVideo(v2.Transform):
         where: `"inside"` styles the area of the mask, `"outside"` the rest, with a soft border; `"both"`
             draws one style for each. The mask is the first `tv_tensors.Mask` of the sample, and is not
             changed: `(T, 1, H, W)` or `(T, H, W)`, alpha in [0, 1], booleans or labels.
+        track: `(x, y, width, height)` in pixels of an object on the first frame. It is followed, and its mask
+            takes the place of one in the sample; `where="outside"` spares it. Needs opencv-python. If the
+            object is lost, a warning says at which frame, and no later frame has it.
         precision: precision of a network's weights; see `StyleAugment`.
-        options: `generator`, `strength`, `sampler` and `blend`; see `StyleAugment`.
+        options: `generator`, `strength`, `sampler`, `blend` and `bands`; see `StyleAugment`.
 
     Shape:
         The shape of the input; dtype, range and device are also kept.
@@ -165,13 +171,16 @@ class StyleVideo(v2.Transform):
         smoothing: float = 0.7,
         flow: Flow = "dis",
         reuse: float = 0.7,
-        where: Where = "everywhere",
+        where: Where | None = None,
+        track: Box | None = None,
         precision: Precision = "auto",
         **options: Unpack[CommonOptions],
     ):
         super().__init__()
         if isinstance(bank, str) and bank == WITHIN_BATCH:
             raise ConfigError('bank="batch" takes styles from other images; a clip needs a bank.')
+        if where is None:
+            where = "everywhere" if track is None else "inside"
         if where not in WHERES:
             raise ConfigError(f"where must be one of {', '.join(WHERES)}, got {where!r}.")
         for name, share in (("smoothing", smoothing), ("reuse", reuse)):
@@ -179,6 +188,11 @@ class StyleVideo(v2.Transform):
                 raise ConfigError(f"{name} must be below 1: at 1 the first frame would never change.")
         self.smoothing, self.reuse, self.where = float(smoothing), float(reuse), where
         self.flow: Flow = flow
+        self.box = None if track is None else check_box(track)
+        if self.box and where == "everywhere":
+            raise ConfigError('track has a mask; use where="inside", "outside" or "both", not "everywhere".')
+        if self.box:
+            Track(self.box)  # fails here without OpenCV
         self.stylizer = StyleAugment(
             bank,
             p=p,
@@ -192,8 +206,8 @@ class StyleVideo(v2.Transform):
 
     @property
     def by_mask(self) -> bool:
-        """Whether a sample needs a mask track."""
-        return self.where != "everywhere"
+        """Whether a sample needs masks."""
+        return self.where != "everywhere" and self.box is None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
@@ -201,6 +215,7 @@ class StyleVideo(v2.Transform):
     def extra_repr(self) -> str:
         """Return the options for `repr`."""
         steadied = f"smoothing={self.smoothing}, flow={self.flow!r}, reuse={self.reuse}, where={self.where!r}"
+        steadied += f", track={self.box}" if self.box else ""
         return f"{self.stylizer.extra_repr()}, {steadied}"
 
     def forward(self, *inputs: Any) -> Any:
@@ -290,6 +305,8 @@ class StyleVideo(v2.Transform):
         for row, stream in streams.items():
             for at in range(frames):
                 styled[row, at] = stream(films[row, at], mask=shown[row * frames + at])
+            if stream.track and stream.track.lost:
+                warnings.warn(stream.track.lost, stacklevel=2)
         styled = styled.reshape(clip.shape)
         if not isinstance(clip, tv_tensors.TVTensor):
             return styled
@@ -326,7 +343,8 @@ class StyleVideo(v2.Transform):
         elif coats and self.where == "outside":
             coats = [None, *coats]
         estimate = flow_function(self.flow, side=FLOW_SIDE) if self.reuse and coats else None
-        return Stream(self.stylizer, coats, estimate, smoothing=self.smoothing, reuse=self.reuse)
+        track = Track(self.box) if self.box and coats else None
+        return Stream(self.stylizer, coats, estimate, smoothing=self.smoothing, reuse=self.reuse, track=track)
 
 
 @dataclass
@@ -365,7 +383,7 @@ class Coat:
 class Stream:
     """Stylise the frames of one film in order; `StyleVideo.stream` makes it.
 
-    It keeps only the statistics, the last frame and the last styled frame.
+    It keeps only the statistics, the last frame, the last styled frame and, with a track, its last mask.
     """
 
     def __init__(
@@ -376,9 +394,12 @@ class Stream:
         *,
         smoothing: float,
         reuse: float,
+        track: Track | None = None,
     ):
         self.stylizer, self.coats, self.flow = stylizer, coats, flow
         self.smoothing, self.reuse = smoothing, reuse
+        self.track = track
+        self.alpha: Float[Tensor, "1 1 H W"] | None = None
         self.seen: Tensor | None = None
 
     @as_usual()
@@ -388,7 +409,7 @@ class Stream:
 
         Args:
             frame: a PIL image, an array `(H, W[, C])` or a tensor `(C, H, W)`; all frames have one size.
-            mask: `(H, W)` or `(1, H, W)`, the mask for `where`.
+            mask: `(H, W)` or `(1, H, W)`, the mask for `where`; none with a track.
 
         Returns:
             A frame of the same type, shape and dtype; `frame` itself if the film is not stylised.
@@ -404,7 +425,9 @@ class Stream:
         if len(pixels) != 1:
             raise ImageError(f"a stream takes one frame after the other, got {len(pixels)} at once.")
         parts = len(self.coats)
-        if parts > 1 and mask is None:
+        if self.track and mask is not None:
+            raise ImageError("the mask is that of the track; leave out mask.")
+        if parts > 1 and mask is None and not self.track:
             raise ImageError("this style needs a mask; give mask=... with each frame.")
         unit = to_float(pixels)
         moved = self.move(unit)
@@ -412,13 +435,29 @@ class Stream:
         looks = [unit if coat is None else coat.paint(unit, moved, **paint) for coat in self.coats]
         if parts == 1:
             return restore(from_float(looks[0], pixels.dtype))
-        shown = read_masks(mask, 1, 1, (unit.shape[-2], unit.shape[-1])).to(unit.device)
+        shown = (
+            self.followed(moved)
+            if self.track
+            else read_masks(mask, 1, 1, (unit.shape[-2], unit.shape[-1])).to(unit.device)
+        )
         weights = mask_weights(shown, parts)
         styled = from_float(composite(torch.stack(looks, dim=1), weights), pixels.dtype)
         if pixels.is_floating_point():  # float32 in between must not round what is left as it is
             quiet = sum(weights[:, at : at + 1] for at, coat in enumerate(self.coats) if coat is None)
             styled = torch.where(torch.as_tensor(quiet, device=unit.device) == 1, pixels, styled)
         return restore(styled)
+
+    def followed(self, moved: tuple[Tensor, Tensor] | None) -> Float[Tensor, "1 H W"]:
+        """Return the mask of the tracked object in the last frame, steadied along the flow as frames are."""
+        assert self.track is not None and self.seen is not None
+        pixels = (255 * self.seen[0]).round().byte().permute(1, 2, 0).cpu().numpy()
+        mask = self.track(np.ascontiguousarray(pixels))
+        alpha = torch.from_numpy(mask).to(self.seen.device, torch.float32)[None, None]
+        if moved is not None and self.alpha is not None and not self.track.lost:
+            flow, trust = moved
+            alpha = torch.lerp(alpha, warp(self.alpha, flow).clamp(0, 1), self.reuse * trust)
+        self.alpha = alpha
+        return alpha[:, 0]
 
     def move(self, unit: Float[Tensor, "1 C H W"]) -> tuple[Tensor, Tensor] | None:
         """Return the flow to the last frame and its reliability; at a cut, forget earlier frames."""
