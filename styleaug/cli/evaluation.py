@@ -41,18 +41,15 @@ def usual_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def tests_of(values: tuple[str, ...]) -> dict[str, str]:
-    """Read test domains written as `[NAME=]DIR`; return the folder of each name."""
-    from styleaug.robustness.protocol import domain_name
+def tests_of(values: tuple[str, ...]) -> dict[str, Any]:
+    """Read test domains written as `[NAME=]DIR`, or benchmarks by name; return what each name stands for."""
+    from styleaug.robustness.protocol import named_tests
 
-    tests: dict[str, str] = {}
-    for value in values:
-        name, equals, folder = value.partition("=")
-        name, folder = (name, folder) if equals and not Path(value).exists() else (domain_name(value), value)
-        if name in tests:
-            raise ConfigError(f"two tests are called {name!r}; name them: NAME=DIR.")
-        tests[name] = folder
-    return tests
+    split = [(value, *value.partition("=")) for value in values]
+    return named_tests(
+        (name, folder) if equals and not Path(value).exists() else (None, value)
+        for value, name, equals, folder in split
+    )
 
 
 def severities_of(text: str) -> tuple[int, ...]:
@@ -101,7 +98,8 @@ def task_of(name: str, masks: dict[str, Any]) -> Any:
 )  # fmt: skip
 @click.option(
     "--test", "tests", multiple=True, metavar="[NAME=]DIR",
-    help="Folder of another domain with the same classes. home=DIR replaces the held-out images.",
+    help="Folder of another domain with the same classes, or a benchmark. home=DIR replaces the held-out "
+    "images.",
 )  # fmt: skip
 @click.option(
     "--arm", "arms", multiple=True, metavar="[NAME=]SPEC",
@@ -221,6 +219,9 @@ def robustness(
     have the same names apart from their suffixes; or CSV or TSV lists with the columns path and mask. A mask
     has the number of its class at each pixel, 0 for the background; 0 and 255 alone count as 0 and 1.
     The score is the mean Dice. Pictures of the results are written beside -o.
+
+    TRAIN_DIR and --test may name a benchmark on disk: wilds:ROOT/camelyon17, cifar10c:DIR, imagenetc:DIR,
+    pacs:DIR[:DOMAIN] or domainbed:DIR:DOMAIN. As TRAIN_DIR it brings its tests. Nothing is downloaded.
 
     For each seed all arms share split, initial weights, batches and geometry. If the command was stopped,
     call it again with the same -o: it does only the missing runs.

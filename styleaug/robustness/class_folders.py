@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped, UInt8
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from styleaug.errors import ConfigError, FileError, reason_of
 from styleaug.images import to_float
-from styleaug.io.lists import list_images
+from styleaug.io.lists import ImageList, list_images
 from styleaug.io.pixels import read_pixels
+from styleaug.robustness.benchmarks import Arrays, Part
 
 __all__ = [
     "ClassFolders",
@@ -37,6 +39,9 @@ Squaring = Literal["crop", "squash"]
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 
+ARRAYS_AT_ONCE = 4096
+"""Images of an array that are read at a time."""
+
 
 @dataclass(frozen=True)
 class ClassFolders:
@@ -55,18 +60,19 @@ class ClassFolders:
     digest: str
 
 
-def class_names(folder: Path, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+def class_names(folder: Path | Part, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
     """List the classes of a training folder: its subfolders with images, sorted.
 
     Args:
-        folder: folder with a subfolder for each class.
+        folder: folder with a subfolder for each class, or a part of a benchmark.
         wanted: names of the classes to use; None uses all.
 
     Raises:
         FileError: no folder, no images, or fewer than two classes.
         ConfigError: a wanted class does not exist.
     """
-    found = sorted({name for name in list_images(folder).classes if name})
+    listed = folder.read() if isinstance(folder, Part) else list_images(folder)
+    found = sorted({name for name in listed.classes if name})
     if unknown := sorted(set(wanted or ()) - set(found)):
         raise ConfigError(f"{folder} has no class {', '.join(unknown)}; it has {', '.join(found) or 'none'}.")
     names = [name for name in found if wanted is None or name in wanted]
@@ -79,7 +85,7 @@ def class_names(folder: Path, wanted: Sequence[str] | None = None) -> tuple[str,
 
 
 def read_class_folders(
-    folder: str | Path,
+    folder: str | Path | Part,
     classes: Sequence[str],
     side: int,
     *,
@@ -93,7 +99,8 @@ def read_class_folders(
     """Read the images of all classes, in every format that `styleaug.io.files` knows.
 
     Args:
-        folder: folder with a subfolder for each class; any of `classes` may be missing.
+        folder: folder with a subfolder for each class, or a part of a benchmark; any of `classes` may be
+            missing.
         classes: names of the classes; the labels are indices of this list.
         side: side of the squares in pixels.
         fit: `"crop"` resizes the short side to `side` and crops the middle; `"squash"` distorts.
@@ -109,7 +116,7 @@ def read_class_folders(
     """
     if fit not in get_args(Squaring):
         raise ConfigError(f"fit must be one of {', '.join(get_args(Squaring))}, got {fit!r}.")
-    listed = list_images(folder)
+    listed = folder.read() if isinstance(folder, Part) else list_images(folder)
     others = sorted(set(listed.classes) - set(classes))
     if others and not foreign:
         named = ", ".join(name or "images outside of folders" for name in others[:5])
@@ -121,7 +128,11 @@ def read_class_folders(
     rows = [row for found in by_class for row in evenly_spaced(found, limit)]
     if not rows:
         raise FileError(f"{folder} has no image of {', '.join(classes)}; give a folder per class.")
-    check_memory(folder, len(rows), side, 3, most_bytes)
+    check_memory(str(folder), len(rows), side, 3, most_bytes)
+    if isinstance(listed, Arrays):
+        labels = torch.tensor([classes.index(listed.classes[row]) for row in rows])
+        digest = files_digest([f"{file.name} {len(rows)}" for file in listed.files], listed.files)
+        return ClassFolders(squares_of(listed, rows, side, fit, report), labels, (), digest)
     paths = [listed.paths[row] for row in rows]
     images, failed = read_each(
         paths, lambda path: squared(to_float(read_pixels(path, short_side=side)), side, fit), threads, report
@@ -130,10 +141,32 @@ def read_class_folders(
     if not kept:
         raise FileError(f"none of the {len(paths)} images of {folder} can be read; first: {failed[0][1]}")
     labels = torch.tensor([classes.index(listed.classes[rows[index]]) for index in kept])
-    names = tuple(str(paths[index].relative_to(folder)) for index in kept)
+    names = names_of(folder, listed, [rows[index] for index in kept])
     pixels = torch.stack([image for image in images if image is not None])
     digest = files_digest(names, [paths[index] for index in kept])
     return ClassFolders(pixels, labels, (*listed.skipped, *failed), digest)
+
+
+def names_of(folder: str | Path | Part, listed: ImageList, rows: list[int]) -> tuple[str, ...]:
+    """Return the names by which images of a folder or of a benchmark are known again."""
+    if isinstance(folder, Part):
+        return tuple(listed.keys[row] for row in rows)
+    return tuple(str(listed.paths[row].relative_to(folder)) for row in rows)
+
+
+def squares_of(
+    arrays: Arrays, rows: list[int], side: int, fit: Squaring, report: Callable[[int, int], None]
+) -> UInt8[Tensor, "N 3 S S"]:
+    """Return images of arrays as squares, some at a time."""
+    found = torch.empty(len(rows), 3, side, side, dtype=torch.uint8)
+    for start in range(0, len(rows), ARRAYS_AT_ONCE):
+        some = np.ascontiguousarray(arrays.images[rows[start : start + ARRAYS_AT_ONCE]])
+        images = torch.from_numpy(some).permute(0, 3, 1, 2)
+        if images.shape[-2:] != (side, side):
+            images = torch.stack([squared(to_float(image[None]), side, fit) for image in images])
+        found[start : start + len(some)] = images
+        report(start + len(some), len(rows))
+    return found
 
 
 def check_memory(source: Path | str, count: int, side: int, channels: int, most_bytes: int) -> None:

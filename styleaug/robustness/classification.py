@@ -40,7 +40,7 @@ class Classification(Task):
         return shared
 
     def read(self, source: Source, protocol: Protocol) -> Samples:
-        """Read folders with a subfolder for each class."""
+        """Read folders with a subfolder for each class, or parts of a benchmark."""
         names = class_names(source.path, protocol.classes) if source.classes is None else source.classes
         found = read_class_folders(
             source.path,

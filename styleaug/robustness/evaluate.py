@@ -61,8 +61,10 @@ def evaluate_robustness(
 
     Args:
         train: folder with a subfolder for each class, or images with masks, see `read_masked_images`; a part
-            is held out as the home test.
-        tests: folders of other domains, with or without names; the one called `"home"` is the home test.
+            is held out as the home test. Or a benchmark on disk by name, `KIND:PATH[:PART]`, which brings its
+            home test and, without `tests`, its other parts as tests; see `styleaug.robustness.benchmarks`.
+        tests: folders of other domains, with or without names; the one called `"home"` is the home test. A
+            benchmark stands for all of its tests, or for the one that is named.
         arms: lines as in `styleaug.robustness.arms`.
         task: `"classification"`, `"segmentation"`, or a `Segmentation` with its settings.
         out: result file, written after every run; finished runs are not repeated. None writes no file. A

@@ -1,7 +1,7 @@
 """The protocol of a robustness test: training data, training and tests."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from styleaug.errors import ConfigError, name_bytes
 from styleaug.io.lists import LISTS
 from styleaug.robustness.arms import ArmSpec, parse_arm
+from styleaug.robustness.benchmarks import HOME, TRAIN, Part, is_benchmark, parts_named, source_and_tests
 from styleaug.robustness.class_folders import Squaring, split_home
 from styleaug.robustness.classifier_training import Recipe
 from styleaug.robustness.classifiers import default_recipe
@@ -21,8 +22,6 @@ from styleaug.robustness.corruptions import CORRUPTIONS
 
 __all__ = ["HOME", "Protocol", "Samples", "Source", "Store", "domain_name"]
 
-HOME = "home"
-TRAIN = "train"
 RESERVED = {TRAIN, "mean of others", "corrupted", ""}
 _SEVERITIES = (1, 2, 3, 4, 5)
 LEAST_CORRUPTED = 32
@@ -36,7 +35,7 @@ class Protocol:
     """Settings of a robustness test.
 
     Args:
-        train: folder with a subfolder for each class.
+        train: folder with a subfolder for each class, or a part of a benchmark.
         tests: other domains by name, with the same classes or some of them; `"home"` replaces
             the held-out images of `train`.
         arms: lines as in `styleaug.robustness.arms`.
@@ -63,8 +62,8 @@ class Protocol:
         ConfigError: an argument is out of its range.
     """
 
-    train: Path
-    tests: Mapping[str, Path]
+    train: Path | Part
+    tests: Mapping[str, Path | Part]
     arms: tuple[ArmSpec, ...]
     baseline: str | None = None
     classifier: str = "small"
@@ -97,16 +96,18 @@ class Protocol:
         recipe: Recipe | None = None,
         **options: Any,
     ) -> "Protocol":
-        """Make a protocol from plain values: folders with or without names, arms as text."""
-        named = tests.items() if isinstance(tests, Mapping) else [(domain_name(test), test) for test in tests]
-        folders: dict[str, Path] = {}
-        for name, folder in named:
-            if name in folders:
-                raise ConfigError(f"two tests are called {name!r}; name them: NAME=DIR.")
-            folders[name] = Path(folder)
+        """Make a protocol from plain values: folders with or without names, arms as text.
+
+        A benchmark as the source brings its home test, and its other tests if none are given.
+        """
+        named = named_tests(tests.items() if isinstance(tests, Mapping) else [(None, test) for test in tests])
+        source: Path | Part = Path(train)
+        if is_benchmark(train):
+            source, own = source_and_tests(train)
+            named = {name: part for name, part in own.items() if name == HOME or not named} | named
         return cls(
-            Path(train),
-            folders,
+            source,
+            named,
             tuple(parse_arm(arm) for arm in arms),
             classifier=classifier,
             pretrained=pretrained,
@@ -190,6 +191,31 @@ class Protocol:
         }
 
 
+def named_tests(tests: Iterable[tuple[str | None, str | Path | Part]]) -> dict[str, Path | Part]:
+    """Return tests by name; a benchmark stands for all of its parts, if none is named.
+
+    Raises:
+        ConfigError: two have one name, or one name stands for several parts.
+        FileError: a benchmark is not there.
+    """
+    found: dict[str, Path | Part] = {}
+    for name, source in tests:
+        parts: dict[str, Path | Part]
+        if isinstance(source, Part):
+            parts = {source.name: source}
+        elif is_benchmark(source):
+            parts = {**parts_named(source)}
+        else:
+            parts = {domain_name(source): Path(source)}
+        if name is not None and len(parts) > 1:
+            raise ConfigError(f"{name}={source} stands for {', '.join(parts)}; leave out the name.")
+        for own, part in parts.items():
+            if (name or own) in found:
+                raise ConfigError(f"two tests are called {name or own!r}; name them: NAME=DIR.")
+            found[name or own] = part
+    return found
+
+
 def domain_name(source: str | Path) -> str:
     """Return the name of a folder, or of a list without its suffix."""
     path = Path(source)
@@ -236,13 +262,13 @@ class Source:
     """A domain to read.
 
     Args:
-        path: its folder or list.
+        path: its folder or list, or a part of a benchmark.
         classes: names of the classes of the training; None for the training itself.
         most_bytes: memory that is left, in bytes.
         report: called with the number of images read and the number in all.
     """
 
-    path: Path
+    path: Path | Part
     classes: tuple[str, ...] | None
     most_bytes: int
     report: Callable[[int, int], None]

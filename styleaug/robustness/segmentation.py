@@ -12,6 +12,7 @@ from torch import Tensor
 from styleaug.checks import check_number
 from styleaug.errors import ConfigError, FileError
 from styleaug.robustness.arms import Arm
+from styleaug.robustness.benchmarks import Part
 from styleaug.robustness.classifier_training import VOID, Recipe
 from styleaug.robustness.classifiers import Network
 from styleaug.robustness.mask_folders import NO_BACKGROUND, read_masked_images
@@ -67,6 +68,8 @@ class Segmentation(Task):
 
     def check(self, protocol: Protocol) -> None:
         """Refuse options for classifiers, and labels that are no numbers."""
+        if any(isinstance(source, Part) for source in (protocol.train, *protocol.tests.values())):
+            raise ConfigError("benchmarks by name have classes and no masks; use task=classification.")
         if protocol.classifier != "small":
             raise ConfigError("a classifier is for classification; for masks give segmenter=NAME.")
         if protocol.balanced:
@@ -100,6 +103,7 @@ class Segmentation(Task):
 
     def read(self, source: Source, protocol: Protocol) -> Samples:
         """Read images with masks."""
+        assert isinstance(source.path, Path), "`check` has refused benchmarks"
         trained = source.classes
         found = read_masked_images(
             source.path,
