@@ -195,16 +195,22 @@ def main() -> None:
             if any((run["arm"], run["seed"]) == (name, seed) for run in runs):
                 continue
             torch.manual_seed(seed)
-            model, started, busy = make_detector(weights), time.perf_counter(), time.process_time()
+            model, busy = make_detector(weights), time.process_time()
             fit(model, train, Arm(name, seed=seed), args.epochs, seed, device)
             seconds = round(time.process_time() - busy, 1)
             scores = {place: precision(model, samples, device) for place, samples in tests.items()}
             runs.append({"arm": name, "seed": seed, "seconds": seconds, "scores": scores})
-            print(runs[-1], f"{time.perf_counter() - started:.0f} s with tests", flush=True)
-            publish(args.out, "A detector of nuclei with and without styles", table(runs), notes=notes)
-            result = json.loads(args.out.read_text()) | {"settings": settings, "runs": runs}
-            args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(args.out.with_suffix(".md").read_text())
+            print(runs[-1], flush=True)
+            write(args.out, settings, runs, notes)
+    print(write(args.out, settings, runs, notes))
+
+
+def write(out: Path, settings: dict[str, Any], runs: list[dict[str, Any]], notes: str) -> str:
+    """Write the table and all runs; return the table."""
+    told = publish(out, "A detector of nuclei with and without styles", table(runs), notes=notes)
+    whole = json.loads(out.read_text()) | {"settings": settings, "runs": runs}
+    out.write_text(json.dumps(whole, indent=1) + "\n")
+    return told
 
 
 if __name__ == "__main__":
