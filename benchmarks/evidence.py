@@ -1,4 +1,4 @@
-"""Does styling help a classifier elsewhere? Every arm, on cells, tissue, drawings, digits and corruptions.
+"""Does styling help a network elsewhere? Every arm: cells, tissue, drawings, digits, corruptions, and masks.
 
     STYLEAUG_DATA=../shared/data STYLEAUG_WEIGHTS=../shared/weights \
         python benchmarks/evidence.py QUESTION [--arms "NAME;..."] [--seeds 6] [--report-from 1] [--jobs 2]
@@ -15,6 +15,14 @@ the classes. Results go to `benchmarks/results/evidence_QUESTION.{json,md}`; fin
     cifar                             200 images of each class, 15 corruptions in 5 severities, WRN-10-2
     digits                            100 digits of each class of MNIST to MNIST-M and USPS, a small network
     colon                             150 tiles of each class, tumour or not, of one site to those of another
+
+The score of these is the Dice, with the built-in U-Net at 128 px:
+
+    nuclei-breast, -kidney, -liver,   32 tiles of one organ to the six other organs; home: other slides
+    -prostate
+    nuclei-stain                      stained tissue to bright-field and to fluorescence images
+    white-tecom, white-cellavision    nucleus and cytoplasm of white cells, of one laboratory to the other
+    cracks                            cracks in roads from the street to those from a drone
 
 Settings are chosen on seed 0 of cells-pbc and pacs. Tables report the seeds from `--report-from` on; earlier
 ones stand apart. Arms that saw images of the tests stand apart, too.
@@ -47,6 +55,8 @@ from styleaug.io.files import image_files
 from styleaug.robustness.classifiers import default_recipe
 from styleaug.robustness.corruptions import CORRUPTIONS
 from styleaug.robustness.evaluate import evaluate_robustness
+from styleaug.robustness.segmentation import Segmentation
+from styleaug.robustness.tasks import Task
 from styleaug.weights import load_bank
 
 RESULTS = Path(__file__).parent / "results"
@@ -82,34 +92,51 @@ REFERENCED = {
 
 GIN, RANDCONV, ART = f"style:gin,{MIXED}", f"style:randconv,{MIXED}", "style:art,p=1,strength=1"
 ART_MIXED = f"{ART},sampler=mix"
+FILTER, TONES = f"style:random-filter,{MIXED}", f"style:tone-curves,{MIXED}"
+WIDER = {
+    "networks or filter": f"{GIN}/{RANDCONV}/{FILTER}",
+    "networks or filter or tones": f"{GIN}/{RANDCONV}/{FILTER}/{TONES}",
+    "networks then some filter": f"{GIN}/{RANDCONV}+style:random-filter,p=.5,strength=0..1",
+}
 IN_FULL = {
     f"{name} in full": f"style:{name},{FULL}"
     for name in ("randconv", "pro-randconv", "gin", "tone-curves", "random-filter")
 }
-TRIED_ON_CELLS = IN_FULL | {
-    "jitter+grey then random-filter": f"jitter+grey+style:random-filter,{FULL}",
-    "jitter+grey then blur": "jitter+grey+blur",
-    "gin then jitter+grey": f"{GIN}+jitter+grey",
-    "gin or jitter then grey": f"{GIN}/jitter+grey",
-    "gin or randconv": f"{GIN}/{RANDCONV}",
-    "gin or randconv then grey": f"{GIN}/{RANDCONV}+grey",
-    "gin or photo-tones": f"style:photo-tones,p=1,strength=1/{GIN}",
-    "gin or tone-curves": f"{GIN}/style:tone-curves,{MIXED}",
-    "gin or art": f"{GIN}/{ART}",
-    "art or gin or randconv": f"{ART}/{GIN}/{RANDCONV}",
-}
-TRIED_ON_DRAWINGS = IN_FULL | {
-    "gin or randconv": f"{GIN}/{RANDCONV}",
-    "art or gin": f"{ART}/{GIN}",
-    "art or randconv": f"{ART}/{RANDCONV}",
-    "art or gin or randconv": f"{ART}/{RANDCONV}/{GIN}",
-    "art twice or randconv": f"{ART}/{ART}/{RANDCONV}",
-    "art at 192 px or randconv": f"{ART},least_side=192/{RANDCONV}",
-    "art mixed or gin in full": f"{ART_MIXED}/style:gin,p=1,strength=1",
-    "art mixed or randconv in full": f"{ART_MIXED}/style:randconv,p=1,strength=1",
-    "art mixed or pro-randconv in full": f"{ART_MIXED}/style:pro-randconv,p=1,strength=1",
-    "art mixed then some randconv": f"{ART_MIXED}+style:randconv,p=.3,strength=0..1",
-}
+TRIED_ON_CELLS = (
+    WIDER
+    | IN_FULL
+    | {
+        "jitter+grey then random-filter": f"jitter+grey+style:random-filter,{FULL}",
+        "jitter+grey then blur": "jitter+grey+blur",
+        "gin then jitter+grey": f"{GIN}+jitter+grey",
+        "gin or jitter then grey": f"{GIN}/jitter+grey",
+        "gin or randconv": f"{GIN}/{RANDCONV}",
+        "gin or randconv then grey": f"{GIN}/{RANDCONV}+grey",
+        "gin or photo-tones": f"style:photo-tones,p=1,strength=1/{GIN}",
+        "gin or tone-curves": f"{GIN}/style:tone-curves,{MIXED}",
+        "gin or art": f"{GIN}/{ART}",
+        "art or gin or randconv": f"{ART}/{GIN}/{RANDCONV}",
+    }
+)
+TRIED_ON_DRAWINGS = (
+    WIDER
+    | IN_FULL
+    | {
+        "gin or randconv": f"{GIN}/{RANDCONV}",
+        "art or gin": f"{ART}/{GIN}",
+        "art or randconv": f"{ART}/{RANDCONV}",
+        "art or gin or randconv": f"{ART}/{RANDCONV}/{GIN}",
+        "art twice or randconv": f"{ART}/{ART}/{RANDCONV}",
+        "art at 192 px or randconv": f"{ART},least_side=192/{RANDCONV}",
+        "art mixed or gin in full": f"{ART_MIXED}/style:gin,p=1,strength=1",
+        "art mixed or randconv in full": f"{ART_MIXED}/style:randconv,p=1,strength=1",
+        "art mixed or pro-randconv in full": f"{ART_MIXED}/style:pro-randconv,p=1,strength=1",
+        "art mixed or randconv": f"{ART_MIXED}/{RANDCONV}",
+        "art mixed twice or randconv": f"{ART_MIXED}/{ART_MIXED}/{RANDCONV}",
+        "art mixed thrice or randconv": f"{ART_MIXED},weight=3/{RANDCONV}",
+        "art mixed then some randconv": f"{ART_MIXED}+style:randconv,p=.3,strength=0..1",
+    }
+)
 """What the presets were chosen from, on seed 0."""
 NORMALIZED = {
     f"normalize {name}": f"normalize:<{name} of home>" for name in ("reinhard-lab", "macenko", "photo")
@@ -207,8 +234,14 @@ CIFAR = STANDARD | RANDOM | {
     "adain art or randconv + trivialaugment": f"style:art,{FULL}/style:randconv,{FULL}+trivialaugment",
     "randconv + trivialaugment": f"style:randconv,{FULL}+trivialaugment",
     "photo + trivialaugment": f"style:photo-tones,{FULL}+trivialaugment",
+    "preset corruptions + trivialaugment": "preset:corruptions+trivialaugment",
+    "preset unknown + trivialaugment": "preset:unknown+trivialaugment",
+    "networks at .3 + trivialaugment": "preset:unknown,p=.3+trivialaugment",
+    "art or networks at .6 + trivialaugment": "style:art,p=.6,strength=1/preset:unknown,p=.6+trivialaugment",
+    "art or random-filter at .6 + trivialaugment": "style:art,p=.6,strength=1"
+    "/style:random-filter,p=.6,strength=0..1+trivialaugment",
 }  # fmt: skip
-UNCHOSEN = STANDARD | RANDOM | REFERENCED | {
+UNCHOSEN = STANDARD | RANDOM | WIDER | REFERENCED | {
     "adain art": f"style:art,{FULL}",
     "adain art or randconv": f"style:art,{FULL}/style:randconv,{FULL}",
     "reinhard-rgb (channel swap)": f"@reinhard-rgb,{FULL}",
@@ -219,6 +252,30 @@ COLON = UNCHOSEN | NORMALIZED | on_targets("macenko", "vahadane") | {
     "randstainna": f"@randstainna,{FULL},sampler=gaussian",
     "randstainna or photo": f"@randstainna,{FULL},sampler=gaussian/@photo,{FULL}",
 }  # fmt: skip
+
+
+def masked(labels: int) -> dict[str, str]:
+    """Return the arms of a question with masks of this number of labels."""
+    parts = f"splice=mask,parts={labels}"
+    return {
+        "none": "none",
+        "jitter+grey": "jitter+grey",
+        "preset unknown": "preset:unknown",
+        "preset unknown at half": "preset:unknown,p=.5",
+        "networks by region": f"{GIN},{parts}/{RANDCONV},{parts}",
+        "preset unknown + guard": f"{GIN},preserve=.9/{RANDCONV},preserve=.9",
+        "preset unknown with objects kept": f"{GIN},protect=mask/{RANDCONV},protect=mask",
+        "jitter+grey or networks": f"jitter+grey/{GIN}/{RANDCONV}",
+        "randstainna": f"@randstainna,{FULL},sampler=gaussian",
+        "photo": f"@photo,{FULL}",
+        "adain": f"@adain,{FULL}",
+        "adain art": f"style:art,{FULL}",
+        "randstainna or photo": f"@randstainna,{FULL},sampler=gaussian/@photo,{FULL}",
+        "randstainna or photo by region": f"@randstainna,{FULL},sampler=gaussian,{parts}"
+        f"/@photo,{FULL},{parts}",
+        "randstainna or photo or networks": "@randstainna,p=1,strength=1,sampler=gaussian"
+        f"/@photo,p=1,strength=1/{GIN}/{RANDCONV}",
+    }
 
 
 @dataclass(frozen=True)
@@ -236,6 +293,8 @@ class Question:
     classifier: str = "squeezenet"
     recipe: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    task: Task | None = None
+    """The segmentation, if labels are masks."""
 
 
 LABS = ("pbc", "tecom", "cellavision_blog", "bccd")
@@ -289,6 +348,39 @@ QUESTIONS = {
 }
 
 
+def segmented(
+    train: str, *tests: str, epochs: int, home: str = "", labels: int = 2, **options: Any
+) -> Question:
+    """Ask about images with masks."""
+    recipe = {"epochs": epochs, "precision": "bf16"}
+    return Question(train, tests, masked(labels), home, recipe=recipe, options=options, task=Segmentation())
+
+
+ORGANS = ("breast", "kidney", "liver", "prostate", "bladder", "colon", "stomach")
+QUESTIONS |= {
+    f"nuclei-{organ}": segmented(
+        f"nuclei/monuseg_{organ}:train",
+        *(f"nuclei/monuseg_{other}" for other in ORGANS if other != organ),
+        home=f"nuclei/monuseg_{organ}:test",
+        epochs=50,
+    )
+    for organ in ORGANS[:4]
+}
+WHITE: dict[str, Any] = {"classes": ("0", "128", "255"), "labels": 3}
+QUESTIONS |= {
+    "nuclei-stain": segmented(
+        "nuclei/dsb_tissue_stain:train",
+        "nuclei/dsb_brightfield",
+        "nuclei/dsb_fluorescence",
+        home="nuclei/dsb_tissue_stain:test",
+        epochs=24,
+    ),
+    "white-tecom": segmented("wbc/tecom", "wbc/cellavision_blog", epochs=10, per_class=200, **WHITE),
+    "white-cellavision": segmented("wbc/cellavision_blog", "wbc/tecom", epochs=30, per_class=67, **WHITE),
+    "cracks": segmented("crack/cfd_road:train", "crack/uav", home="crack/cfd_road:test", epochs=45),
+}
+
+
 def folder_of(variable: str) -> Path:
     """Read a folder from the environment, or stop."""
     value = os.environ.get(variable, "")
@@ -302,7 +394,8 @@ def fit_bank(generator: str, images: Path, bank: Path, *options: str) -> None:
     if bank.exists():
         return
     with tempfile.TemporaryDirectory() as flat:
-        for number, path in enumerate(image_files(images)):
+        pictures = images / "images" if (images / "masks").is_dir() else images
+        for number, path in enumerate(image_files(pictures)):
             (Path(flat) / f"{number:04d}{path.suffix}").symlink_to(path.resolve())
         command = ["fit-style", flat, "-o", str(bank), "--generator", generator, *options]
         done = subprocess.run([sys.executable, "-m", "styleaug", *command], capture_output=True, text=True)
@@ -327,6 +420,35 @@ def spelled(spec: str, targets: list[str], home: str) -> str:
     spec = spec.replace("@targets", ",".join(targets))
     spec = re.sub(r"<([a-z-]+) of home>", home_bank, spec)
     return re.sub(r"@([a-z-]+)((?:,[a-z_]+=[^,+/@]+)*)", banks, spec)
+
+
+def with_masks(data: Path, place: str) -> str:
+    """Link the images and masks of a place, or of a part of it, into a folder of the working folder."""
+    whole, _, part = place.partition(":")
+    kind, _, domain = whole.partition("/")
+    name = domain.removeprefix("monuseg_").removeprefix("dsb_")
+    made = Path(f"{name}-{part}" if part else name)
+    if not made.is_dir():
+        with tempfile.TemporaryDirectory(dir=".") as work:
+            for image, mask in masked_pairs(data / kind, domain, part):
+                for name, path in (("images", image), ("masks", mask)):
+                    link = Path(work) / "all" / name / f"{image.stem}{path.suffix}"
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(path)
+            (Path(work) / "all").rename(made)
+    return made.name
+
+
+def masked_pairs(data: Path, domain: str, part: str) -> list[tuple[Path, Path]]:
+    """List the images of a domain with their masks, as the index has them."""
+    with (data / "index.tsv").open(newline="") as lines:
+        rows = [row for row in csv.DictReader(lines, delimiter="\t") if row["domain"] == domain]
+    if "mask" in rows[0]:
+        chosen = [row for row in rows if part in ("", row["split"])]
+        return [(data / row["path"], data / row["mask"]) for row in chosen]
+    images = [data / row["path"] for row in rows]
+    pairs = [(image, data / "masks" / domain / f"{image.stem}.png") for image in images]
+    return [(image, mask) for image, mask in pairs if mask.exists()]
 
 
 def at_hand(data: Path, place: str) -> str:
@@ -373,37 +495,42 @@ def ask(name: str, question: Question, args: argparse.Namespace) -> str:
     """Run the missing runs of a question; return the table."""
     data, weights = folder_of("STYLEAUG_DATA"), folder_of("STYLEAUG_WEIGHTS")
     out = (args.out or RESULTS).resolve() / f"evidence_{name.replace('-', '_')}.json"
-    recipe = default_recipe(question.classifier)
+    task = question.task
+    recipe = task.usual_recipe("", pretrained=True) if task else default_recipe(question.classifier)
+    task_options = (
+        {"task": task, "skip": True} if task else {"classifier": question.classifier, "weights": weights}
+    )
     changed = {"epochs": args.epochs} if args.epochs else {}
     recipe = replace(recipe, **question.recipe | changed)
     chosen = {arm: spec for arm, spec in question.arms.items() if not args.arms or arm in args.arms}
     # specs then hold short names, and no path of this machine
-    args.work.mkdir(parents=True, exist_ok=True)
+    work = args.work / "masks" if task else args.work
+    work.mkdir(parents=True, exist_ok=True)
     with (
-        chdir(args.work),
+        chdir(work),
         stages() as (report, said),
     ):
-        targets = [at_hand(data, place) for place in question.tests]
+        place_at_hand = with_masks if task else at_hand
+        targets = [place_at_hand(data, place) for place in question.tests]
         for count in SAMPLED:
             if not (bank := Path(f"art-{count}.safetensors")).exists():
                 load_bank("art").sample(count, seed=0).save(bank)
         if name == "pacs":
             fit_bank("adain", data / "style", Path("many.safetensors"), "--max-styles", "1000")
-        train = at_hand(data, question.train)
-        home = {"home": at_hand(data, question.home)} if question.home else {}
+        train = place_at_hand(data, question.train)
+        home = {"home": place_at_hand(data, question.home)} if question.home else {}
         found = evaluate_robustness(
             train,
             home | {target: target for target in targets},
             arms=[f"{arm}={spelled(spec, targets, train)}" for arm, spec in chosen.items()],
-            classifier=question.classifier,
             recipe=recipe,
-            weights=weights,
             seeds=args.seeds,
             jobs=args.jobs,
             threads=1,
             out=out,
             report=report,
             said=said,
+            **task_options,
             **question.options,
         )
     seen = [arm.name for arm in found.arms if "@" in question.arms.get(arm.name, "")]
