@@ -472,6 +472,8 @@ def _facts(
         "name": names[0] if names else None,
         "fingerprint": fingerprint,
         "code_length": network.code_length,
+        "least_side": network.least_side,
+        "minimum": network.minimum,
         "precision": precision,
         "version": tool_version(),
         "licence": shipped.get(names[0], {}).get("licence", "Apache-2.0") if names else "",

@@ -40,6 +40,7 @@ AT_HOME = {  # what is imported in some parts only
     "click": {name for name in MODULES if name.startswith("cli.")},
     "rich": {"cli.console"},
     "albumentations": {"transforms.albumentations", "robustness.arms"},
+    "keras": {"transforms.keras"},
     "kornia": {"transforms.kornia"},
     "monai": {"transforms.monai", "robustness.segmenters", "robustness.segmenter_training"},
     "segmentation_models_pytorch": {"robustness.segmenters"},
@@ -57,7 +58,7 @@ AT_HOME = {  # what is imported in some parts only
     "tifffile": {"io.tiff"},
     "imagecodecs": {"io.dicom", "io.png"},
     "onnx": {"export"},
-    "onnxruntime": {"export"},
+    "onnxruntime": {"export", "transforms.keras"},
     "onnxscript": {"export"},
     "cv2": {"video.flow"},
     "av": {"video.clip_writing"},
@@ -177,10 +178,10 @@ def names_of(path: Path) -> set[str]:
 
 
 def test_a_name_means_one_thing():
-    # Some transforms of albumentations and MONAI have the names of ours, as each host's user expects.
+    # Some transforms of albumentations, Keras, kornia and MONAI share names, as each host's user expects.
     homes: dict[str, list[str]] = {}
     for module, path in MODULES.items():
-        for name in names_of(path) - {"StyleAugment", "StyleNormalize"}:
+        for name in names_of(path) - {"StyleAugment", "StyleNormalize", "RandomStyle"}:
             homes.setdefault(name, []).append(module)
     twice = {name: modules for name, modules in homes.items() if len(modules) > 1}
     assert not twice, f"rename them, or begin those that are private with an underscore: {twice}"

@@ -12,7 +12,7 @@ import pytest
 import styleaug
 from styleaug.errors import ConfigError, MissingExtraError, StyleAugError, missing_extra
 
-ADAPTERS = ["albumentations", "kornia", "lightning", "monai", "nnunet", "timm"]
+ADAPTERS = ["albumentations", "keras", "kornia", "lightning", "monai", "nnunet", "timm"]
 OTHERS = {
     "export": ("onnx", "styleaug.export_onnx('fourier', 'a.onnx')"),
     "video": ("av", "styleaug.video.clips.import_av()"),
