@@ -1,11 +1,13 @@
 """How Sphinx builds the site: `sphinx-build -W docs site`."""
 
+import os
 import re
 import shutil
 from pathlib import Path
 
 import styleaug.errors  # noqa: F401  (the reference is made from what is imported here)
 
+os.environ.setdefault("KERAS_BACKEND", "torch")  # its own default, TensorFlow, is not in the extra `dev`
 ROOT = Path(__file__).parents[1]
 
 project = "styleaug"
