@@ -271,6 +271,8 @@ def masked(labels: int) -> dict[str, str]:
         "adain": f"@adain,{FULL}",
         "adain art": f"style:art,{FULL}",
         "randstainna or photo": f"@randstainna,{FULL},sampler=gaussian/@photo,{FULL}",
+        "randstainna or photo or jitter then grey": f"@randstainna,{FULL},sampler=gaussian"
+        f"/@photo,{FULL}/jitter+grey",
         "randstainna or photo by region": f"@randstainna,{FULL},sampler=gaussian,{parts}"
         f"/@photo,{FULL},{parts}",
         "randstainna or photo or networks": "@randstainna,p=1,strength=1,sampler=gaussian"
