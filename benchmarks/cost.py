@@ -1,4 +1,4 @@
-"""What styles cost: share of a training step, memory, and how both grow; every generator.
+"""What styles cost: share of a training step, memory, and how both grow; every generator and preset.
 
     python benchmarks/cost.py --out benchmarks/results/cost.json
     python benchmarks/cost.py --parts memory step --device cuda --out benchmarks/results/cost_cuda.json
@@ -42,13 +42,18 @@ from torchvision.models import resnet18, resnet50
 from torchvision.transforms import v2
 
 from styleaug import StyleAugment, fit_style
+from styleaug.transforms.base import AbstractAugment
+from styleaug.transforms.presets import MIXTURES
 from styleaug.weights import generator_names, load_generator, pretrained_folder
 
 PARTS = ("memory", "step", "scaling", "workers")
 SHIPPED = {"adain": "art", "photo": "photo-tones", "patchswap": "art-patches"}
+PRESET = "preset "
+"""Before the name of a preset."""
+PRESETS = [f"{PRESET}{name}" for name in MIXTURES]
 KINDS = ("reinhard-rgb", "fourier", "macenko", "photo", "adain", "patchswap", "mask-to-cell", "cell-stains")
 """One generator of each kind, for the scaling."""
-IN_WORKERS = ("reinhard-rgb", "photo", "adain")
+IN_WORKERS = ("reinhard-rgb", "photo", "adain", f"{PRESET}unknown")
 BATCHES = (1, 4, 16, 64, 256)
 SIDES = (32, 64, 128, 224, 512, 1024)
 WARM = 3
@@ -75,16 +80,19 @@ def photographs(count: int, side: int, device: torch.device) -> Tensor:
     return torch.stack([rows[index % len(rows)] for index in range(count)]).to(device)
 
 
-def styles(name: str) -> dict:
-    """Return the arguments with which a transform draws styles for this generator."""
+def transform(name: str, p: float) -> AbstractAugment:
+    """Make the transform that draws styles for this generator, or that of a preset."""
+    if name.startswith(PRESET):
+        return StyleAugment.preset(name.removeprefix(PRESET), p=p)
     if name in SHIPPED:
-        return {"bank": SHIPPED[name]}
+        return StyleAugment(SHIPPED[name], p=p)
     if load_generator(name).has_prior:
-        return {"generator": name}
-    return {"bank": fit_style(pretrained_folder() / "samples", generator=name, min_images=1).bank}
+        return StyleAugment(generator=name, p=p)
+    bank = fit_style(pretrained_folder() / "samples", generator=name, min_images=1).bank
+    return StyleAugment(bank, p=p)
 
 
-def styled(augment: StyleAugment, images: Tensor) -> Callable[[], object]:
+def styled(augment: AbstractAugment, images: Tensor) -> Callable[[], object]:
     """Make the call that draws and styles; it picks the same number of rows each time."""
     wanted, seed = round(augment.p * len(images)), 0
     while len(augment.make_params(images, rng=torch.Generator().manual_seed(seed))["rows"]) != wanted:
@@ -159,7 +167,7 @@ def step_part(args: argparse.Namespace) -> dict[str, dict]:
         calls: dict[str, Callable[[], object]] = {"step": partial(step, images)}
         for generator in args.generators:
             for p in (0.5, 1.0):
-                calls[f"{generator} {p}"] = styled(StyleAugment(**styles(generator), p=p), images)
+                calls[f"{generator} {p}"] = styled(transform(generator, p), images)
         times = readings(calls, device, args.rounds)
         base = times["step"]
         rows = {f"{name} step": {"images/s": three(batch / statistics.median(base)), "spread": ""}}
@@ -206,7 +214,7 @@ def memory_part(args: argparse.Namespace) -> dict[str, dict]:
 
 def added(name: str, batch: int, side: int) -> float:
     """Measure the megabytes by which a call raises the peak of this process."""
-    augment = StyleAugment(**styles(name), p=1.0)
+    augment = transform(name, 1.0)
     images = photographs(batch, side, torch.device("cpu"))
     call = styled(augment, images)
     styled(augment, images[:1, :, :32, :32].contiguous())()
@@ -223,7 +231,7 @@ def added(name: str, batch: int, side: int) -> float:
 
 def added_on_cuda(name: str, batch: int, side: int) -> float:
     """Measure the megabytes by which a call raises the peak of the device."""
-    call = styled(StyleAugment(**styles(name), p=1.0), photographs(batch, side, torch.device("cuda")))
+    call = styled(transform(name, 1.0), photographs(batch, side, torch.device("cuda")))
     call()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -237,7 +245,7 @@ def scaling_part(args: argparse.Namespace) -> dict[str, dict]:
     settings = [(batch, 224) for batch in BATCHES] + [(4, side) for side in SIDES if side != 224]
     settings = [(1, 32), (2, 32)] if args.quick else sorted(settings)
     kinds = [name for name in KINDS if name in args.generators]
-    augments = {name: StyleAugment(**styles(name), p=1.0) for name in kinds}
+    augments = {name: transform(name, 1.0) for name in kinds}
     for threads in args.threads if device.type == "cpu" else [1]:
         torch.set_num_threads(threads)
         rows = {}
@@ -274,7 +282,7 @@ def workers_part(args: argparse.Namespace) -> dict[str, dict]:
     torch.set_num_threads(1)
     count, batch, side = (8, 4, 32) if args.quick else (384, 32, 224)
     names = [name for name in IN_WORKERS if name in args.generators]
-    arms = {"none": []} | {name: [StyleAugment(**styles(name), p=0.5)] for name in names}
+    arms = {"none": []} | {name: [transform(name, 0.5)] for name in names}
     rows: dict[str, dict] = {name: {} for name in arms}
     for workers in (0, 1) if args.quick else (0, 1, 2):
         rates: dict[str, list[float]] = {name: [] for name in arms}
@@ -338,15 +346,15 @@ def draw(tables: dict[str, dict], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--generators", nargs="+", default=generator_names())
+    parser.add_argument("--generators", nargs="+", default=[*generator_names(), *PRESETS])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--quick", action="store_true", help="Two generators, tiny images, one round.")
+    parser.add_argument("--quick", action="store_true", help="Two generators and a preset, tiny images, one round.")
     parser.add_argument("--out", type=Path, help="JSON; the tables and the figure are written beside it.")
     args = parser.parse_args()
     if args.quick:
-        args.generators, args.threads, args.rounds = ["reinhard-rgb", "photo"], [1], 1
+        args.generators, args.threads, args.rounds = ["reinhard-rgb", "photo", "preset unknown"], [1], 1
     parts = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
     for part in (part for part in PARTS if part in args.parts):
         start = time.perf_counter()
