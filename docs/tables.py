@@ -11,7 +11,8 @@ A table stands between two comments, the first of which says in JSON what is in 
 standard deviation over seeds, and home. Any other result gives the values of `columns`: a title and a key of
 the row, or a path of keys below `path`, in which `{}` is the row. `rows` maps what the file calls a row to
 its name in the table; without it all rows are shown. `first_seed` and `last_seed` leave the runs of other
-seeds out. `questions` in place of `from` gives a row for each of several results: some of its arms.
+seeds out. `questions` in place of `from` gives a row for each of several results: the unseen score of some
+of its arms, and home of the first and the last. `column` is another score of each, such as home.
 `--check` writes nothing, and exits with 1 where a table differs.
 """
 
@@ -53,19 +54,22 @@ def table(wanted: dict[str, Any]) -> str:
 
 
 def questions(wanted: dict[str, Any]) -> tuple[list[str], Rows]:
-    """Read one row a question: the unseen score of some of its arms, and home of the first and the last."""
+    """Read one row a question: a score of some of its arms."""
     rows = []
     for question, (name, *chosen) in wanted["questions"].items():
         result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         column = "corrupted" if result["settings"]["corruptions"] else "unseen"
+        column = wanted.get("column", column)
         scores = {"column": column, "home": "home"}
         first = wanted.get("first_seed", 0)
         _, found = arms(
             result, {"columns": scores, "rows": {arm: arm for arm in chosen}, "first_seed": first}
         )
-        home = " to ".join(cells[1].partition(" ")[0] for _, cells in (found[0], found[-1]))
-        rows.append((question, [*(cells[0] for _, cells in found), home]))
-    return [*wanted["arms"], "home"], rows
+        each = [cells[0] for _, cells in found]
+        if "column" not in wanted:
+            each.append(" to ".join(cells[1].partition(" ")[0] for _, cells in (found[0], found[-1])))
+        rows.append((question, each))
+    return [*wanted["arms"], *([] if "column" in wanted else ["home"])], rows
 
 
 def arms(result: dict[str, Any], wanted: dict[str, Any]) -> tuple[list[str], Rows]:
