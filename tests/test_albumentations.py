@@ -232,6 +232,7 @@ OPTIONS = {
     "strength": [0.2, 0.7],
     "sampler": Weighted(torch.tensor([0.5, 0.0, 0.25, 0.0, 0.25])),
     "blend": "soft-light",
+    "bands": "low",
     "splice": Splice("fields", parts=3, keep=True),
     "preserve": Preserve(0.5),
     "channels": "shared",
