@@ -350,7 +350,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--quick", action="store_true", help="Two generators and a preset, tiny images, one round.")
+    parser.add_argument(
+        "--quick", action="store_true", help="Two generators and a preset, tiny images, one round."
+    )
     parser.add_argument("--out", type=Path, help="JSON; the tables and the figure are written beside it.")
     args = parser.parse_args()
     if args.quick:

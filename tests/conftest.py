@@ -9,6 +9,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+# Keras takes TensorFlow unless it is told otherwise, and that is not installed here.
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
 # One thread for each process: the loader tests run several at once on few cores.
 torch.set_num_threads(1)
 

@@ -303,12 +303,11 @@ def translated(name: str) -> Callable[..., bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["network", "limit", "nan"])
 def test_files_that_differ_are_not_written(wrong, monkeypatch, tmp_path):
-    monkeypatch.setattr(export, "_translate", translated("reinhard-rgb"))
-    if wrong == "network":
-        monkeypatch.setattr(export, "_translate", translated("reinhard-lab"))
-    elif wrong == "limit":
+    given = translated("reinhard-lab" if wrong == "network" else "reinhard-rgb")
+    monkeypatch.setattr(export, "_translate", given)
+    if wrong == "limit":
         monkeypatch.setitem(export.LIMITS, "float32", (1e-12, 1.0))
-    else:
+    elif wrong == "nan":
         monkeypatch.setattr(export, "_compare", lambda *args: (float("nan"), 0.0, 1.0))
     out = tmp_path / "a.onnx"
     out.write_bytes(b"before")

@@ -28,7 +28,6 @@ from styleaug import (
 )
 from styleaug.transforms.painting import enlarged
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 keras = pytest.importorskip("keras")
 
