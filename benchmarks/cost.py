@@ -80,16 +80,16 @@ def photographs(count: int, side: int, device: torch.device) -> Tensor:
     return torch.stack([rows[index % len(rows)] for index in range(count)]).to(device)
 
 
-def transform(name: str, p: float) -> AbstractAugment:
+def transform(name: str, p: float, *, compiled: bool = False) -> AbstractAugment:
     """Make the transform that draws styles for this generator, or that of a preset."""
     if name.startswith(PRESET):
-        return StyleAugment.preset(name.removeprefix(PRESET), p=p)
+        return StyleAugment.preset(name.removeprefix(PRESET), p=p, compiled=compiled)
     if name in SHIPPED:
-        return StyleAugment(SHIPPED[name], p=p)
+        return StyleAugment(SHIPPED[name], p=p, compiled=compiled)
     if load_generator(name).has_prior:
-        return StyleAugment(generator=name, p=p)
+        return StyleAugment(generator=name, p=p, compiled=compiled)
     bank = fit_style(pretrained_folder() / "samples", generator=name, min_images=1).bank
-    return StyleAugment(bank, p=p)
+    return StyleAugment(bank, p=p, compiled=compiled)
 
 
 def styled(augment: AbstractAugment, images: Tensor) -> Callable[[], object]:

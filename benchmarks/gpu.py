@@ -19,15 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from cost import photographs, readings, styles, training_step
+from cost import photographs, readings, training_step, transform
 from machine import publish
 from reference import ReferenceAdaIN
 from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 from torchvision.transforms import v2
-
-from styleaug import StyleAugment
 
 NAMES = ("reinhard-rgb", "photo", "adain")
 
@@ -69,7 +67,7 @@ def throughput(args: argparse.Namespace) -> dict[str, dict]:
     calls: dict[str, Callable[[], object]] = {}
     for compiled in (False,) if args.quick else (False, True):
         for name in NAMES:
-            augment = StyleAugment(**styles(name), p=1.0, compiled=compiled)
+            augment = transform(name, 1.0, compiled=compiled)
             calls[name + " compiled" * compiled] = lambda augment=augment: augment(images)
     calls |= peers(images)
     spent = {name: statistics.median(times) for name, times in readings(calls, device, args.rounds).items()}
@@ -87,7 +85,7 @@ def slowdown(args: argparse.Namespace) -> dict[str, dict]:
     network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()  # type: ignore
     labels = torch.arange(args.batch, device=device) % 10
     step = training_step(network.to(device), labels, bfloat16=True)
-    augments = {name: StyleAugment(**styles(name), p=0.5) for name in NAMES}
+    augments = {name: transform(name, 0.5) for name in NAMES}
     plain = "32 px: ResNet-18 step"
     calls: dict[str, Callable[[], object]] = {plain: lambda: step(small)}
     calls |= {f"32 px: {name}, p=0.5, and step": lambda a=a: step(a(small)) for name, a in augments.items()}
