@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from styleaug import fit_style
-from styleaug.transforms.keras import RandomStyle
+from styleaug.transforms.keras import StyleLayer
 from styleaug.weights import pretrained_folder
 
 if __name__ == "__main__":
@@ -20,7 +20,7 @@ if __name__ == "__main__":
     images = (np.random.default_rng(0).integers(0, 120, (256, 48, 48, 3)) + 120 * bright).astype("uint8")
     with tempfile.TemporaryDirectory() as folder:
         tones = fit_style(pretrained_folder() / "samples", generator="reinhard-lab", min_images=1).bank
-        style = RandomStyle(tones.save(f"{folder}/tones.safetensors"), p=0.5, strength=(0.5, 1))
+        style = StyleLayer(tones.save(f"{folder}/tones.safetensors"), p=0.5, strength=(0.5, 1))
     model = keras.Sequential(
         [
             style,

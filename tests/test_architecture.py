@@ -181,7 +181,7 @@ def test_a_name_means_one_thing():
     # Some transforms of albumentations, Keras, kornia and MONAI share names, as each host's user expects.
     homes: dict[str, list[str]] = {}
     for module, path in MODULES.items():
-        for name in names_of(path) - {"StyleAugment", "StyleNormalize", "RandomStyle"}:
+        for name in names_of(path) - {"StyleAugment", "StyleNormalize"}:
             homes.setdefault(name, []).append(module)
     twice = {name: modules for name, modules in homes.items() if len(modules) > 1}
     assert not twice, f"rename them, or begin those that are private with an underscore: {twice}"

@@ -1,4 +1,4 @@
-"""`RandomStyle` in Keras: equal to the generators, draws, training, files; on torch, JAX and TensorFlow."""
+"""`StyleLayer` in Keras: equal to the generators, draws, training, files; on torch, JAX and TensorFlow."""
 
 import json
 import os
@@ -37,7 +37,7 @@ with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "meta_path", unwrapped)
     sys.modules.pop("styleaug.transforms.keras", None)
     adapter = import_module("styleaug.transforms.keras")
-RandomStyle = adapter.RandomStyle
+StyleLayer = adapter.StyleLayer
 
 # Keras calls NumPy in an old way, for tensors of torch.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -114,7 +114,7 @@ def files(tmp_path_factory) -> Path:
 
 def layer(files: Path, kind: str, **options: Any) -> Any:
     graph = {"generator": files / "net.onnx"} if kind == "net" else {}
-    return RandomStyle(files / f"{kind}.safetensors", **graph, **options)
+    return StyleLayer(files / f"{kind}.safetensors", **graph, **options)
 
 
 kinds = pytest.mark.parametrize("kind", ["lab", "net"])
@@ -125,15 +125,15 @@ def test_colours_are_those_of_the_generator(space):
     images, name = pixels(), f"reinhard-{space}"
     images[1, :, :, 2], images[2] = 7, 90  # nearly without blue; flat
     wanted = expected(name, images)
-    assert array(RandomStyle(bank(name)).apply(images, PARAMS)) == pytest.approx(wanted, abs=255e-4)
-    first = RandomStyle(bank(name), data_format="channels_first", value_range=(0, 1))
+    assert array(StyleLayer(bank(name)).apply(images, PARAMS)) == pytest.approx(wanted, abs=255e-4)
+    first = StyleLayer(bank(name), data_format="channels_first", value_range=(0, 1))
     styled = array(first.apply(images.transpose(0, 3, 1, 2).astype("float32") / 255, PARAMS))
     assert styled.transpose(0, 2, 3, 1) == pytest.approx(wanted / 255, abs=1e-4)
 
 
 @pytest.mark.parametrize("least_side", [1, 32])
 def test_a_graph_paints_as_its_generator_would(least_side, tmp_path):
-    style = RandomStyle(COLOURS, generator=write_graph(tmp_path / "a.onnx", least_side=least_side))
+    style = StyleLayer(COLOURS, generator=write_graph(tmp_path / "a.onnx", least_side=least_side))
     planes, strength = torch.from_numpy(pixels()).movedim(3, 1) / 255, torch.from_numpy(PARAMS["strength"])
     painter = enlarged(flat_colour, least_side, 1)
     wanted = painter(planes, COLOURS.codes[PARAMS["style"]], strength).movedim(1, 3).numpy()
@@ -147,7 +147,7 @@ def test_an_exported_generator_is_the_generator(monkeypatch, tmp_path):
     network = generator("tiny-adain")
     monkeypatch.setattr(network, "least_side", 32)
     export_onnx(network, tmp_path / "net.onnx")
-    style = RandomStyle(bank("tiny-adain"), generator=tmp_path / "net.onnx")
+    style = StyleLayer(bank("tiny-adain"), generator=tmp_path / "net.onnx")
     for size in ((20, 26), (5, 3), (40, 50)):
         images = pixels(4, *size)
         wanted = expected("tiny-adain", images)
@@ -157,7 +157,7 @@ def test_an_exported_generator_is_the_generator(monkeypatch, tmp_path):
 def test_negative_deviations_are_none():
     styles = bank("reinhard-rgb")
     styles.codes[:, 3:] = -1
-    styled = array(RandomStyle.apply(made := RandomStyle(bank("reinhard-rgb")), pixels(), PARAMS))
+    styled = array(StyleLayer.apply(made := StyleLayer(bank("reinhard-rgb")), pixels(), PARAMS))
     assert styled.std() > 1
     made.codes = styles.codes.numpy()
     full = PARAMS | {"strength": np.ones(4, dtype=np.float32)}
@@ -165,7 +165,7 @@ def test_negative_deviations_are_none():
 
 
 def test_each_image_draws_for_itself():
-    style, images = RandomStyle(bank(LAB), p=0.7, strength=(0.3, 0.6), seed=1), np.zeros((2000, 1, 1, 3))
+    style, images = StyleLayer(bank(LAB), p=0.7, strength=(0.3, 0.6), seed=1), np.zeros((2000, 1, 1, 3))
     params = {name: array(value) for name, value in style.make_params(images).items()}
     picked = params["strength"] > 0
     assert 0.65 < picked.mean() < 0.75
@@ -222,15 +222,15 @@ def test_a_model_trains_is_saved_and_loaded(files, kind, tmp_path):
 def test_a_changed_file_is_an_error(files, name):
     config = layer(files, "net").get_config()
     part = "bank" if name.endswith("tensors") else "generator"
-    assert RandomStyle.from_config(config).get_config() == config
+    assert StyleLayer.from_config(config).get_config() == config
     config["sha256"] = config["sha256"] | {part: "0" * 64}
     with pytest.raises(BankError, match=f"{part} '.*{name}' has changed since this layer was saved"):
-        RandomStyle.from_config(config)
+        StyleLayer.from_config(config)
 
 
 def test_a_bank_without_a_file_cannot_be_saved():
     with pytest.raises(ConfigError, match=r"bank\.save\("):
-        RandomStyle(bank(LAB)).get_config()
+        StyleLayer(bank(LAB)).get_config()
 
 
 @kinds
@@ -258,17 +258,17 @@ def test_shapes_dtypes_and_labels_are_kept(files, kind):
 )
 def test_images_that_are_refused(images, options, message):
     with pytest.raises(ImageError, match=message):
-        RandomStyle(bank(LAB), **options)(images)
+        StyleLayer(bank(LAB), **options)(images)
 
 
 def test_a_dict_without_images():
     with pytest.raises(ImageError, match='must hold "images", got pixels'):
-        RandomStyle(bank(LAB))({"pixels": pixels()})
+        StyleLayer(bank(LAB))({"pixels": pixels()})
 
 
 def test_a_range_that_is_probably_wrong():
     with pytest.warns(UserWarning, match=r"give value_range=\(0, 1\)"):
-        RandomStyle(bank(LAB))(pixels() / np.float32(255))
+        StyleLayer(bank(LAB))(pixels() / np.float32(255))
 
 
 @pytest.mark.parametrize(
@@ -290,22 +290,22 @@ def test_a_range_that_is_probably_wrong():
 )
 def test_what_is_refused(name, options, error, message):
     with pytest.raises(error, match=message):
-        RandomStyle(bank(name), **options)
+        StyleLayer(bank(name), **options)
 
 
 def test_files_that_are_no_generator(files, tmp_path):
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     with pytest.raises(WeightsError, match=r"junk\.onnx is damaged, or no file of this version"):
-        RandomStyle(COLOURS, generator=tmp_path / "junk.onnx")
+        StyleLayer(COLOURS, generator=tmp_path / "junk.onnx")
     with pytest.raises(BankError, match="this bank was made by 'reinhard-lab'"):
-        RandomStyle(bank(LAB), generator=files / "net.onnx")
+        StyleLayer(bank(LAB), generator=files / "net.onnx")
     model = onnx.load(files / "net.onnx")
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(WeightsError, match=r"other\.onnx is damaged, or no file"):
-        RandomStyle(COLOURS, generator=tmp_path / "other.onnx")
+        StyleLayer(COLOURS, generator=tmp_path / "other.onnx")
     with pytest.raises(WeightsError, match="without --bank"):
-        RandomStyle(COLOURS, generator=write_graph(tmp_path / "rows.onnx", style="style"))
+        StyleLayer(COLOURS, generator=write_graph(tmp_path / "rows.onnx", style="style"))
 
 
 @kinds

@@ -1,4 +1,4 @@
-"""`RandomStyle`, a Keras 3 layer for any backend, and for `tf.data`."""
+"""`StyleLayer`, a Keras 3 layer for any backend, and for `tf.data`."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ except ImportError as error:  # its backend is missing: without KERAS_BACKEND th
         'Keras is imported: os.environ["KERAS_BACKEND"] = "torch", "jax" or "tensorflow".'
     ) from error
 
-__all__ = ["RandomStyle"]
+__all__ = ["StyleLayer"]
 
 ops: Any = keras.ops
 """Without Keras's own types, which have no arithmetic."""
@@ -57,7 +57,7 @@ OVERSHOOT = 1e-3
 
 
 @keras.saving.register_keras_serializable(package="styleaug")
-class RandomStyle(keras.layers.Layer):
+class StyleLayer(keras.layers.Layer):
     """Stylise images after a bank, at random; labels, masks and boxes stay as they are.
 
     Each image has a gate, a style and a strength of its own. Place it in a model, as Keras's own random
@@ -94,7 +94,7 @@ class RandomStyle(keras.layers.Layer):
             where they can be read: not within a compiled graph, and not on a GPU.
 
     Example:
-        >>> model = keras.Sequential([RandomStyle("tones.safetensors", p=0.5), *layers])  # doctest: +SKIP
+        >>> model = keras.Sequential([StyleLayer("tones.safetensors", p=0.5), *layers])  # doctest: +SKIP
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class RandomStyle(keras.layers.Layer):
             if not low - slack <= least <= most <= high + slack:  # written so that NaN fails too
                 raise ImageError(
                     f"images must lie in value_range ({low:g}, {high:g}), got [{least:.3g}, {most:.3g}]. "
-                    "Stylise before Normalization, or give their range: RandomStyle(..., value_range=...)."
+                    "Stylise before Normalization, or give their range: StyleLayer(..., value_range=...)."
                 )
             if (low, high) == (0, 255) and 0 < most <= 1 and is_float(images):
                 warnings.warn(
@@ -235,7 +235,7 @@ class RandomStyle(keras.layers.Layer):
         if not isinstance(self.bank, str | Path):
             raise ConfigError(
                 "this layer holds a StyleBank, of which no file is known. Save it, and make the layer from "
-                'the file: RandomStyle(bank.save("bank.safetensors")).'
+                'the file: StyleLayer(bank.save("bank.safetensors")).'
             )
         return {
             **super().get_config(),
@@ -250,7 +250,7 @@ class RandomStyle(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "RandomStyle":
+    def from_config(cls, config: dict[str, Any]) -> "StyleLayer":
         """Make the layer of `get_config`.
 
         Raises:
@@ -306,7 +306,7 @@ def ends_of(images: Any) -> tuple[float, float] | None:
         return None
     try:
         return float(ops.min(images)), float(ops.max(images))
-    except (TypeError, NotImplementedError):  # a graph is being traced
+    except (TypeError, NotImplementedError):  # what JAX and TensorFlow raise while they trace a graph
         return None
 
 
@@ -332,7 +332,7 @@ def space_of(bank: StyleBank, generator: str | Path | None) -> str:
         raise ConfigError(f"{told} It cannot be exported, either: style arrays before with StyleAugment.")
     raise ConfigError(
         f"{told} Export it once: styleaug export {printable(source)} -o {network.name}.onnx, and give the "
-        f'file: RandomStyle(bank, generator="{network.name}.onnx"). Banks of reinhard-lab need no file.'
+        f'file: StyleLayer(bank, generator="{network.name}.onnx"). Banks of reinhard-lab need no file.'
     )
 
 
@@ -489,7 +489,7 @@ def open_graph(path: Path, bank: StyleBank) -> tuple[Painter, bytes]:
     if [entry.name for entry in session.get_inputs()] != ["images", "codes", "strength"]:
         raise WeightsError(
             f"{printable(path)} must take images, codes and strength. Export the generator without --bank "
-            "and --part; RandomStyle holds the bank."
+            "and --part; StyleLayer holds the bank."
         )
     name, fingerprint, least_side, minimum = made_by
     if bank.provenance.fingerprint != fingerprint or bank.codes.shape[1] != facts["code_length"]:
