@@ -293,7 +293,7 @@ class Plan:
             lines += [f"tests of each run: {duration(self.test_seconds)}"]
         if self.corruption_seconds:
             lines += [f"corrupting, once: {duration(self.corruption_seconds)}"]
-        lines += [f"in all about {duration(self.total_seconds)}, with {self.jobs} runs side by side"]
+        lines += [f"in all about {duration(self.total_seconds)}, with jobs={self.jobs}"]
         return "\n".join(lines)
 
 
