@@ -119,6 +119,12 @@ styleaug.apply_folder("scans", "out", "gin", value_range="auto")
 """,
     "train": "import lightning.fabric, tensorboard, styleaug.training",
     "evaluation": "import lpips, segmentation_models_pytorch; from styleaug import evaluate_robustness",
+    "faces": f"""{DRAW}
+from styleaug import Preserve, StyleAugment
+from styleaug.evaluation.identity import load_network
+assert StyleAugment("art", preserve=Preserve(protect="faces"))(images).shape == images.shape
+load_network("dlib")
+""",
     "video": f"""{DRAW}
 import av, cv2
 from styleaug import StyleVideo
@@ -143,6 +149,7 @@ TESTS = {
     "medical": "test_dicom test_tiff test_studies test_scan",
     "train": "test_training test_recipes",
     "evaluation": "test_metrics test_segmentation",
+    "faces": "test_faces test_identity",
     "video": "test_video test_flow test_clips",
 }
 """Tests that run on the lowest versions. Hosts of the quick tests alone; `keras` has only an example."""

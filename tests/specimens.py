@@ -151,3 +151,11 @@ class Spy(AbstractGenerator):
     def rows(self) -> int:
         """Count the rows painted so far."""
         return sum(len(images) for images in self.seen)
+
+
+def astronaut(side: int) -> np.ndarray:
+    """Show the head of Eileen Collins, in a public-domain photograph of NASA that scikit-image carries."""
+    from skimage import data
+
+    head = Image.fromarray(data.astronaut()[20:270, 100:350])
+    return np.array(head.resize((side, side), Image.Resampling.LANCZOS))

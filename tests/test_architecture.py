@@ -58,10 +58,11 @@ AT_HOME = {  # what is imported in some parts only
     "tifffile": {"io.tiff"},
     "imagecodecs": {"io.dicom", "io.png"},
     "onnx": {"export"},
-    "onnxruntime": {"export", "transforms.keras"},
+    "onnxruntime": {"export", "evaluation.identity", "transforms.keras"},
     "onnxscript": {"export"},
     "cv2": {"video.flow"},
     "av": {"video.clip_writing"},
+    "dlib": {"transforms.faces"},
 }
 
 

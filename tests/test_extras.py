@@ -18,6 +18,7 @@ OTHERS = {
     "video": ("av", "styleaug.video.clips.import_av()"),
     "parquet": ("pyarrow", "styleaug.io.shards.open_parquet('a', 'b').__enter__()"),
     "ray": ("ray", "styleaug.offline.ray_cluster.import_ray()"),
+    "faces": ("dlib", "styleaug.transforms.faces.import_dlib()"),
 }
 BLOCKED = """
 import json, sys

@@ -379,6 +379,17 @@ def shift(
     return evaluate_shift(train, target, bank=bank or None, generators=generators or None, **options)
 
 
+class _FaceNetwork(click.ParamType):
+    """The name or the file of a face network. Its value may be left out, so a folder after it is a slip."""
+
+    name = "network"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if Path(value).is_dir():
+            self.fail(f"{value} is a folder. Write IMAGES before --identity.", param, ctx)
+        return str(value)
+
+
 @evaluate.command("labels")
 @click.argument("images", type=_INPUT)
 @click.option("--generator", "generators", multiple=True, help="Generator by name or path; may be repeated.")
@@ -394,6 +405,11 @@ def shift(
     "folders of IMAGES.",
 )  # fmt: skip
 @click.option("--masks", type=_INPUT, help="Folder of masks, named like the images.")
+@click.option(
+    "--identity", type=_FaceNetwork(), is_flag=False, flag_value="dlib", metavar="[NETWORK]",
+    help="Measure instead whether faces are verified as the same person's. dlib (the usual one), or an ONNX "
+    "file of a face network.",
+)  # fmt: skip
 @click.option("--weights", type=_INPUT, help="Folder of SqueezeNet's weights.  [default: downloaded]")
 @click.option(
     "--size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Side of images in pixels."
@@ -406,15 +422,30 @@ def shift(
     "--sheet", type=NEW_FILE, help="PNG file that shows the changed decisions with the highest confidence."
 )
 @measurement
-def _labels(images: Path, bank: tuple[str, ...], sheet: Path | None, **options: Any) -> Any:
+def _labels(
+    images: Path, bank: tuple[str, ...], sheet: Path | None, identity: str | None, **options: Any
+) -> Any:
     """Measure whether IMAGES keep their labels when they are styled.
 
     Counts changed decisions of a classifier, and measures moved edges and lost contrast. If IMAGES has one
     folder per class, --classifier trained trains a small network on two thirds of the images.
-    """
-    from styleaug.evaluation.labels import evaluate_labels
 
-    found = evaluate_labels(images, bank=bank or None, **options)
+    With --identity the label is whose face it is. IMAGES has the folders gallery and probe, each with one
+    folder of images per person. The probes are styled and compared with the gallery.
+    """
+    if identity is None:
+        from styleaug.evaluation.labels import evaluate_labels
+
+        found = evaluate_labels(images, bank=bank or None, **options)
+    else:
+        from styleaug.evaluation.identity import evaluate_identity
+
+        context = click.get_current_context()
+        for name in ("classifier", "masks", "weights"):
+            if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+                raise ConfigError(f"--{name} does not go with --identity; leave one of them out.")
+            del options[name]
+        found = evaluate_identity(images, bank=bank or None, network=identity, **options)
     if sheet:
         found.save_sheet(sheet)
     return found

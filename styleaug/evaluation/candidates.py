@@ -15,6 +15,7 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.io.files import image_files
 from styleaug.samplers import Sampler
 from styleaug.transforms.augment import StyleAugment
+from styleaug.transforms.guard import Preserve
 from styleaug.weights import find_styles, load_generator
 
 __all__ = ["Candidate", "find_candidates"]
@@ -44,7 +45,12 @@ class Candidate:
         return self.generator if self.origin in ("fitted", "prior") else f"{self.generator}:{self.origin}"
 
     def style(
-        self, images: Float[Tensor, "N 3 H W"], strength: float, *, seed: int = 0
+        self,
+        images: Float[Tensor, "N 3 H W"],
+        strength: float,
+        *,
+        preserve: float | Preserve | None = None,
+        seed: int = 0,
     ) -> Float[Tensor, "N 3 H W"]:
         """Style every image, each with its own draw."""
         stylizer = StyleAugment(
@@ -53,6 +59,7 @@ class Candidate:
             p=1.0,
             strength=strength,
             sampler=self.sampler,
+            preserve=preserve,
             precision="float32",
         )
         rng = torch.Generator().manual_seed(seed)
