@@ -31,6 +31,7 @@ from styleaug.offline.copies import Copier, Format, Line, Unit
 from styleaug.offline.manifest import Applied, Manifest
 from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.base import AbstractAugment
+from styleaug.transforms.guard import Preserve
 from styleaug.transforms.host import Styles, held, is_unusual, members_of, with_options
 from styleaug.transforms.normalize import StyleNormalize
 from styleaug.transforms.one_of import OneOf
@@ -57,7 +58,7 @@ def apply_folder(
     *,
     bank: Styles = None,
     copies: int = 1,
-    preserve: float | None = None,
+    preserve: float | Preserve | None = None,
     seed: int = 0,
     workers: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
@@ -98,8 +99,8 @@ def apply_folder(
         copies: number of copies of each image. With 1, `photo.jpg` keeps its name; with more, the copies are
             `photo-1.jpg`, `photo-2.jpg`, ... Keys in tar files change in the same way; rows of Parquet
             files are repeated.
-        preserve: least share of structure that is kept; see `StyleAugment`. Not for images that are styled in
-            tiles.
+        preserve: least share of structure that is kept, or a `Preserve`; see `StyleAugment`. Of regions it
+            protects only faces. Not for images that are styled in tiles.
         seed: seed of all draws.
         workers: number of worker processes; 0 works in this process. With Ray, number of actors; 0 means one
             per core, or four per GPU if there are GPUs.
@@ -186,8 +187,11 @@ def folder_style(bank: Styles, options: dict[str, Any]) -> AbstractAugment:
     stylizer, _ = held(bank, options, p=None, usual=1.0)
     if stylizer.within_batch:
         raise ConfigError('bank="batch" takes styles from other images of a batch; here there is none.')
-    if any(member.preserve.protect is not None for member in members_of(stylizer)):
-        raise ConfigError("a folder has no regions to protect; give preserve as a number.")
+    if any(member.preserve.protect not in (None, "faces") for member in members_of(stylizer)):
+        raise ConfigError(
+            "a folder has no regions to protect but faces; give preserve as a number, or "
+            'Preserve(protect="faces").'
+        )
     return stylizer.with_networks()
 
 

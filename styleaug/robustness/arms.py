@@ -12,6 +12,7 @@ equal chance, or in proportion to the option `weight` of every step (1 where it 
     competitor=fda:photos,sketches        references from two folders; called "competitor"
     style:gin,splice=mask,parts=3         with masks: a style for label 1, one for 2, one for the rest
     style:art,preserve=.9,protect=mask    with masks: labels above 0 keep their contrast
+    style:art,protect=faces               faces keep their pixels (extra faces)
     normalize:home.safetensors            training images plain; all tests in the mean style of the bank
 """
 
@@ -277,10 +278,10 @@ def yes(text: str) -> bool:
     return text == "yes"
 
 
-def the_mask(text: str) -> str:
-    """Parse the word mask."""
-    if text != "mask":
-        raise ValueError("the word mask")
+def protected(text: str) -> str:
+    """Parse the word mask or faces."""
+    if text not in ("mask", "faces"):
+        raise ValueError("mask or faces")
     return text
 
 
@@ -292,7 +293,7 @@ STYLE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "sampler": str,
     "components": int,
     "preserve": _share,
-    "protect": the_mask,
+    "protect": protected,
     "splice": str,
     "parts": int,
     "keep": yes,

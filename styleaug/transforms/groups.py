@@ -20,6 +20,7 @@ from styleaug.transforms.blends import Blend
 from styleaug.transforms.guard import (
     Preserve,
     Regions,
+    keep_faces,
     protect_regions,
     pull,
     read_structure,
@@ -82,7 +83,7 @@ def paint_groups(
     """
     generator = options.generator_on(pixels.device)
     source = grouped(pixels, frames, apart=apart)
-    by_mask = params["fields"] is None and unspliced(params["rows"])[1] > 1
+    by_mask, kept = params["fields"] is None and unspliced(params["rows"])[1] > 1, options.preserve.protect
     read = partial(read_codes, options, generator, source, most=chunk)
     looks = looks_of(
         params,
@@ -90,7 +91,7 @@ def paint_groups(
         masks if by_mask else None,
         read,
         spread=spread,
-        protect=masks if options.preserve.protect == "mask" else options.preserve.protect,
+        protect=masks if kept == "mask" else None if kept == "faces" else kept,
     )
     # Where every group is styled nothing of the input is left to copy.
     everything = run_of(looks.groups) == slice(0, source.shape[0] * source.shape[1])
@@ -288,6 +289,8 @@ def paint_chunk(
     regions = looks.regions(unit.flatten(0, 1), chunk, torch.arange(frames))
     if regions is not None:
         styled = protect_regions(unit.flatten(0, 1), styled, regions, frames=frames)
+    if options.preserve.protect == "faces":
+        styled = keep_faces(unit.flatten(0, 1), styled)
     put_groups(target, groups, back(styled.reshape(pixels.shape)))
 
 
@@ -351,6 +354,8 @@ def paint_volume(
         styled, regions = painted(unit[0], part), looks.regions(unit[0], own, part)
         if regions is not None:
             styled = protect_regions(unit[0], styled, regions, tier=tier, frames=len(part))
+        if options.preserve.protect == "faces":
+            styled = keep_faces(unit[0], styled)
         result[rows] = back(styled[None])[0]
 
 

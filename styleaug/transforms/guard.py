@@ -24,6 +24,7 @@ from torch import Tensor
 from styleaug.checks import brief, check_share, made_of
 from styleaug.errors import ConfigError, ImageError
 from styleaug.generators.base import per_row
+from styleaug.transforms.faces import find_faces, import_dlib
 from styleaug.transforms.splice import FEATHER, feather
 from styleaug.transforms.structure import FINEST, contrast_need, edge_need, reduce
 
@@ -31,6 +32,7 @@ __all__ = [
     "Preserve",
     "Protect",
     "Tier",
+    "keep_faces",
     "keep_structure",
     "protect_regions",
     "pull",
@@ -43,7 +45,7 @@ __all__ = [
 Regions = Callable[[Tensor], Tensor]
 """Maps images `(K, 3, H, W)` in [0, 1] to weights `(K, 1, H, W)` in [0, 1]: 1 where contrast must stay."""
 
-Protect = Literal["mask"] | Regions
+Protect = Literal["mask", "faces"] | Regions
 
 MOST_GAIN = 1.25
 """How many times the colour tier may raise contrast, where a style has more of it. Noise grows by as much."""
@@ -84,14 +86,20 @@ class Preserve:
     """Regions whose local contrast stays, with a soft border; only a smooth shift of colours remains of
     the style there. `"mask"`: where the sample's mask is above 0. Or a function from images `(K, 3, H,
     W)` in [0, 1] to weights `(K, 1, H, W)` in [0, 1]; channels that are grey images reach it one by
-    one."""
+    one. `"faces"`, with the extra `faces`, keeps more: the pixels of frontal faces do not change at all.
+    They are looked for in each styled image, on the CPU, which takes about 60 ms of one core; an image in
+    which none is found is styled whole. See `styleaug.transforms.faces.find_faces`."""
 
     def __post_init__(self) -> None:
         floor = None if self.floor is None else check_share("preserve", self.floor)
         object.__setattr__(self, "floor", floor or None)
-        named = isinstance(self.protect, str) and self.protect == "mask"
+        named = isinstance(self.protect, str) and self.protect in ("mask", "faces")
         if not (self.protect is None or named or callable(self.protect)):
-            raise ConfigError(f'protect must be None, "mask" or a function of images, got {self.protect!r}.')
+            raise ConfigError(
+                f'protect must be None, "mask", "faces" or a function of images, got {self.protect!r}.'
+            )
+        if self.protect == "faces":
+            import_dlib()
 
     def __repr__(self) -> str:
         return brief(self)
@@ -212,6 +220,19 @@ def still_tier(
 ) -> Tier:
     """Read a colour tier whose gain is 1; see `tier_of`."""
     return tier_of(reduce(images), reduce(styled), frames, most_gain=1.0)
+
+
+def keep_faces(
+    images: Float[Tensor, "F C H W"], styled: Float[Tensor, "F C H W"]
+) -> Float[Tensor, "F C H W"]:
+    """Restore the pixels of faces, and blend them softly into what is around them.
+
+    Args:
+        images: in [0, 1], colour or grey.
+        styled: what was made of them.
+    """
+    regions = find_faces(images.expand(-1, 3, -1, -1))
+    return torch.lerp(styled, images, soften(regions)) if regions.any() else styled
 
 
 def regions_by(protect: Regions, images: Float[Tensor, "K C H W"]) -> Float[Tensor, "K 1 H W"]:
