@@ -14,7 +14,7 @@ from styleaug import WeightsError, generator_names, load_generator
 from styleaug.generators.adain import AdaIN
 from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.color import ChannelStats, FourierAmplitude, HistogramMatching
-from styleaug.generators.layers import adain, channel_stats, normalise, pad_to_multiple
+from styleaug.generators.layers import adain, channel_stats, normalise, pad_to_multiple, per_channel, shuffle
 from styleaug.generators.photo import Photo, interpolation
 from styleaug.weights import COLOR_GENERATORS
 
@@ -171,6 +171,39 @@ def test_statistics():
     torch.testing.assert_close(plain, torch.tensor([0.0, 0, 0, 1, 1, 1]).expand(2, 6), atol=1e-5, rtol=1e-5)
     code = torch.tensor([[1.0, 2, 3, 0.5, 1, 2]]).expand(2, 6)
     torch.testing.assert_close(channel_stats(adain(features, code)), code, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [3, 16, 32])
+def test_fast_affine_is_that_of_addcmul(dtype, layout, channels):
+    features = torch.randn(2, channels, 6, 9).to(dtype).contiguous(memory_format=layout)
+    scale, shift = torch.rand(2, channels, 1, 1) + 0.5, torch.randn(2, channels, 1, 1)
+    wanted = torch.addcmul(shift.to(dtype), features, scale.to(dtype))
+    with torch.inference_mode():
+        found = per_channel(features, scale, shift)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, wanted)
+    with torch.enable_grad():
+        assert per_channel(features.clone().requires_grad_(), scale, shift).requires_grad
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_fast_shuffle_is_that_of_torch(layout):
+    features = torch.randn(2, 12, 5, 7).contiguous(memory_format=layout)
+    with torch.inference_mode():
+        found = shuffle(features)
+    assert torch.equal(found, F.pixel_shuffle(features, 2)) and found.is_contiguous()
+    assert torch.equal(shuffle(features), found)
+
+
+def test_photo_paints_rows_as_one_by_one():
+    photo, images = tiny_photo(), photos(3)
+    with torch.no_grad():
+        codes, strength = photo.encode_style(images.flip(0)), torch.tensor([1.0, 0.5, 0.0])
+        together = photo(images, codes, strength)
+        alone = [photo(images[i : i + 1], codes[i : i + 1], strength[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
 
 
 @given(height=st.integers(1, 40), width=st.integers(1, 40))

@@ -19,6 +19,7 @@ from styleaug.generators.layers import (
     on_padded,
     pad_to_multiple,
     recolour,
+    shuffle,
     smooth,
     whiten,
 )
@@ -168,6 +169,6 @@ class AdaIN(AbstractGenerator):
         x = self.block_quarter(F.interpolate(x, scale_factor=2, mode="nearest") + quarter, block_quarter)
         x = F.relu(modulate(self.to_half(x), at_half))
         x = F.relu(self.conv_half(F.interpolate(x, scale_factor=2, mode="nearest") + half))
-        painted = smooth(F.pixel_shuffle(self.to_pixels(x).contiguous(), 2).to(whitened.dtype))
+        painted = smooth(shuffle(self.to_pixels(x)).to(whitened.dtype))
         # The fourth channel is how much of the image's own detail stays.
         return torch.addcmul(painted[:, :3], whitened, 1 + painted[:, 3:])

@@ -1,10 +1,12 @@
 """The contract of every generator: images, codes and strengths in, images of the same shape out."""
 
 import copy
+import ctypes
 import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, Self
 
@@ -24,6 +26,14 @@ MOST_CODE = 1000.0
 """Largest statistic of a trained network's features that is accepted. The shipped banks reach 46."""
 _ROOM = 1.0
 """Margin around the range of a code entry, in widths of the range. Noise stays inside, damage does not."""
+
+
+KEPT = 128 * 2**20
+"""Bytes of freed memory that a process keeps. Styling on a CPU takes up to 100 MB at a time."""
+LARGEST_BLOCK = 32 * 2**20
+"""Bytes of the largest block whose memory is kept; the most that glibc allows."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Names of settings in glibc's malloc.h."""
 
 
 class AbstractGenerator(nn.Module, ABC):
@@ -245,10 +255,12 @@ def blend(
 
 @cache
 def keep_freed_memory() -> None:
-    """Make glibc keep freed memory for the next call.
+    """Make glibc keep up to `KEPT` bytes of freed memory for the next call.
 
     Otherwise it returns blocks to the system and requests them again page by page, which took up to
-    half of a call's time. Freeing one large untouched block raises the limit to twice its size: see
-    M_MMAP_THRESHOLD in mallopt(3).
+    half of a call's time. See M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in mallopt(3).
     """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+    with suppress(AttributeError, OSError, TypeError):  # no glibc
+        c_library = ctypes.CDLL(None)
+        c_library.mallopt(_M_MMAP_THRESHOLD, LARGEST_BLOCK)
+        c_library.mallopt(_M_TRIM_THRESHOLD, KEPT)

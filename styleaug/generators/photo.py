@@ -14,6 +14,7 @@ from styleaug.generators.layers import (
     channel_stats,
     conv3x3,
     initialise,
+    on_cpu,
     recolour,
     whiten,
 )
@@ -145,7 +146,13 @@ class Photo(AbstractGenerator):
         # All slices of a volume take the mean of their grids: a grid of each one's own would flicker.
         grid, tone, wanted = predicted(self.predict, images, colours, codes, strength)
         whitened = whiten(images, colours)
-        painted = self.look_up(grid.to(images.dtype), whitened, tone.to(images.dtype))
+        parts = grid.to(images.dtype), whitened, tone.to(images.dtype)
+        if on_cpu(images) and len(images) > 1 and places() is None:  # the maps of one image stay in the cache
+            painted = torch.cat(
+                [self.look_up(*row) for row in zip(*(p.split(1) for p in parts), strict=True)]
+            )
+        else:
+            painted = self.look_up(*parts)
         return recolour(images, painted, wanted, strength)
 
     def predict(
