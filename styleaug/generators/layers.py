@@ -81,11 +81,10 @@ def per_channel(
     """Multiply each channel by `scale` and add `shift`; the result has the dtype of `features`."""
     scale, shift = scale.to(features.dtype), shift.to(features.dtype)
     channels, width = features.shape[1], features.shape[3]
-    if not on_cpu(features):
-        return torch.addcmul(shift, features, scale)
-    if features.is_contiguous():
+    rounds = features.dtype in (torch.float16, torch.bfloat16)
+    if on_cpu(features) and features.is_contiguous() and not rounds:
         return features.mul(scale).add_(shift)  # takes half of the time of `addcmul`
-    if features.dtype == torch.float32 or channels % 32 == 0 or not _is_channels_last(features):
+    if not (on_cpu(features) and rounds and channels % 32 and _is_channels_last(features)):
         return torch.addcmul(shift, features, scale)
     # `addcmul` computes 32 values at once along the innermost dimension, and fewer one by one. So that
     # dimension becomes a row of pixels with their channels, which takes an eighth of the time.
