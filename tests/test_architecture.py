@@ -56,6 +56,8 @@ AT_HOME = {  # what is imported in some parts only
     "pydicom": {"io.dicom"},
     "nibabel": {"io.volumes"},
     "tifffile": {"io.tiff"},
+    "openslide": {"io.slides"},
+    "zarr": {"io.ome_zarr"},
     "imagecodecs": {"io.dicom", "io.png"},
     "onnx": {"export"},
     "onnxruntime": {"export", "evaluation.identity", "transforms.keras"},

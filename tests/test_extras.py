@@ -16,6 +16,7 @@ ADAPTERS = ["albumentations", "keras", "kornia", "lightning", "monai", "nnunet",
 OTHERS = {
     "export": ("onnx", "styleaug.export_onnx('fourier', 'a.onnx')"),
     "video": ("av", "styleaug.video.clips.import_av()"),
+    "slides": ("openslide", "styleaug.io.slides.import_openslide('a.svs')"),
     "parquet": ("pyarrow", "styleaug.io.shards.open_parquet('a', 'b').__enter__()"),
     "ray": ("ray", "styleaug.offline.ray_cluster.import_ray()"),
     "faces": ("dlib", "styleaug.transforms.faces.import_dlib()"),

@@ -131,7 +131,7 @@ def write_odd(folder: Path) -> list[str]:
         frames[0].save(folder / name, kind, save_all=True, append_images=frames[1:])
     named = [
         *animations,
-        *(f"photo{suffix}" for suffix in (".heic", ".psd", ".svs", ".CR2", ".exr", ".jxl", ".svg")),
+        *(f"photo{suffix}" for suffix in (".heic", ".psd", ".vsi", ".CR2", ".exr", ".jxl", ".svg")),
     ]
     for name in named[4:]:
         (folder / name).write_bytes(b"x")

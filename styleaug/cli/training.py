@@ -96,6 +96,13 @@ def refuse(context: click.Context, option: click.Parameter, value: Any) -> None:
     help="Values shown as black and white, for DICOM and volumes: CENTRE/WIDTH (40/400), auto or dicom.",
 )
 @click.option(
+    "--mpp", type=click.FloatRange(0.01, 1000), metavar="MICRONS",
+    help="Microns per pixel at which tiles of slides are read, such as 0.5.  [default: full size]",
+)  # fmt: skip
+@click.option(
+    "--level", type=click.IntRange(0), help="Level of the slides' pyramids to read, in place of --mpp."
+)
+@click.option(
     "--report", type=NEW_FILE, help="Report to write (.html or .png): the styles on a reference image."
 )
 @click.option(
@@ -127,6 +134,8 @@ def fit_style_command(
     labels: bool,
     split: bool,
     window: str | None,
+    mpp: float | None,
+    level: int | None,
     report: Path | None,
     reference: Path | None,
     seed: int,
@@ -171,6 +180,8 @@ def fit_style_command(
             class_by=class_by,
             labels=labels,
             window=parse_window(window),
+            mpp=mpp,
+            level=level,
             keep=out.with_name(f".{out.name}.codes"),
             seed=seed,
             licence=licence,

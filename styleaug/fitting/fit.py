@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,6 +23,8 @@ from styleaug.io.lists import LISTS
 from styleaug.io.paths import check_path
 from styleaug.io.pixels import images_in, open_style, shrink, views
 from styleaug.io.scan import Window
+from styleaug.io.slides import holds_slide
+from styleaug.io.tissue import SlideTiles, check_resolution, tile_views
 from styleaug.weights import load_generator
 
 __all__ = ["Choice", "Group", "fit_style"]
@@ -31,6 +33,8 @@ Choice = Literal["random", "diverse"]
 _CHOICES = get_args(Choice)
 _MAX_STYLES = 100_000
 """Most codes from which diverse ones are chosen."""
+SLIDE_TILES = 16
+"""Tiles of a slide whose mean code is the slide's style."""
 MAX_NUMBERS = 2**28
 """Most numbers in all codes from which diverse ones are chosen: 1 GiB. A PatchSwap code has 19,526."""
 
@@ -82,6 +86,8 @@ def fit_style(
     class_by: str | None = None,
     labels: bool = False,
     window: Window | None = None,
+    mpp: float | None = None,
+    level: int | None = None,
     keep: Path | None = None,
     seed: int = 0,
     licence: str = "",
@@ -99,7 +105,8 @@ def fit_style(
             `min_images`, such as one painting, need `min_images=1`.
         generator: generator whose `encode_style` reads the images: a name, a path or a generator.
         max_styles: most codes in the bank; groups get equal parts of it.
-        patches: 1 reads each image whole. N reads N random crops with half to full sides, each a style.
+        patches: 1 reads each image whole. N reads N random crops with half to full sides, each a style. Of a
+            slide, N tiles of tissue are read, each a style; with 1, the style is the mean of several tiles.
         choose: which styles to keep if there are more than `max_styles`. `"random"` reads only as many images
             as needed, and the bank follows the folder's distribution. `"diverse"` reads all and keeps those
             that cover them best (a random part, if they do not fit in memory).
@@ -113,6 +120,10 @@ def fit_style(
         class_by: `"folder"` or a column of the list; warns if groups differ in classes.
         labels: write the names of groups into the bank; otherwise they are g1, g2, ...
         window: window for DICOM and volumes: `(centre, width)`, `"auto"` or `"dicom"`.
+        mpp: microns per pixel at which tiles of slides are read; a slide that does not give its own is an
+            error. See `SlideTiles`. With `mpp` or `level`, TIFF files that are large or hold a pyramid count
+            as slides.
+        level: level of the slides' pyramids to read instead; the default is 0, the full size.
         keep: file for the codes of single images during the fit, so that an interrupted fit can continue.
             Only its owner can read it; it is deleted at the end.
         seed: seed for the choice of images and crops. The noise of differential privacy has no seed.
@@ -128,6 +139,7 @@ def fit_style(
         raise ConfigError(f"choose must be one of {', '.join(_CHOICES)}, got {choose!r}.")
     max_styles, patches = check_count("max_styles", max_styles), check_count("patches", patches)
     seed = check_seed(seed)
+    resolution = check_resolution(mpp, level)
     privacy = Privacy(min_images, epsilon, delta)
     if privacy.epsilon is not None and choose != "random":
         raise ConfigError("with epsilon, styles are drawn, not chosen; leave out choose.")
@@ -141,8 +153,9 @@ def fit_style(
         raise ConfigError(f"max_styles must be at least one for each of {len(set(study.groups))} groups.")
     rng = torch.Generator().manual_seed(seed)
     everything = choose == "diverse" or privacy.epsilon is not None
-    settings = repr((network.name, network.fingerprint, patches, seed, window))
-    reading = Reading(study, network, privacy, patches, window, seed, Unfinished(keep, settings), held)
+    settings = repr((network.name, network.fingerprint, patches, seed, window, *filter(None, [mpp, level])))
+    unfinished = Unfinished(keep, settings)
+    reading = Reading(study, network, privacy, patches, window, seed, unfinished, held, resolution)
     try:
         reading.read(torch.randperm(len(study), generator=rng).tolist(), quota, everything, report)
         fit = make_bank(reading, quota, rng, grouped=group_by is not None, labels=labels, licence=licence)
@@ -199,6 +212,8 @@ class Reading:
     unfinished: Unfinished
     held: dict[Path, Any] = field(default_factory=dict)
     """Images in memory, by their index in the study."""
+    resolution: tuple[float | None, int | None] = (None, None)
+    """Microns per pixel, or level, at which slides are read."""
     failed: list[tuple[Path, str]] = field(default_factory=list)
     modalities: Counter[str] = field(default_factory=Counter)
     owners: dict[str, str] = field(default_factory=dict)
@@ -251,19 +266,28 @@ class Reading:
                 pool.add(origin, code)
 
     def encode(self, index: int) -> Float[Tensor, "V S"]:
-        """Return the codes of an image or of its crops; for a volume, the mean over slices."""
-        path = self.study.paths[index]
-        frames = open_style(self.held.get(path, path), self.network.code_size, self.window)
-        if not self.network.codes_average:
-            frames = frames[len(frames) // 2, None]
+        """Return the codes of an image or of its crops; for a volume or slide, the mean over its parts."""
         digest = hashlib.sha256(f"{self.seed}:{index}".encode()).digest()
         rng = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
         with torch.inference_mode():
             codes = [
                 self.network.encode_style(shrink(view, self.network.code_size)).mean(dim=0)
-                for view in views(frames, self.patches, rng)
+                for view in self.views_of(self.study.paths[index], rng)
             ]
         return torch.stack(codes)
+
+    def views_of(self, path: Path, rng: torch.Generator) -> Iterator[Float[Tensor, "T 3 H W"]]:
+        """Yield the pixels behind each code of an image."""
+        mpp, level = self.resolution
+        if path not in self.held and holds_slide(path, tiff=mpp is not None or level is not None):
+            tiles = SlideTiles(path, side=self.network.code_size, mpp=mpp, level=level)
+            together = SLIDE_TILES if self.patches == 1 and self.network.codes_average else 1
+            yield from tile_views(tiles, self.patches, together, self.window, rng)
+            return
+        frames = open_style(self.held.get(path, path), self.network.code_size, self.window)
+        if not self.network.codes_average:
+            frames = frames[len(frames) // 2, None]
+        yield from views(frames, self.patches, rng)
 
     def warnings(self) -> list[str]:
         """Return warnings about mixed modalities and images that were left out."""

@@ -654,6 +654,16 @@ def dicom_series(path: str | Path) -> str:
     return hashlib.sha256(repr([str(found[keyword]) for keyword in alike]).encode()).hexdigest()
 
 
+def slide_series(path: Path) -> str:
+    """Return the series of a whole-slide image, which its levels share; the path if it cannot be read."""
+    try:
+        with quiet("pydicom"):
+            data = _parse(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+            return str(value_of(data, "SeriesInstanceUID") or path)
+    except Exception:  # reported when the slide is opened
+        return str(path)
+
+
 def patient_of(path: str | Path) -> str:
     """Return a digest shared by all files of a patient, to count patients.
 

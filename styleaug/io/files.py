@@ -26,6 +26,7 @@ from styleaug.io.png import check_pixels, is_deep, open_deep, scale_key
 from styleaug.io.profiles import fits, to_rgb
 from styleaug.io.rasters import open_metaimage, open_nrrd
 from styleaug.io.scan import Scan, Window, make_scan, parse_window
+from styleaug.io.slides import SLIDES, is_wsi, open_whole
 from styleaug.io.stacks import open_stack, pil_mode
 from styleaug.io.volumes import open_nifti
 
@@ -258,7 +259,7 @@ def codec_of(path: Path) -> Codec:
         codec = SUFFIXES[suffix_of(path)]
         if codec.name in RASTERS and path.is_file():
             codec = RASTERS.get(image_kind(head_of(path)), codec)
-        return codec
+        return SLIDE if codec is DICOM and is_wsi(path) else codec
     except KeyError:
         if not (path.suffix or path.exists()):
             raise FileError(f"there is no file {path}.") from None
@@ -379,6 +380,7 @@ DICOM = Codec("DICOM", open_dicom, save_nothing, {})
 NIFTI = Codec("NIfTI", open_nifti, save_nothing, {})
 NRRD = Codec("NRRD", open_nrrd, save_nothing, {})
 METAIMAGE = Codec("MetaImage", open_metaimage, save_nothing, {})
+SLIDE = Codec("slide", open_whole, save_nothing, {})
 
 RASTERS = {
     codec.name: codec
@@ -403,6 +405,7 @@ ENDINGS = {
     NIFTI: ".nii .nii.gz",
     NRRD: ".nrrd",
     METAIMAGE: ".mha .mhd",
+    SLIDE: " ".join(SLIDES),
 }
 SUFFIXES: dict[str, Codec] = {
     suffix: codec

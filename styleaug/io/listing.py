@@ -9,7 +9,8 @@ from pathlib import Path, PurePath
 
 from styleaug.errors import FileError
 from styleaug.io.content import head_of, image_kind
-from styleaug.io.dicom import has_prefix
+from styleaug.io.dicom import has_prefix, slide_series
+from styleaug.io.slides import DICOM_SUFFIXES, is_wsi
 
 __all__ = ["Listing", "list_files", "stem_of", "suffix_of"]
 
@@ -95,9 +96,22 @@ def list_files(folder: Path, suffixes: Container[str]) -> Listing:
         place, chain = pending.pop()
         found.folders.add(chain[-1])
         pending += enter(place, chain, suffixes, found)
-    found.files.sort()
+    found.files = one_for_each_slide(sorted(found.files))
     found.skipped.sort()
     return found
+
+
+def one_for_each_slide(files: list[Path]) -> list[Path]:
+    """Leave out all but the first of the DICOM files that hold the levels of one slide."""
+    kept, seen = [], set()
+    for path in files:
+        if suffix_of(path) in DICOM_SUFFIXES and is_wsi(path):
+            slide = path.parent, slide_series(path)
+            if slide in seen:
+                continue
+            seen.add(slide)
+        kept.append(path)
+    return kept
 
 
 def enter(

@@ -1,16 +1,19 @@
 """Read and write large TIFF files in tiles, with pyramids."""
 
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 
 from styleaug.errors import FileError
 from styleaug.io.atomic import atomic
 from styleaug.io.limits import trusted
+from styleaug.io.pyramid import AbstractPyramid, number_in, plausible
 from styleaug.io.scan import missing, quiet, unreadable
 
 __all__ = ["TiledReader", "write_tiled"]
@@ -49,19 +52,13 @@ def tifffile_for(path: Path) -> Any:
     return tifffile
 
 
-class TiledReader:
+class TiledReader(AbstractPyramid):
     """Read parts of a TIFF image; only the tiles or strips of a part are decoded.
 
-    Use it as a context manager. Palettes are read as 8-bit colour. Images whose zero is white are inverted.
+    Palettes are read as 8-bit colour. Images whose zero is white are inverted.
 
     Args:
         path: a TIFF in tiles or strips, of one image, with or without reduced copies (a pyramid).
-
-    Attributes:
-        shape: `(H, W, C)`.
-        dtype: dtype of the pixels.
-        alpha: True if the last channel is transparency.
-        levels: `(H, W)` of the image and of its reduced copies, the largest first.
 
     Raises:
         FileError: the file is missing, damaged, truncated or a stack, or its pixels are not grey or colour.
@@ -97,12 +94,10 @@ class TiledReader:
         self.shape: tuple[int, int, int] = (first.height, first.width, first.channels)
         self.alpha = first.alpha
         self.levels = [(plane.height, plane.width) for plane in self.planes]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.tile = self.page.tilewidth if first.tall == first.wide == self.page.tilewidth else 0
+        with suppress(Exception), quiet("tifffile"):  # damaged tags; the pixels may be sound
+            self.profile = self.page.iccprofile or b""
+            self.mpp = microns_of(self.file, self.page)
 
     def close(self) -> None:
         """Close the file and free the decoded segments."""
@@ -110,21 +105,9 @@ class TiledReader:
         self.cache.clear()
 
     def read(self, top: int, left: int, height: int, width: int, *, level: int = 0) -> np.ndarray:
-        """Read a part, `(height, width, C)`.
-
-        Args:
-            top: first row.
-            left: first column.
-            height: number of rows; the part must lie inside the image.
-            width: number of columns.
-            level: level of the pyramid; 0 is the full size.
-
-        Raises:
-            FileError: the part is damaged.
-        """
+        """Read a part, `(height, width, C)`; see `AbstractPyramid`."""
+        self.check_inside(top, left, height, width, level)
         plane = self.planes[level]
-        if not (0 <= top < top + height <= plane.height and 0 <= left < left + width <= plane.width):
-            raise ValueError(f"({top}, {left}, {height}, {width}) is not inside {self.levels[level]}.")
         try:
             with quiet("tifffile"):
                 return plane.seen(self.assemble(level, (top, left, height, width)))
@@ -171,28 +154,33 @@ class TiledReader:
             self.cached -= old.nbytes
         return segment
 
-    def thumbnail(self, short_side: int) -> np.ndarray:
-        """Return the reduced image `(h, w, C)`, with a short side of at least `short_side`.
+    def rows_at_once(self, level: int) -> int:
+        """Return the height of a tile or strip."""
+        return self.planes[level].tall
 
-        It is the smallest sufficient level of the pyramid, reduced by a whole factor. Only one band of it is
-        in memory at a time.
-        """
-        fitting = [index for index, size in enumerate(self.levels) if min(size) >= short_side]
-        level = fitting[-1] if fitting else 0
-        height, width = self.levels[level]
-        step = max(1, min(height, width) // short_side)
-        if step == 1:
-            return self.read(0, 0, height, width, level=level)
-        columns = width // step * step
-        band = step * max(1, self.planes[level].tall // step)
-        rows = []
-        for top in range(0, height // step * step, band):
-            tall = min(band, height // step * step - top)
-            part = self.read(top, 0, tall, columns, level=level)
-            blocks = part.reshape(tall // step, step, columns // step, step, -1)
-            means = blocks.mean(axis=(1, 3), dtype=np.float32)
-            rows.append((means.round() if self.dtype.kind in "iu" else means).astype(self.dtype))
-        return np.concatenate(rows)
+
+OME_SIZE = re.compile(r'\bPhysicalSizeX="([0-9.eE+-]{1,40})"')
+OME_UNIT = re.compile(r'\bPhysicalSizeXUnit="([^"]{1,20})"')
+APERIO_SIZE = re.compile(r"\|\s*MPP\s*=\s*([0-9.]{1,40})")
+OME_UNITS = {"": 1.0, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+"""Microns of a unit of length in OME-XML, which may spell the first letter of a micron in two ways."""
+
+PER_UNIT = {2: 25_400.0, 3: 10_000.0}
+"""Microns of a TIFF's unit of resolution: inch and centimetre."""
+
+
+def microns_of(file: Any, page: Any) -> float | None:
+    """Return the microns per pixel that a file gives: in OME-XML, Aperio's description, or the resolution."""
+    text = file.ome_metadata or ""
+    if found := OME_SIZE.search(text):
+        unit = OME_UNIT.search(text)
+        return plausible(number_in(found[1]) * OME_UNITS.get(unit[1] if unit else "", math.nan))
+    if found := APERIO_SIZE.search(page.description or ""):
+        return plausible(number_in(found[1]))
+    if 282 not in page.tags or int(page.resolutionunit) not in PER_UNIT:
+        return None
+    per_unit = page.resolution[0]
+    return plausible(PER_UNIT[int(page.resolutionunit)] / per_unit) if per_unit > 0 else None
 
 
 class Plane:
@@ -340,7 +328,8 @@ def write_tiled(
     tiles: Iterator[np.ndarray],
     *,
     tile: int = 512,
-    like: TiledReader | None = None,
+    like: AbstractPyramid | None = None,
+    ome: str | None = None,
     levels: Sequence[tuple[tuple[int, int], Iterator[np.ndarray]]] = (),
 ) -> None:
     """Write an image tile by tile, atomically; it is never whole in memory.
@@ -353,8 +342,11 @@ def write_tiled(
         tile: side of a tile in pixels, a multiple of 16.
         like: an open reader; its resolution, colour profile and compression are kept. JPEG stays JPEG
             at quality 95; other compressions are lossless.
+        ome: UUID of an OME-TIFF, with the microns per pixel in its XML and 8 bits compressed as JPEG; None
+            writes a plain TIFF.
         levels: `(H, W)` and tiles of each reduced copy of a pyramid. They are read after the image is
-            written, and become separate pages, which OpenSlide and libvips read.
+            written. In OME-TIFF they lie below its page (SubIFDs), as Bio-Formats reads them; else they
+            are separate pages, which OpenSlide and libvips read.
 
     Raises:
         FileError: the file cannot be written.
@@ -366,10 +358,14 @@ def write_tiled(
     colour = 3 if channels in (3, 4) else 1
     large = 1.4 * math.prod(shape) * np.dtype(dtype).itemsize > 2**32 - 2**25
     alpha = channels > colour and (like.alpha if like else channels in (2, 4))
-    turned = orientation_of(like) if like else 1
+    page = like.page if isinstance(like, TiledReader) else None
+    turned = orientation_of(like) if isinstance(like, TiledReader) else 1
+    kept = kept_of(page, np.dtype(dtype), channels)
+    if like and ome is not None:
+        kept = ome_form(like, channels)
     with atomic(path) as part, quiet("tifffile"):
         try:
-            with tifffile.TiffWriter(part, bigtiff=large, ome=False) as writer:
+            with tifffile.TiffWriter(part, bigtiff=large, ome=ome is not None) as writer:
                 for number, (size, blocks) in enumerate([((height, width), tiles), *levels]):
                     writer.write(
                         (np.ascontiguousarray(block) for block in blocks),
@@ -377,13 +373,14 @@ def write_tiled(
                         dtype=np.dtype(dtype),
                         tile=(tile, tile),
                         subfiletype=min(number, 1),
+                        subifds=len(levels) if ome is not None and number == 0 else None,
                         photometric="rgb" if colour == 3 else "minisblack",
                         planarconfig="contig" if channels > 1 else None,
                         extrasamples=["unassalpha"] if alpha else None,
-                        metadata=None,
+                        metadata=None if ome is None or number else ome_facts(ome, like, channels),
                         maxworkers=1,
                         extratags=[(ORIENTATION, 3, 1, turned, True)] if turned > 1 else (),
-                        **kept_of(like and like.page, np.dtype(dtype), channels),
+                        **kept,
                     )
         except OSError:  # our errors, or errors of the disk, which `atomic` reports
             raise
@@ -395,6 +392,25 @@ def orientation_of(reader: TiledReader) -> int:
     """Return the orientation of the image as in EXIF; 1 is upright."""
     value = reader.page.tags.valueof(ORIENTATION, 1)
     return value if value in range(1, 9) else 1
+
+
+def ome_form(like: AbstractPyramid, channels: int) -> dict[str, Any]:
+    """Return compression, resolution and profile of an OME-TIFF, as options of tifffile."""
+    form: dict[str, Any] = {"compression": "zlib", "predictor": True}
+    if like.dtype == np.uint8 and channels in (1, 3):
+        form = {"compression": "jpeg", "compressionargs": {"level": 95}, "subsampling": (1, 1)}
+    if like.mpp:
+        form |= {"resolution": (1e4 / like.mpp, 1e4 / like.mpp), "resolutionunit": "CENTIMETER"}
+    return form | ({"iccprofile": like.profile} if like.profile else {})
+
+
+def ome_facts(ome: str, like: AbstractPyramid | None, channels: int) -> dict[str, Any]:
+    """Return what the XML of an OME-TIFF says: its UUID, its axes, and the size of a pixel."""
+    facts: dict[str, Any] = {"UUID": ome, "axes": "YXS" if channels > 1 else "YX"}
+    if like and like.mpp:
+        facts |= {f"PhysicalSize{axis}": like.mpp for axis in "XY"}
+        facts |= {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
+    return facts
 
 
 def kept_of(page: Any, dtype: np.dtype, channels: int) -> dict[str, Any]:

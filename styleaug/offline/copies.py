@@ -67,6 +67,7 @@ class Copier:
         column: see `open_shard`.
         device: device on which images are stylised.
         window: see `open_image`.
+        scanned: names of slides in a scanner's format, whose copies are OME-TIFF.
     """
 
     stylizer: AbstractAugment
@@ -78,14 +79,15 @@ class Copier:
     column: str
     device: str = "cpu"
     window: str | None = None
+    scanned: frozenset[str] = frozenset()
 
     def outputs(self, name: str) -> list[str]:
         """Return the names of the outputs of a source; a shard keeps its name, its samples are renamed."""
-        if self.copies == 1 or self.format != "images":
+        if (self.copies == 1 and name not in self.scanned) or self.format != "images":
             return [name]
         path = PurePosixPath(name)
         stem = stem_of(path)
-        ending = path.name[len(stem) :]
+        ending = path.name[len(stem) :] if name not in self.scanned else ".ome.tif"
         return [str(path.with_name(f"{stem}{self.suffix(copy)}{ending}")) for copy in self.each_copy()]
 
     def each_copy(self) -> range:

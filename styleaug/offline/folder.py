@@ -26,6 +26,7 @@ from styleaug.io.listing import Listing, list_files
 from styleaug.io.paths import check_path
 from styleaug.io.scan import parse_window
 from styleaug.io.shards import SHARDS, open_shard
+from styleaug.io.slides import is_scanned
 from styleaug.offline import ray_cluster as cluster
 from styleaug.offline.copies import Copier, Format, Line, Unit
 from styleaug.offline.manifest import Applied, Manifest
@@ -80,8 +81,9 @@ def apply_folder(
     Links are followed. An output has the type of its source's content, even if the suffix differs. The result
     lists images that cannot be read, broken links, and other files.
 
-    TIFF files of more than 16 million pixels are styled tile by tile, in less than 2 GB, if the generator
-    allows it; see `stylise_slide`.
+    Slides, and TIFF files of more than 16 million pixels, are styled tile by tile, in less than 2 GB, if the
+    generator allows it. A copy of a slide in a scanner's format is an OME-TIFF, `NAME.ome.tif`; see
+    `stylise_slide`.
 
     In shards only the images change; names, labels, members, columns and order stay. An image keeps its
     format. The main process uses the GPU if there is one; worker processes use the CPU.
@@ -92,7 +94,7 @@ def apply_folder(
 
     Args:
         source: a folder of images, Parquet files or WebDataset tar files (searched with all folders below
-            it), or one such shard. It is never changed.
+            it), or one such shard, or one slide. It is never changed.
         out: folder to write to; it is made if it is missing. It must lie outside `source`.
         bank: a shipped name, a path, a run folder, or a `StyleBank`; see `StyleAugment`. Or a transform in
             its place: a `StyleAugment`, a `OneOf`, a preset, a `StyleNormalize`.
@@ -151,7 +153,9 @@ def apply_folder(
         column=column,
         device=_device_of(workers),
         window=window,
+        scanned=frozenset(name for name in names if format == "images" and is_scanned(root / name)),
     )
+    names, same = one_for_each_output(names, copier)
     units = plan(copier, names)
     _check_places(copier, names, listing)
     if format != "images":
@@ -162,7 +166,7 @@ def apply_folder(
         mine = units[rank::world]
         todo, result = manifest.compare(mine, root, copier.outputs)
         if rank == 0:
-            result.failed += listing.skipped + clashes
+            result.failed += listing.skipped + same + clashes
             result.left_out = listing.left_out()
         total = sum(len(unit.wanted) for unit in mine)
         left = {output for unit in todo for output in unit.wanted}
@@ -197,6 +201,10 @@ def folder_style(bank: Styles, options: dict[str, Any]) -> AbstractAugment:
 
 def find_inputs(source: Path, format: Format | None) -> tuple[Format, Path, list[str], Listing]:
     """Return the format of a source, the folder that names are relative to, the names, and the listing."""
+    if is_scanned(source):
+        if format not in (None, "images"):
+            raise ConfigError(f"{source} is of format images, not {format}.")
+        return "images", source.parent, [source.name], Listing()
     if source.suffix.lower() in SHARDS and source.is_file():
         kind = KINDS[source.suffix.lower()]
         if format not in (None, kind):
@@ -258,6 +266,20 @@ def _check_places(copier: Copier, names: list[str], listing: Listing) -> None:
         real = places[output.parent] / output.name
         if str(real) in inputs or (os.path.islink(real) and os.path.realpath(real) in inputs):
             raise FileError(f"{output} would overwrite an input; write the copies to another folder.")
+
+
+def one_for_each_output(names: list[str], copier: Copier) -> tuple[list[str], list[tuple[Path, str]]]:
+    """Leave out sources whose copies would have the name of another's: `a.ndpi` beside `a.svs`."""
+    of: dict[str, str] = {}
+    told = []
+    for name in names:
+        outputs = copier.outputs(name)
+        if other := next((of[output] for output in outputs if output in of), None):
+            path = copier.source / name
+            told.append((path, f"{path}: its copy would replace that of {other}; rename it."))
+        else:
+            of |= dict.fromkeys(outputs, name)
+    return list(dict.fromkeys(of.values())), told
 
 
 def without_clashes(units: list[Unit], copier: Copier) -> tuple[list[Unit], list[tuple[Path, str]]]:

@@ -1,4 +1,4 @@
-"""Stylise TIFF files that do not fit in memory, tile by tile."""
+"""Stylise slides and other images that do not fit in memory, tile by tile."""
 
 import math
 import warnings
@@ -7,27 +7,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
+from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
 from PIL import Image
 
 from styleaug.errors import FileError, StyleAugError, printable
-from styleaug.io.scan import MAX_PIXELS, Window, parse_window
+from styleaug.io.pyramid import AbstractPyramid
+from styleaug.io.scan import MAX_PIXELS, parse_window
+from styleaug.io.slides import LARGE_PIXELS, is_scanned, open_slide, shown_range
 from styleaug.io.tiff import TiledReader, orientation_of, write_tiled
 from styleaug.offline.tiles import TILE, check_reader, stylise_tiles
 from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.params import StyleParams
 
 __all__ = ["LARGE_PIXELS", "SlideError", "is_slide", "stylise_slide"]
-
-LARGE_PIXELS = 2**24
-"""TIFF files with more pixels are styled tile by tile, if possible."""
-
-WINDOW_SIDE = 512
-"""Short side in pixels of the reduced image from which percentiles are read."""
-
-_TAILS = (0.5, 99.5)
-"""Percentiles that the window "auto" shows as black and white."""
 
 BAND_BYTES = 2**28
 """Most bytes of a row of tiles."""
@@ -36,16 +30,23 @@ STORED_TILE = 512
 """Side in pixels of the tiles in outputs whose source has no tiles."""
 
 
+SMALLEST = 512
+"""Short side in pixels down to which a slide without a pyramid is halved."""
+
+
 class SlideError(FileError):
     """A slide that cannot be read or stylised. If it cannot be written, the error is a plain `FileError`."""
 
 
 def is_slide(path: Path, *, tiled: bool) -> bool:
-    """Return True if a file is a TIFF to be styled tile by tile, from its header.
+    """Return True if a file is to be styled tile by tile, from its header.
 
-    This holds for all TIFF files above the limit of other files, and for those with more than
-    `LARGE_PIXELS` that can be styled in tiles: where the generators allow it, which is `tiled`.
+    This holds for slides in a scanner's format, for all TIFF files above the limit of other files, and for
+    those with more than `LARGE_PIXELS` that can be styled in tiles: where the generators allow it, which is
+    `tiled`.
     """
+    if is_scanned(path):
+        return True
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False
     pixels = claimed_pixels(path)
@@ -81,15 +82,16 @@ def stylise_slide(
     window: str | None = None,
     device: str = "cpu",
 ) -> None:
-    """Write a styled copy of a TIFF of any size, in a few hundred MB of memory.
+    """Write a styled copy of a slide or TIFF of any size, in a few hundred MB of memory.
 
     A colour generator does not change white areas, because they are glass and not tissue. The copy is tiled;
     resolution, colour profile and compression are kept. A pyramid gets reduced levels again, with sides of a
-    half, a quarter, an eighth ..., near those of the source.
+    half, a quarter, an eighth ..., near those of the source. Slides in a scanner's format become OME-TIFF: a
+    pyramid, compressed as JPEG, with the microns per pixel, without label and overview.
 
     Args:
         stylizer: see `stylise_tiles`.
-        source: the TIFF to read.
+        source: the slide to read, see `open_slide`.
         target: the TIFF to write; it appears when it is complete. Temporary files for the levels, a third of
             its pixels, lie beside it.
         params: parameters drawn for one image.
@@ -102,9 +104,9 @@ def stylise_slide(
     """
     with ExitStack() as stack:
         try:
-            slide = stack.enter_context(TiledReader(source))
+            slide = stack.enter_context(open_slide(source))
             side = painted_side(slide)
-            shown = _range_of(slide, parse_window(window))
+            shown = shown_range(slide, parse_window(window))
             painted = stylise_tiles(
                 stylizer, slide, params, tile=side, value_range=shown, device=device, background=False
             )
@@ -112,7 +114,9 @@ def stylise_slide(
             raise SlideError(naming(source, error)) from None
         stored = stored_side(slide, side)
         bands = _joined(blamed(painted, source), slide, side)
-        levels = [stack.enter_context(Level(slide, halvings, target.parent)) for halvings in halved(slide)]
+        levels = [
+            stack.enter_context(Level(slide, halvings, target.parent)) for halvings in halved(slide, side)
+        ]
         write_tiled(
             target,
             slide.shape,
@@ -120,21 +124,16 @@ def stylise_slide(
             _cut(reduced(bands, levels), stored),
             tile=stored,
             like=slide,
+            ome=identifier(source, slide, params) if is_scanned(source) else None,
             levels=[(level.size, _cut(level.bands(stored), stored)) for level in levels],
         )
 
 
-def _range_of(slide: TiledReader, window: Window | None) -> tuple[float, float] | None:
-    """Return the values that a window shows as black and white; None for the whole range."""
-    if window is None or slide.dtype.itemsize == 1:
-        return None
-    if isinstance(window, tuple):
-        centre, width = window
-        return centre - width / 2, centre + width / 2
-    small = slide.thumbnail(min(WINDOW_SIDE, *slide.shape[:2]))
-    shown = small[small[..., -1] > 0][:, :-1] if slide.alpha and small[..., -1].any() else small
-    low, high = np.percentile(shown[..., : slide.shape[2] - slide.alpha], _TAILS)
-    return float(low), float(max(high, low + 1))
+def identifier(source: Path, slide: AbstractPyramid, params: StyleParams) -> str:
+    """Return the UUID of a copy: the same for the same slide and style, so that a run can be repeated."""
+    codes = params["codes"]
+    told = source.name, slide.shape, b"" if codes is None else codes.numpy(force=True).tobytes()
+    return f"urn:uuid:{uuid5(NAMESPACE_OID, repr((*told, params['strength'].tolist())))}"
 
 
 def naming(path: Path, error: StyleAugError) -> str:
@@ -150,26 +149,31 @@ def blamed(tiles: Iterator[np.ndarray], source: Path) -> Iterator[np.ndarray]:
         raise SlideError(naming(source, error)) from None
 
 
-def painted_side(slide: TiledReader) -> int:
+def painted_side(slide: AbstractPyramid) -> int:
     """Return the side of the tiles to paint, such that a row of them fits in memory."""
     row = slide.shape[1] * slide.shape[2] * slide.dtype.itemsize
     return next((side for side in (TILE, TILE // 2) if side * row <= BAND_BYTES), TILE // 4)
 
 
-def stored_side(slide: TiledReader, painted: int) -> int:
+def stored_side(slide: AbstractPyramid, painted: int) -> int:
     """Return the side of the tiles in the file: the source's, if painted tiles can be cut into them."""
-    page = slide.page
-    side = page.tilewidth if page.is_tiled and page.tilewidth == page.tilelength else STORED_TILE
-    return side if side % 16 == 0 and painted % side == 0 else min(STORED_TILE, painted)
+    side = slide.tile
+    return side if side and side % 16 == 0 and painted % side == 0 else min(STORED_TILE, painted)
 
 
-def halved(slide: TiledReader) -> list[int]:
-    """Return the approximate number of halvings of each reduced level of a pyramid."""
-    times = (round(math.log2(slide.shape[0] / height)) for height, _ in slide.levels[1:])
-    return sorted({number for number in times if number >= 1 and 2**number <= min(TILE, *slide.shape[:2])})
+def halved(slide: AbstractPyramid, painted: int) -> list[int]:
+    """Return the approximate number of halvings of each reduced level of a pyramid.
+
+    A large slide without reduced levels gets all of them down to `SMALLEST`, if it is in a scanner's format.
+    """
+    short = min(slide.shape[:2])
+    times = [round(math.log2(slide.shape[0] / height)) for height, _ in slide.levels[1:]]
+    if not times and is_scanned(slide.path):
+        times = list(range(1, max(0, short // SMALLEST).bit_length()))
+    return sorted({number for number in times if number >= 1 and 2**number <= min(painted, short)})
 
 
-def _joined(tiles: Iterator[np.ndarray], slide: TiledReader, side: int) -> Iterator[np.ndarray]:
+def _joined(tiles: Iterator[np.ndarray], slide: AbstractPyramid, side: int) -> Iterator[np.ndarray]:
     """Yield bands: the joined tiles of each row, in one buffer that is reused.
 
     With new memory for each row, the heap would fragment and the process would keep growing.
@@ -203,7 +207,7 @@ class Level:
         folder: folder of the temporary file.
     """
 
-    def __init__(self, slide: TiledReader, halvings: int, folder: Path):
+    def __init__(self, slide: AbstractPyramid, halvings: int, folder: Path):
         height, width, self.channels = slide.shape
         self.halvings, self.dtype = halvings, slide.dtype
         self.size = -(-height // 2**halvings), -(-width // 2**halvings)
