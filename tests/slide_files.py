@@ -1,6 +1,7 @@
 """Small slides that the tests write, in a scanner's layout: an Aperio SVS, as OpenSlide recognises it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -38,4 +39,48 @@ def aperio(path: Path, pixels: np.ndarray, *, mpp: float | None = 0.5, steps: tu
             writer.write(blocks.mean(axis=(1, 3)).astype(np.uint8), **tiled)
         label = np.zeros((40, 40, 3), np.uint8)
         writer.write(label, **form, rowsperstrip=40, description="Aperio label 40x40", subfiletype=1)
+    return path
+
+
+def ome_zarr(
+    path: Path,
+    pixels: np.ndarray,
+    *,
+    axes: str = "tczyx",
+    version: str = "0.4",
+    levels: tuple[tuple[int, int], ...] = (),
+    mpp: float | None = 0.5,
+    chunk: int = 128,
+    **options: Any,
+) -> Path:
+    """Write pixels `(H, W, C)` as OME-Zarr, with reduced levels of these sizes, and labels beside them."""
+    import zarr
+
+    group = zarr.open_group(str(path), mode="w", zarr_format=3 if version == "0.5" else 2)
+    unit = {} if mpp is None else {"unit": "micrometer"}
+    told = [
+        {"name": axis, "type": "space", **unit} if axis in "zyx" else {"name": axis, "type": axis}
+        for axis in axes
+    ]
+    datasets = []
+    for number, size in enumerate([pixels.shape[:2], *levels]):
+        rows, columns = (np.arange(new) * old // new for new, old in zip(size, pixels.shape, strict=False))
+        small = pixels[rows][:, columns]
+        values = small.transpose(2, 0, 1) if "c" in axes else small[..., 0]
+        values = values[tuple(slice(None) if axis in "cyx" else None for axis in axes)]
+        sides = zip(axes, values.shape, strict=True)
+        chunks = tuple(min(chunk, side) if axis in "yx" else side for axis, side in sides)
+        form = {"shape": values.shape, "dtype": values.dtype, "chunks": chunks, **options}
+        array = group.create_array(str(number), **form)
+        array[...] = values
+        step = pixels.shape[0] / size[0] * (mpp or 1)
+        scale = [step if axis in "yx" else 1.0 for axis in axes]
+        datasets.append(
+            {"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+        )
+    scales = [{"version": version, "name": "slide", "axes": told, "datasets": datasets}]
+    facts = {"multiscales": scales, "omero": {"channels": []}}
+    group.attrs.update({"ome": {"version": version, **facts}} if version == "0.5" else facts)
+    labels = group.create_group("labels")
+    labels.create_array("0", shape=(4, 4), dtype="u1")[...] = 7
     return path

@@ -149,7 +149,7 @@ def fit_style_command(
     fewer than five images, such as one painting, need --min-images 1. If the command is interrupted, call
     it again to go on.
     """
-    if len(images) > 1 and not all(path.is_file() for path in images):
+    if len(images) > 1 and not all(path.is_file() or path.suffix == ".zarr" for path in images):
         raise click.UsageError(
             "give one folder, or image files. To join banks of several folders: styleaug bank merge. To "
             "train a generator from one folder to another: styleaug train."

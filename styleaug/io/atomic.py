@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 from styleaug.errors import FileError
 from styleaug.io.paths import check_path
 
-__all__ = ["FULL", "OutputError", "atomic", "check_target", "remove_parts"]
+__all__ = ["FULL", "OutputError", "atomic", "atomic_folder", "check_target", "remove_parts"]
 
 PART = ".part"
 LEFT_BEHIND = re.compile(r"\.(.*)\.[a-z0-9_]{8}\.part(\.\w+)?", re.DOTALL)  # as `atomic` names them
@@ -79,6 +80,46 @@ def atomic(target: Path, *, durable: bool = True) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(target: Path, *, marks: Iterable[str]) -> Iterator[Path]:
+    """Yield an empty folder beside `target` to write to; rename it to `target` when the block succeeds.
+
+    Args:
+        target: path of the new folder. A folder that is there is replaced if it is of the same kind.
+        marks: names of files of which a folder of this kind has at least one.
+
+    Raises:
+        OutputError: the folder cannot be made or written to, or the disk is full.
+        FileError: `target` exists and is something else, or the name is not valid.
+    """
+    target = check_path(target)
+    marks = tuple(marks)
+    if os.path.lexists(target) and not any((target / mark).is_file() for mark in marks):
+        raise FileError(f"{target} exists and is something else; remove it, or write to another folder.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part, old = new_part(target), new_part(target)
+        for path in (part, old):
+            path.unlink()
+        part.mkdir()
+    except OSError as error:
+        kind = FileError if error.errno in OF_ONE_NAME else OutputError
+        raise kind(f"cannot write to {target.parent}: {error.strerror}.") from None
+    try:
+        yield part
+        if target.exists():
+            os.rename(target, old)
+        os.rename(part, target)
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        kind = OutputError if error.errno in FULL else FileError
+        raise kind(f"cannot write {target}: {error.strerror or error}.") from None
+    finally:
+        for path in (part, old):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def check_target(target: Path) -> None:
     """Check that `target` can be written: it is missing or a regular file, not a folder, device or pipe.
 
@@ -135,7 +176,10 @@ def remove_parts(folder: Path, *, keep: Iterable[Path] = ()) -> None:
         keep: targets that other processes are writing now.
     """
     others = {(target.parent, target.stem[:STEM], ending(target)) for target in keep}
-    for part in Path(folder).rglob(f".*{PART}*"):
+    for part in list(Path(folder).rglob(f".*{PART}*")):
         name = LEFT_BEHIND.fullmatch(part.name)
         if name and (part.parent, name[1], name[2] or "") not in others:
-            part.unlink(missing_ok=True)
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from styleaug.io.headers import KEY, read_header, turn_of
 from styleaug.io.label_maps import warn_of_labels
 from styleaug.io.limits import MAX_PIXELS, check_size
 from styleaug.io.listing import Listing, list_files, stem_of, suffix_of
+from styleaug.io.ome_zarr import is_zarr
 from styleaug.io.paths import check_path, check_regular
 from styleaug.io.png import check_pixels, is_deep, open_deep, scale_key
 from styleaug.io.profiles import fits, to_rgb
@@ -142,7 +143,7 @@ def open_image(
     """
     path = check_path(path)
     window = parse_window(window)
-    if path.exists():
+    if path.exists() and not is_zarr(path):
         check_regular(path)
     try:
         picture = codec_of(path).open(path, short_side, window)
@@ -405,7 +406,7 @@ ENDINGS = {
     NIFTI: ".nii .nii.gz",
     NRRD: ".nrrd",
     METAIMAGE: ".mha .mhd",
-    SLIDE: " ".join(SLIDES),
+    SLIDE: " ".join((*SLIDES, ".zarr")),
 }
 SUFFIXES: dict[str, Codec] = {
     suffix: codec

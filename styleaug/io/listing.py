@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from styleaug.errors import FileError
 from styleaug.io.content import head_of, image_kind
 from styleaug.io.dicom import has_prefix, slide_series
+from styleaug.io.ome_zarr import is_zarr
 from styleaug.io.slides import DICOM_SUFFIXES, is_wsi
 
 __all__ = ["Listing", "list_files", "stem_of", "suffix_of"]
@@ -73,7 +74,7 @@ class Listing:
 def list_files(folder: Path, suffixes: Container[str]) -> Listing:
     """Search `folder` and all folders below it for files with these suffixes, without hidden ones.
 
-    Links are followed, except a link to a folder that contains it.
+    Links are followed, except a link to a folder that contains it. A folder of OME-Zarr counts as a file.
 
     Raises:
         FileError: the folder is missing, not a folder, or cannot be opened.
@@ -90,6 +91,8 @@ def list_files(folder: Path, suffixes: Container[str]) -> Listing:
             raise
         reason = getattr(error, "strerror", None) or error
         raise FileError(f"cannot open the folder {str(folder)[:200]!r}: {reason}.") from None
+    if ".zarr" in suffixes and is_zarr(folder):
+        return Listing(files=[folder])
     found = Listing()
     pending = [(folder, (os.path.realpath(folder),))]
     while pending:
@@ -135,7 +138,9 @@ def enter(
     for entry in entries:
         path = folder / entry.name
         try:
-            if entry.is_dir():
+            if ".zarr" in suffixes and is_zarr(path):
+                found.files.append(path)
+            elif entry.is_dir():
                 real = os.path.realpath(path) if entry.is_symlink() else os.path.join(chain[-1], entry.name)
                 if any(above == real or above.startswith(os.path.join(real, "")) for above in chain):
                     found.skipped.append((path, f"{path} is a link to a folder that it lies in; remove it."))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from styleaug.errors import FileError
 from styleaug.io.files import list_image_files, stem_of
+from styleaug.io.ome_zarr import is_zarr
 from styleaug.io.paths import check_path, check_regular
 
 __all__ = ["ImageList", "list_images"]
@@ -60,7 +61,8 @@ def list_images(source: str | Path, *, absent: bool = False) -> ImageList:
     if source.suffix.lower() in LISTS and not source.is_dir():
         return read_list(source, absent=absent)
     found = list_image_files(source)
-    inside = [path.relative_to(source) for path in found.files]
+    root = source.parent if is_zarr(source) else source
+    inside = [path.relative_to(root) for path in found.files]
     classes = tuple(path.parts[0] if len(path.parts) > 1 else "" for path in inside)
     keys = tuple(str(path.with_name(stem_of(path))) for path in inside)
     return ImageList(tuple(found.files), classes, keys, tuple(found.skipped), found.left_out())
@@ -102,6 +104,6 @@ def different(values: list[str]) -> tuple[str, ...]:
 def is_there(path: Path) -> bool:
     """Return True if a file exists; False for names that no file can have."""
     try:
-        return path.is_file()
+        return path.is_file() or is_zarr(path)
     except (OSError, ValueError):  # too long, or with a NUL
         return False

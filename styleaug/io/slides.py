@@ -10,6 +10,7 @@ from PIL import Image
 
 from styleaug.errors import FileError, first_line, missing_extra
 from styleaug.io.content import HEAD
+from styleaug.io.ome_zarr import ZarrReader, is_zarr
 from styleaug.io.paths import check_path, check_regular
 from styleaug.io.pyramid import AbstractPyramid, number_in, plausible
 from styleaug.io.scan import PERCENTILES, Scan, Window, check_size, make_scan
@@ -71,7 +72,7 @@ def holds_slide(path: Path, *, tiff: bool = False) -> bool:
         path: any file.
         tiff: True counts TIFF files, too, that are large or hold a pyramid.
     """
-    if is_scanned(path):
+    if is_scanned(path) or is_zarr(path):
         return True
     if not tiff or path.suffix.lower() not in TIFF_SUFFIXES:
         return False
@@ -86,7 +87,8 @@ def open_slide(path: str | Path) -> AbstractPyramid:
     """Open a slide of any format; use the result as a context manager.
 
     Args:
-        path: a slide in a scanner's format (`SLIDES`, or one DICOM file of it) or a TIFF.
+        path: a slide in a scanner's format (`SLIDES`, or one DICOM file of it), a TIFF, or the folder of an
+            OME-Zarr image, `.zarr`.
 
     Raises:
         FileError: the file is missing, damaged, or of another format.
@@ -95,9 +97,11 @@ def open_slide(path: str | Path) -> AbstractPyramid:
     path = check_path(path)
     if is_scanned(path):
         return OpenSlideReader(path)
+    if path.suffix.lower() == ".zarr":
+        return ZarrReader(path)
     if path.suffix.lower() in TIFF_SUFFIXES:
         return TiledReader(check_regular(path))
-    known = " ".join((*SLIDES, *TIFF_SUFFIXES, ".dcm"))
+    known = " ".join((*SLIDES, *TIFF_SUFFIXES, ".dcm", ".zarr"))
     raise FileError(f"{path} is not a slide; slides are {known}.")
 
 

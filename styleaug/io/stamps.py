@@ -13,7 +13,7 @@ STAMP = re.compile(r"(\d{1,20}) (?:(-?\d{1,20}) )?([0-9a-f]{16})")
 
 
 def stamp_of(path: Path, *, timed: bool = True, before: os.stat_result | None = None) -> str:
-    """Return the stamp of a file: size in bytes, time of change in nanoseconds, hash of the content.
+    """Return the stamp of a file or folder: size in bytes, time of change in nanoseconds, hash.
 
     Args:
         path: path of the file.
@@ -21,6 +21,9 @@ def stamp_of(path: Path, *, timed: bool = True, before: os.stat_result | None = 
         before: result of `os.stat` before the file was read. If it has changed since, `is_unchanged` will not
             accept the stamp.
     """
+    if os.path.isdir(path):
+        size, changed, digest = folder_facts(path)
+        return f"{size}{f' {changed}' if timed else ''} {digest}"
     facts = os.stat(path)
     if before and (facts.st_size, facts.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         return "changed while it was read"
@@ -40,6 +43,9 @@ def is_unchanged(path: Path, stamp: Any, *, since: int = 0) -> bool:
     if not found:
         return False
     try:
+        if os.path.isdir(path):
+            size, _, digest = folder_facts(path)
+            return size == int(found[1]) and digest == found[3]
         facts = os.stat(path)
         if facts.st_size != int(found[1]):
             return False
@@ -53,3 +59,15 @@ def _digest_of(path: Path) -> str:
     """Return the hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def folder_facts(folder: Path) -> tuple[int, int, str]:
+    """Return the size, the last change and a hash of all files below a folder, with their names."""
+    whole = hashlib.blake2b(digest_size=8)
+    size = changed = 0
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        facts = os.stat(path)
+        size, changed = size + facts.st_size, max(changed, facts.st_mtime_ns)
+        name = path.relative_to(folder).as_posix().encode(errors="surrogateescape")
+        whole.update(name + b"\0" + _digest_of(path).encode())
+    return size, changed, whole.hexdigest()

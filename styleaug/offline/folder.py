@@ -23,6 +23,7 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.io.atomic import PART, remove_parts
 from styleaug.io.files import SUFFIXES, series_of, suffix_of
 from styleaug.io.listing import Listing, list_files
+from styleaug.io.ome_zarr import is_zarr
 from styleaug.io.paths import check_path
 from styleaug.io.scan import parse_window
 from styleaug.io.shards import SHARDS, open_shard
@@ -82,8 +83,8 @@ def apply_folder(
     lists images that cannot be read, broken links, and other files.
 
     Slides, and TIFF files of more than 16 million pixels, are styled tile by tile, in less than 2 GB, if the
-    generator allows it. A copy of a slide in a scanner's format is an OME-TIFF, `NAME.ome.tif`; see
-    `stylise_slide`.
+    generator allows it. A copy of a slide in a scanner's format is an OME-TIFF, `NAME.ome.tif`;
+    OME-Zarr stays OME-Zarr, with its levels. See `stylise_slide`.
 
     In shards only the images change; names, labels, members, columns and order stay. An image keeps its
     format. The main process uses the GPU if there is one; worker processes use the CPU.
@@ -201,7 +202,7 @@ def folder_style(bank: Styles, options: dict[str, Any]) -> AbstractAugment:
 
 def find_inputs(source: Path, format: Format | None) -> tuple[Format, Path, list[str], Listing]:
     """Return the format of a source, the folder that names are relative to, the names, and the listing."""
-    if is_scanned(source):
+    if is_scanned(source) or is_zarr(source):
         if format not in (None, "images"):
             raise ConfigError(f"{source} is of format images, not {format}.")
         return "images", source.parent, [source.name], Listing()

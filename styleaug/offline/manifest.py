@@ -213,7 +213,7 @@ class Manifest:
 
     def finished(self, source: Path, name: str) -> Known | object:
         """Return what is known of an output that is up to date, else `MISSING`."""
-        if not os.path.isfile(self.out / name):  # Path.is_file raises if the name is too long
+        if not os.path.exists(self.out / name):  # Path.exists raises if the name is too long
             return MISSING
         for known in self.known_of(name):
             if known.source is None or (

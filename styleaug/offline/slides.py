@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from styleaug.errors import FileError, StyleAugError, printable
+from styleaug.io.ome_zarr import ZarrReader, is_zarr, write_zarr
 from styleaug.io.pyramid import AbstractPyramid
 from styleaug.io.scan import MAX_PIXELS, parse_window
 from styleaug.io.slides import LARGE_PIXELS, is_scanned, open_slide, shown_range
@@ -41,11 +42,11 @@ class SlideError(FileError):
 def is_slide(path: Path, *, tiled: bool) -> bool:
     """Return True if a file is to be styled tile by tile, from its header.
 
-    This holds for slides in a scanner's format, for all TIFF files above the limit of other files, and for
-    those with more than `LARGE_PIXELS` that can be styled in tiles: where the generators allow it, which is
-    `tiled`.
+    This holds for slides in a scanner's format, for OME-Zarr, for all TIFF files above the limit of other
+    files, and for those with more than `LARGE_PIXELS` that can be styled in tiles: where the generators allow
+    it, which is `tiled`.
     """
-    if is_scanned(path):
+    if is_scanned(path) or is_zarr(path):
         return True
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False
@@ -87,13 +88,14 @@ def stylise_slide(
     A colour generator does not change white areas, because they are glass and not tissue. The copy is tiled;
     resolution, colour profile and compression are kept. A pyramid gets reduced levels again, with sides of a
     half, a quarter, an eighth ..., near those of the source. Slides in a scanner's format become OME-TIFF: a
-    pyramid, compressed as JPEG, with the microns per pixel, without label and overview.
+    pyramid, compressed as JPEG, with the microns per pixel, without label and overview. OME-Zarr keeps all
+    but its pixels: levels, chunks, codecs, metadata and labels.
 
     Args:
         stylizer: see `stylise_tiles`.
         source: the slide to read, see `open_slide`.
-        target: the TIFF to write; it appears when it is complete. Temporary files for the levels, a third of
-            its pixels, lie beside it.
+        target: the file or folder to write; it appears when it is complete. Temporary files for the levels, a
+            third of its pixels, lie beside it.
         params: parameters drawn for one image.
         window: window for 16-bit images, see `open_image`.
         device: device on which to stylise.
@@ -112,8 +114,11 @@ def stylise_slide(
             )
         except StyleAugError as error:
             raise SlideError(naming(source, error)) from None
-        stored = stored_side(slide, side)
         bands = _joined(blamed(painted, source), slide, side)
+        if isinstance(slide, ZarrReader):
+            write_zarr(target, slide, bands)
+            return
+        stored = stored_side(slide, side)
         levels = [
             stack.enter_context(Level(slide, halvings, target.parent)) for halvings in halved(slide, side)
         ]
