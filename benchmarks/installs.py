@@ -117,6 +117,16 @@ tifffile.imwrite("scans/c.tif", (images[0, 0].numpy() * 60000).astype("uint16"),
 import styleaug
 styleaug.apply_folder("scans", "out", "gin", value_range="auto")
 """,
+    "slides": f"""{DRAW}
+import openslide, os, zarr
+from styleaug import apply_folder
+os.makedirs("in/a.zarr")
+group = zarr.open_group("in/a.zarr", mode="w", zarr_format=2)
+group.create_array("0", data=(images[0].numpy() * 255).astype("uint8"))
+axes = [{{"name": axis}} for axis in "cyx"]
+group.attrs["multiscales"] = [{{"version": "0.4", "axes": axes, "datasets": [{{"path": "0"}}]}}]
+assert apply_folder("in", "out", "gin").failed == []
+""",
     "train": "import lightning.fabric, tensorboard, styleaug.training",
     "evaluation": "import lpips, segmentation_models_pytorch; from styleaug import evaluate_robustness",
     "faces": f"""{DRAW}
@@ -147,6 +157,7 @@ TESTS = {
     "parquet": "test_shards",
     "export": "test_export",
     "medical": "test_dicom test_tiff test_studies test_scan",
+    "slides": "test_slides test_slide_copies test_ome_zarr",
     "train": "test_training test_recipes",
     "evaluation": "test_metrics test_segmentation",
     "faces": "test_faces test_identity",

@@ -1,9 +1,12 @@
 """What does a slide of 20,000 x 20,000 pixels cost: time and memory of `styleaug apply`?
 
     python benchmarks/slide.py --out benchmarks/results/slide.json
+    python benchmarks/slide.py --side 8192 --layouts svs,zarr --out benchmarks/results/slide_formats.json
 
-Makes synthetic slides (tissue, nuclei and background, RGB uint8) row by row in a temporary folder, tiled and
-in strips, both BigTIFF, applies to each in a process of its own, and reads that process's peak memory. `seam`
+Makes synthetic slides (tissue, nuclei and background, RGB uint8) row by row in a temporary folder: tiled and
+in strips, both BigTIFF, as a scanner's SVS (Aperio: JPEG, 0.25 microns per pixel, levels of 1/4 and 1/16) and
+as OME-Zarr of three levels. It applies to each in a process of its own, and reads that process's peak memory;
+of the last two it also fits a bank to 16 tiles at 0.5 microns per pixel. `seam`
 is the mean step between neighbouring pixels across the borders of tiles over that beside them, and over the
 same of the source: 1 where no border shows; for adain less, as it is at other multiples of 8 pixels, too.
 `--picture FILE` keeps a reduced copy of each result, with a crop at the corner of four tiles beside it.
@@ -11,6 +14,7 @@ same of the source: 1 where no border shows; for adain less, as it is at other m
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,16 +50,40 @@ print(json.dumps({"seconds": round(spent, 1), "peak MB": round(peak / 1024), "wr
 """
 
 
+FIT = """
+import json, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from styleaug import fit_style
+start = time.perf_counter()
+generator, source, out = sys.argv[1:]
+fit = fit_style(source, generator=generator, mpp=0.5, patches=16, min_images=1)
+spent = time.perf_counter() - start
+status = Path("/proc/self/status").read_text().splitlines()
+peak = next(int(line.split()[1]) for line in status if "VmHWM" in line)
+print(json.dumps({"seconds": round(spent, 1), "peak MB": round(peak / 1024), "written": len(fit.bank),
+                  "failed": [reason for _, reason in fit.failed]}))
+"""
+
+LAYOUTS = {
+    "tiled": ("slide.tif", "slide.tif"),
+    "stripped": ("slide.tif", "slide.tif"),
+    "svs": ("slide.svs", "slide.ome.tif"),
+    "zarr": ("slide.zarr", "slide.zarr"),
+}
+"""Names of the source and of its copy."""
+
+
 def nuclei(rng: np.random.Generator) -> np.ndarray:
     """Draw dark discs that wrap around, `(TEXTURE, TEXTURE)` in [0, 1]."""
-    y, x = np.mgrid[:TEXTURE, :TEXTURE]
     field = np.zeros((TEXTURE, TEXTURE), np.float32)
+    around = np.arange(-13, 14)
+    distance = np.hypot(around[:, None], around)
     for _ in range(700):
         top, left, radius = *rng.integers(0, TEXTURE, 2), rng.uniform(5, 12)
-        across, down = (
-            np.abs((a - b + TEXTURE / 2) % TEXTURE - TEXTURE / 2) for a, b in ((x, left), (y, top))
-        )
-        field = np.maximum(field, np.clip(radius - np.hypot(across, down), 0, 2) / 2)
+        place = np.ix_((top + around) % TEXTURE, (left + around) % TEXTURE)
+        field[place] = np.maximum(field[place], np.clip(radius - distance, 0, 2) / 2)
     return field
 
 
@@ -104,9 +132,71 @@ def write_slide(path: Path, side: int, *, tiled: bool) -> None:
     )  # fmt: skip
 
 
-def measure(bank: str | Path, source: Path, out: Path) -> dict:
-    """Apply in a process of its own."""
-    command = [sys.executable, "-c", PROBE, str(bank), str(source), str(out)]
+def levels(side: int, steps: tuple[int, ...]) -> dict[int, np.ndarray]:
+    """Make reduced copies of the slide, by the factor."""
+    kept: dict[int, list[np.ndarray]] = {step: [] for step in steps}
+    for band in bands(side, max(steps) * 16):
+        for step in steps:
+            high, wide = (length // step for length in band.shape[:2])
+            blocks = band[: high * step, : wide * step].reshape(high, step, wide, step, 3)
+            kept[step].append(blocks.mean(axis=(1, 3), dtype=np.float32).astype(np.uint8))
+    return {step: np.concatenate(parts) for step, parts in kept.items()}
+
+
+def write_svs(path: Path, side: int) -> None:
+    """Write a synthetic slide in the layout of Aperio's scanners."""
+    import tifffile
+
+    said = f"Aperio Image Library v12.0\r\n{side}x{side} [0,0 {side}x{side}] (256x256)|AppMag = 40|MPP = 0.25"
+    form = {"photometric": "rgb", "tile": (256, 256), "description": said, "metadata": None}
+    form |= {"compression": "jpeg", "compressionargs": {"level": 90}}
+    small = levels(side, (4, 16))
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        writer.write(tiles(side, 256), shape=(side, side, 3), dtype=np.uint8, **form)
+        writer.write(small[16], **{**form, "tile": None, "rowsperstrip": 64})
+        for step in (4, 16):
+            writer.write(small[step], **form)
+
+
+def write_zarr(path: Path, side: int) -> None:
+    """Write a synthetic slide as OME-Zarr 0.4."""
+    import zarr
+
+    group = zarr.open_group(str(path), mode="w", zarr_format=2)
+    form = {"dtype": "u1", "chunks": (3, 512, 512)}
+    full = group.create_array("0", shape=(3, side, side), **form)
+    for top, band in zip(range(0, side, 512), bands(side, 512), strict=True):
+        full[:, top : top + len(band)] = band.transpose(2, 0, 1)
+    for number, small in enumerate(levels(side, (2, 4)).values(), start=1):
+        group.create_array(str(number), shape=(3, *small.shape[:2]), **form)[...] = small.transpose(2, 0, 1)
+    scales = [[{"type": "scale", "scale": [1.0, 0.25 * 2**level, 0.25 * 2**level]}] for level in range(3)]
+    axes: list[dict] = [{"name": "c", "type": "channel"}]
+    axes += [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
+    parts = [{"path": str(level), "coordinateTransformations": scale} for level, scale in enumerate(scales)]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": parts}]
+
+
+def write_layout(path: Path, side: int, layout: str) -> None:
+    """Write a synthetic slide in one of `LAYOUTS`."""
+    if layout == "svs":
+        write_svs(path, side)
+    elif layout == "zarr":
+        write_zarr(path, side)
+    else:
+        write_slide(path, side, tiled=layout == "tiled")
+
+
+def remove(path: Path) -> None:
+    """Delete a slide, which may be a folder."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def measure(program: str, bank: str | Path, source: Path, out: Path) -> dict:
+    """Apply, or fit, in a process of its own."""
+    command = [sys.executable, "-c", program, str(bank), str(source), str(out)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -123,11 +213,11 @@ def colour_bank(folder: Path) -> Path:
 
 def seam(path: Path, side: int) -> float:
     """Compare the steps across the borders of tiles with those beside them."""
-    from styleaug.io.tiff import TiledReader
+    from styleaug.io.slides import open_slide
     from styleaug.offline.tiles import TILE
 
     at, beside = [], []
-    with TiledReader(path) as slide:
+    with open_slide(path) as slide:
         for place in range(TILE, side - 3, TILE):
             columns = slide.read(0, place - 3, side, 6)[..., 1].astype(int)
             steps = np.abs(np.diff(columns, axis=1)).mean(axis=0)
@@ -140,10 +230,10 @@ def draw(path: Path, side: int, target: Path) -> None:
     """Draw a slide reduced, and beside it the pixels where four tiles meet."""
     from PIL import Image
 
-    from styleaug.io.tiff import TiledReader
+    from styleaug.io.slides import open_slide
     from styleaug.offline.tiles import TILE
 
-    with TiledReader(path) as slide:
+    with open_slide(path) as slide:
         small = Image.fromarray(slide.thumbnail(600)).resize((600, 600))
         corner = slide.read(TILE * 4 - 300, TILE * 4 - 300, 600, 600)
     sheet = Image.new("RGB", (1210, 600), "white")
@@ -159,7 +249,7 @@ def main() -> None:
         "--banks", default="reinhard-rgb,photo-tones,art", help="Shipped names, or reinhard-rgb."
     )
     parser.add_argument(
-        "--layouts", default="tiled,stripped", help="All but the first with the first bank only."
+        "--layouts", default="tiled,stripped", help="stripped with the first bank only; also svs, zarr."
     )
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--note", default="", help="What else ran on the machine meanwhile.")
@@ -170,24 +260,32 @@ def main() -> None:
         folder = Path(temporary)
         banks = {name: name for name in args.banks.split(",")} | {"reinhard-rgb": colour_bank(folder)}
         for layout in args.layouts.split(","):
+            given, made = LAYOUTS[layout]
             source = folder / layout
             source.mkdir()
             start = time.perf_counter()
-            write_slide(source / "slide.tif", args.side, tiled=layout == "tiled")
+            write_layout(source / given, args.side, layout)
             print(f"{layout}: written in {time.perf_counter() - start:.0f} s", flush=True)
-            plain = seam(source / "slide.tif", args.side)
-            for name in args.banks.split(",") if not rows else args.banks.split(",")[:1]:
+            plain = seam(source / given, args.side)
+            if layout in ("svs", "zarr"):
+                row = measure(FIT, "reinhard-rgb", source, folder)
+                assert row.pop("failed") == [] and row.pop("written") > 0
+                rows[f"{layout}, fit-style"] = row
+                print(f"{layout}, fit-style", row, flush=True)
+            every = not rows or layout in ("svs", "zarr")
+            for name in args.banks.split(",") if every else args.banks.split(",")[:1]:
                 out = folder / f"{layout}-{name}"
-                row = measure(banks[name], source, out)
+                row = measure(PROBE, banks[name], source, out)
                 assert row.pop("failed") == [] and row.pop("written") == 1
-                styled = out / "slide.tif"
+                styled = out / made
                 rows[f"{layout}, {name}"] = {**row, "seam": round(seam(styled, args.side) / plain, 3)}
                 print(f"{layout}, {name}", rows[f"{layout}, {name}"], flush=True)
                 if args.picture:
                     draw(styled, args.side, args.picture.with_stem(f"{args.picture.stem}-{layout}-{name}"))
-                styled.unlink()
-            (source / "slide.tif").unlink()
-    notes = f"{args.side:,} x {args.side:,} pixels, RGB uint8, zlib; one thread. {args.note}".strip()
+                remove(styled)
+            remove(source / given)
+    packed = "zlib" if "tiled" in args.layouts else "JPEG (svs), Blosc (zarr)"
+    notes = f"{args.side:,} x {args.side:,} pixels, RGB uint8, {packed}; one thread. {args.note}".strip()
     print(publish(args.out, "A slide, tile by tile", rows, notes=notes))
 
 

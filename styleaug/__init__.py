@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from styleaug.export import export_onnx
     from styleaug.fitting.fit import fit_style
     from styleaug.generators.base import AbstractGenerator
+    from styleaug.io.tissue import SlideTiles
     from styleaug.offline.folder import apply_folder
     from styleaug.offline.stylizing import stylize
     from styleaug.samplers import Mix, Weighted
@@ -51,6 +52,7 @@ __all__ = [
     "OneOf",
     "Preserve",
     "Provenance",
+    "SlideTiles",
     "Splice",
     "StyleAugError",
     "StyleAugment",
@@ -87,6 +89,7 @@ HOMES = {
     "OneOf": "transforms.one_of",
     "Preserve": "transforms.guard",
     "Provenance": "bank",
+    "SlideTiles": "io.tissue",
     "Splice": "transforms.splice",
     "StyleAugError": "errors",
     "StyleAugment": "transforms.augment",

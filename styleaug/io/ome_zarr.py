@@ -31,7 +31,7 @@ MOST_JSON = 2**24
 
 MOST_SCALES = 32
 
-CODECS = {
+SAFE_CODECS = {
     *("blosc", "zstd", "zlib", "gzip", "bz2", "lzma", "lz4", "delta", "shuffle"),
     *("bytes", "transpose", "sharding_indexed", "crc32c", "crc32", "adler32", "fletcher32", "endian"),
 }
@@ -221,7 +221,7 @@ def check_array(path: Path) -> None:
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise FileError(f"{path} has values of {dtype!r:.40}; save it as uint8 or uint16.")
     asked = list(codecs_in([facts.get(key) for key in ("codecs", "compressor", "filters")]))
-    unknown = [name for name in asked if name.removeprefix("numcodecs.").lower() not in CODECS]
+    unknown = [name for name in asked if name.removeprefix("numcodecs.").lower() not in SAFE_CODECS]
     if unknown or facts.get("storage_transformers"):
         raise FileError(
             f"{path} is packed with {unknown[:3]}, which is not read; save it with blosc or zstd."
