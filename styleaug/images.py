@@ -446,11 +446,13 @@ def _check_finite(values: Tensor, low: float, high: float) -> None:
     )
 
 
-def to_float(pixels: Shaped[Tensor, "*B C H W"]) -> Float[Tensor, "*B C H W"]:
-    """Return pixels as float32 in [0, 1]."""
+def to_float(
+    pixels: Shaped[Tensor, "*B C H W"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*B C H W"]:
+    """Return pixels as floats in [0, 1]."""
     if pixels.dtype in MAX_OF:
-        return pixels.to(torch.float32).mul_(1 / MAX_OF[pixels.dtype])
-    return pixels.to(torch.float32).clamp(0, 1)
+        return pixels.to(dtype).mul_(1 / MAX_OF[pixels.dtype])
+    return pixels.to(dtype).clamp(0, 1)
 
 
 BAND_PIXELS = 2**22
@@ -528,16 +530,17 @@ def between(
 
 
 def as_unit(
-    images: Shaped[Tensor, "*B C H W"], value_range: Any
+    images: Shaped[Tensor, "*B C H W"], value_range: Any, *, dtype: torch.dtype = torch.float32
 ) -> tuple[Float[Tensor, "*B C H W"], Callable[[Tensor], Tensor]]:
-    """Return checked images as float32 in [0, 1], and a function that restores range and dtype.
+    """Return checked images as floats in [0, 1], and a function that restores range and dtype.
 
     Args:
         images: any supported dtype.
         value_range: from `range_of`.
+        dtype: type of the floats if `value_range` is None; otherwise they are float32.
     """
     if value_range is None:
-        return to_float(images), lambda styled: from_float(styled, images.dtype)
+        return to_float(images, dtype), lambda styled: from_float(styled, images.dtype)
     return between(images, *value_range)
 
 

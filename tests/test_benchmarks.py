@@ -85,3 +85,20 @@ def test_the_run_on_a_gpu_starts_and_says_what_failed_and_every_cost_is_measured
         [FOLDER / "gpu.sh", "--dry-run", tmp_path], env={**environment, "PYTHON": "/bin/false"}, text=True
     )
     assert broken.returncode == 1 and (tmp_path / "summary.txt").read_text().count("FAILED with exit 1") == 3
+
+
+def test_bytes_are_counted_from_the_kernels(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import torch
+    from bytes import CountBytes
+    from pretend_cuda import PretendCuda
+
+    with PretendCuda(), CountBytes(pixels=64) as counter:
+        image = torch.empty(2, 3, 8, 8, device="cuda")  # 1536 bytes, of which nothing is written yet
+        image.flip(3).view(2, -1)[:, :4]  # views are free
+        torch.add(image, image[:1, :1].expand(2, 3, 8, 8))  # one channel is read for the second image
+        torch.nn.functional.conv2d(image, torch.empty(4, 3, 1, 1, device="cuda"))
+        torch.nn.functional.pad(image, (1, 1, 1, 1), mode="reflect")
+        image.mean(dim=(2, 3))
+    ends = (1536 + 1536) + (1536 + 256 + 1536) + (1536 + 24)
+    assert counter.moved == {"ends": ends, "convolution": 1536 + 48 + 2048, "padding": 1536 + 2400}

@@ -342,6 +342,26 @@ def test_masks_of_every_kind(pretended):
         assert_styles(adain(splice="mask"), masks=masks)
 
 
+@pytest.mark.usefixtures("pretended")
+def test_bytes_stay_in_half_precision_only_beside_networks_in_bfloat16():
+    half, full = torch.float16, torch.float32
+    for dtype, options, wanted in (
+        (torch.uint8, {"precision": "bfloat16"}, half),
+        (torch.uint8, {"precision": "float32"}, full),
+        (torch.uint16, {"precision": "bfloat16"}, full),
+        (half, {"precision": "bfloat16"}, full),
+        (torch.uint8, {"precision": "bfloat16", "blend": "overlay"}, full),
+        (torch.uint8, {"precision": "bfloat16", "preserve": Preserve(floor=0.5)}, full),
+    ):
+        transform = adain(**options)
+        seen = []
+        transform.generator_on(CUDA).register_forward_pre_hook(
+            lambda _, args, seen=seen: seen.append(args[0].dtype)
+        )
+        assert_styles(transform, batch(dtype))
+        assert set(seen) == {wanted}, (dtype, options)
+
+
 def test_precision_follows_the_device():
     for capability, precision, wanted in (
         ((9, 0), "auto", torch.bfloat16),

@@ -1,5 +1,7 @@
 """Every generator keeps the contract; AdaIN in particular."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from contract import GENERATOR_CHECKS, paint
@@ -195,6 +197,20 @@ def test_fast_shuffle_is_that_of_torch(layout):
         found = shuffle(features)
     assert torch.equal(found, F.pixel_shuffle(features, 2)) and found.is_contiguous()
     assert torch.equal(shuffle(features), found)
+
+
+@pytest.mark.parametrize("name", [n for n in generator_names() if load_generator(n).takes_float16])
+def test_float16_images_add_little_to_the_error_of_bfloat16(name):
+    exact, images = load_generator(name), photos(3, 64)
+    short = deepcopy(exact).bfloat16()
+    strength = torch.tensor([1.0, 0.5, 0.0])
+    with torch.inference_mode():
+        codes = exact.encode_style(images.flip(0))
+        wanted = exact(images, codes, strength)
+        error = (short(images, codes, strength) - wanted).square().mean().sqrt()
+        found = short(images.half(), codes, strength)
+    assert found.dtype == torch.float16 and torch.equal(found[2], images[2].half())
+    assert (found.float() - wanted).square().mean().sqrt() < 1.1 * error + 0.1 / 255
 
 
 def test_photo_paints_rows_as_one_by_one():

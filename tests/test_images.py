@@ -121,6 +121,13 @@ def test_all_integers_survive_float(dtype):
     assert torch.equal(from_float(values, dtype).int(), every.int())
 
 
+def test_bytes_survive_float16():
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, -1)
+    values = to_float(every, torch.float16)
+    assert values.dtype == torch.float16
+    assert torch.equal(from_float(values, torch.uint8), every)
+
+
 def test_integers_are_rounded_to_the_nearest_and_clamped():
     values = torch.tensor([-0.1, 0.0, 0.4 / 255, 0.6 / 255, 0.5, 254.6 / 255, 1.0, 1.1]).view(1, 1, 1, -1)
     assert from_float(values, torch.uint8).flatten().tolist() == [0, 0, 0, 1, 128, 255, 255, 255]

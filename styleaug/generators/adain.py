@@ -51,6 +51,7 @@ class AdaIN(AbstractGenerator):
 
     name = "adain"
     takes_bfloat16 = True
+    takes_float16 = True
     multiple = 8
     minimum = 16
     least_side = 128
@@ -169,6 +170,6 @@ class AdaIN(AbstractGenerator):
         x = self.block_quarter(F.interpolate(x, scale_factor=2, mode="nearest") + quarter, block_quarter)
         x = F.relu(modulate(self.to_half(x), at_half))
         x = F.relu(self.conv_half(F.interpolate(x, scale_factor=2, mode="nearest") + half))
-        painted = smooth(shuffle(self.to_pixels(x)).to(whitened.dtype))
+        painted = smooth(shuffle(self.to_pixels(x))).to(whitened.dtype)
         # The fourth channel is how much of the image's own detail stays.
         return torch.addcmul(painted[:, :3], whitened, 1 + painted[:, 3:])

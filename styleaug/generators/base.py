@@ -66,6 +66,8 @@ class AbstractGenerator(nn.Module, ABC):
     """Whether `export_onnx` can write it."""
     takes_bfloat16: bool = False
     """Whether the weights may be bfloat16 while images and codes stay float32."""
+    takes_float16: bool = False
+    """Whether images may be float16 while codes stay float32, at a tenth more error than bfloat16 weights make."""
     multiple: int = 1
     """Sides are padded to a multiple of this number of pixels: the edge is repeated at right and bottom."""
     minimum: int = 1
@@ -198,7 +200,7 @@ def mixed(
 
     Strength 0 returns `images` exactly, because `torch.lerp` is exact at both ends.
     """
-    return torch.lerp(images, styled, per_row(strength)).clamp_(0, 1)
+    return torch.lerp(images, styled, per_row(strength).to(images.dtype)).clamp_(0, 1)
 
 
 def checked_settings(

@@ -36,6 +36,7 @@ class CycleGAN(AbstractGenerator):
     code_length = 0
     has_prior = True
     takes_bfloat16 = True
+    takes_float16 = True
 
     def __init__(self, width: int = 64, *, blocks: int = 9, fold: int = 1, skip: bool = False):
         super().__init__()

@@ -53,6 +53,7 @@ class Photo(AbstractGenerator):
 
     name = "photo"
     takes_bfloat16 = True
+    takes_float16 = True
     margin = 0
 
     def __init__(

@@ -41,6 +41,7 @@ class Pix2Pix(AbstractGenerator):
     code_length = 0
     has_prior = True
     takes_bfloat16 = True
+    takes_float16 = True
 
     def __init__(self, width: int = 64, *, depth: int = 8, dropout: float = 0.5):
         super().__init__()

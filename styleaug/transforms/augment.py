@@ -389,9 +389,24 @@ class StyleAugment(AbstractAugment):
             for part in torch.arange(len(rows)).split(chunk_images(seen, device)):
                 here = rows_on(rows[part], device)
                 taken, some = take(pixels, here), slice(int(part[0]), int(part[-1]) + 1)
-                unit, back = as_unit(taken, self.value_range if not auto else range_of(taken, "auto"))
-                put(result, here, back(painter(unit, codes[some], to_device(strength[some], device))))
+                value_range = self.value_range if not auto else range_of(taken, "auto")
+                unit, back = as_unit(taken, value_range, dtype=self.unit_dtype(taken))
+                share = to_device(strength[some], device).to(unit.dtype)
+                put(result, here, back(painter(unit, codes[some], share)))
         return result
+
+    def unit_dtype(self, pixels: Shaped[Tensor, "B C H W"]) -> torch.dtype:
+        """Return the dtype in which images enter and leave the generator.
+
+        On a GPU float16 saves a third of the bytes that a network in bfloat16 moves. It holds 8-bit images
+        exactly.
+        """
+        plain = self.blend is None and self.bands is None and self.preserve.floor is None
+        if pixels.device.type != "cuda" or pixels.dtype != torch.uint8 or not plain:
+            return torch.float32
+        placed = self.generator_on(pixels.device)
+        short = placed.takes_float16 and any(x.dtype == torch.bfloat16 for x in placed.parameters())
+        return torch.float16 if short else torch.float32
 
     def paint_grouped(
         self, images: Any, pixels: Tensor, params: StyleParams, masks: Any, rows: int
