@@ -2,11 +2,12 @@
 
     python benchmarks/bytes.py --out benchmarks/results/bytes.json
 
-`StyleAugment(p=1)` styles a batch of uint8 images of 224 px on a double of a CUDA device (`tests/pretend_cuda.py`),
-which computes shapes and no values. Our code takes the path that it takes on a GPU. Each kernel that is called counts the bytes of the
-tensors that it reads and writes; one that repeats an element (an expanded tensor) counts it once. Views and
-empty tensors count nothing. No cache is counted: a kernel's output is written to memory and read again by
-the next one, as with large batches in eager mode. The figure is the same on every machine.
+`StyleAugment(p=1)` styles a batch of uint8 images of 224 px on a double of a CUDA device, which computes
+shapes and no values (`tests/pretend_cuda.py`). Our code takes the path that it takes on a GPU. Each kernel
+that is called counts the bytes of the tensors that it reads and writes; one that repeats an element (an
+expanded tensor) counts it once. Views and empty tensors count nothing. No cache is counted: a kernel's
+output is written to memory and read again by the next one, as with large batches in eager mode. The figure
+is the same on every machine.
 
     MB            megabytes an image (10^6 bytes)
     limit         images per second at which these bytes take all of an H200's 4.8 TB/s
@@ -33,7 +34,7 @@ from styleaug.transforms.base import AbstractAugment
 from styleaug.weights import generator_names, load_generator
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from pretend_cuda import PretendCuda  # noqa: E402
+from pretend_cuda import PretendCuda
 
 BANDWIDTH = 4.8e12
 """Bytes per second of an H200's memory, by its data sheet."""
@@ -55,7 +56,7 @@ class CountBytes(TorchDispatchMode):
         super().__init__()
         self.pixels, self.moved, self.calls = pixels, Counter(), Counter()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: D105
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func.namespace == "prim":
             return func(*args, **kwargs)

@@ -67,7 +67,7 @@ class AbstractGenerator(nn.Module, ABC):
     takes_bfloat16: bool = False
     """Whether the weights may be bfloat16 while images and codes stay float32."""
     takes_float16: bool = False
-    """Whether images may be float16 while codes stay float32, at a tenth more error than bfloat16 weights make."""
+    """Whether images may be float16 beside weights in bfloat16, at a tenth more error than these make."""
     multiple: int = 1
     """Sides are padded to a multiple of this number of pixels: the edge is repeated at right and bottom."""
     minimum: int = 1
