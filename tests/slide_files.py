@@ -1,10 +1,12 @@
 """Small slides that the tests write, in a scanner's layout: an Aperio SVS, as OpenSlide recognises it."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
+from PIL import Image
 
 GLASS, TISSUE, NUCLEI = (243, 241, 244), (215, 140, 190), (90, 60, 140)
 
@@ -84,3 +86,58 @@ def ome_zarr(
     labels = group.create_group("labels")
     labels.create_array("0", shape=(4, 4), dtype="u1")[...] = 7
     return path
+
+
+def dicom_slide(
+    folder: Path, pixels: np.ndarray, *, steps: tuple[int, ...] = (1, 2), mpp: float = 0.5
+) -> Path:
+    """Write the levels of one whole-slide image as DICOM files of one series, with frames of 128 pixels."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEGBaseline8Bit, generate_uid
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shared = {"study": generate_uid(), "series": generate_uid(), "frame": generate_uid()}
+    for number, step in enumerate((1, 2)):
+        small = np.ascontiguousarray(pixels[::step, ::step])
+        height, width = small.shape[:2]
+        frames = []
+        for top in range(0, height, 128):
+            for left in range(0, width, 128):
+                part = small[top : top + 128, left : left + 128]
+                room = ((0, 128 - part.shape[0]), (0, 128 - part.shape[1]), (0, 0))
+                content = BytesIO()
+                Image.fromarray(np.pad(part, room)).save(content, "JPEG", quality=95, subsampling=0)
+                frames.append(content.getvalue())
+        meta, data = FileMetaDataset(), Dataset()
+        meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.6"
+        meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
+        meta.TransferSyntaxUID = JPEGBaseline8Bit
+        data.file_meta = meta
+        data.Modality, data.PatientID = "SM", "patient"
+        data.ImageType = [
+            "DERIVED" if number else "ORIGINAL",
+            "PRIMARY",
+            "VOLUME",
+            "RESAMPLED" if number else "NONE",
+        ]
+        data.StudyInstanceUID, data.SeriesInstanceUID = shared["study"], shared["series"]
+        data.FrameOfReferenceUID, data.InstanceNumber = shared["frame"], number + 1
+        data.DimensionOrganizationType, data.NumberOfFrames = "TILED_FULL", len(frames)
+        data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "YBR_FULL_422", 0
+        data.Rows = data.Columns = 128
+        data.BitsAllocated = data.BitsStored = 8
+        data.HighBit, data.PixelRepresentation = 7, 0
+        data.TotalPixelMatrixColumns, data.TotalPixelMatrixRows = width, height
+        data.ImagedVolumeWidth, data.ImagedVolumeHeight = width * step * mpp / 1e3, height * step * mpp / 1e3
+        data.TotalPixelMatrixFocalPlanes, data.NumberOfOpticalPaths = 1, 1
+        measures, groups, path = Dataset(), Dataset(), Dataset()
+        measures.PixelSpacing = [mpp * step / 1e3] * 2
+        groups.PixelMeasuresSequence = [measures]
+        data.SharedFunctionalGroupsSequence = [groups]
+        path.OpticalPathIdentifier = "1"
+        data.OpticalPathSequence = [path]
+        data.PixelData = encapsulate(frames)
+        data["PixelData"].is_undefined_length = True
+        data.save_as(folder / f"level-{number}.dcm", enforce_file_format=True)
+    return folder / "level-0.dcm"
