@@ -1,29 +1,37 @@
 """Does the package install and work by itself? Wheel and sdist, each Python, each extra, newest and lowest.
 
-    python benchmarks/installs.py [newest lowest] [--pythons 3.11 3.12 3.13] [--extras core kornia ...]
+    python benchmarks/installs.py [newest lowest] [--pythons 3.11 3.12 3.13 3.14] [--extras core kornia ...]
 
 `newest` makes an environment for each Python with the wheel alone ("core"), with the sdist, and with one
-extra at a time, of the newest versions that the registry has, and runs what a user of that extra runs
-first. `lowest` takes Python 3.11 and the lowest versions that `pyproject.toml` promises, and runs the tests
-of the library and of that host on them. A Python that is not on this machine is said to be missing. Results
-go to `benchmarks/results/installs_{newest,lowest}.{json,md}`; rows that are not asked for again are kept.
+extra of `pyproject.toml` at a time, of the newest versions that the registry has, and runs what a user of
+that extra runs first; an extra without an entry in `SMOKE` imports its packages. `lowest` takes Python 3.11
+and the lowest versions that `pyproject.toml` promises, and runs the tests of the library and of that host on
+them. An extra is added to a copy of the core's environment, which is deleted before the next. A Python that
+is not on this machine is said to be missing. Results go to
+`benchmarks/results/installs_{newest,lowest}.{json,md}`; rows that are not asked for again are kept.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from machine import publish
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PARTS = ["core", *(name for name in PROJECT["optional-dependencies"] if name != "dev")]
+"""The core and each extra; `.ci/run` makes an environment of `dev`."""
 DRAW = "import numpy, torch; torch.manual_seed(0); images = torch.rand(2, 3, 64, 48);"
 CORE = f"""{DRAW}
 import styleaug
@@ -84,11 +92,14 @@ rows.set_transform(StyleColumn("art", p=1.0))
 assert len(rows[:2]["image"]) == 2
 """,
     "hub": """
+import os; os.environ["HF_HUB_OFFLINE"] = "1"
 import huggingface_hub, styleaug
 try:
     styleaug.StyleBank.from_pretrained("nobody/nothing-at-all")
 except styleaug.StyleAugError as error:
-    print(error)
+    assert "nobody/nothing-at-all" in str(error)
+else:
+    raise AssertionError("a bank came from nowhere")
 """,
     "ray": f"""{DRAW}
 import ray
@@ -107,7 +118,15 @@ pyarrow.parquet.write_table(pyarrow.table({"image": images}), "in/a.parquet")
 apply_folder("in", "out", "art")
 """,
     "export": "import styleaug; styleaug.export_onnx('fourier', 'a.onnx')",
-    "keras": "import os; os.environ['KERAS_BACKEND'] = 'torch'; import keras, onnxruntime, styleaug",
+    "keras": f"""{DRAW}
+import os; os.environ["KERAS_BACKEND"] = "torch"
+import keras, onnxruntime, styleaug
+codes = styleaug.load_generator("reinhard-rgb").encode_style(images)
+styleaug.StyleBank(codes, generator="reinhard-rgb").save("bank.safetensors")
+from styleaug.transforms.keras import StyleLayer
+pixels = (images.permute(0, 2, 3, 1).numpy() * 255).astype("uint8")
+assert StyleLayer("bank.safetensors", p=1.0)(pixels, training=True).shape == pixels.shape
+""",
     "medical": f"""{DRAW}
 import nibabel, os, pydicom, tifffile
 os.mkdir("scans")
@@ -116,16 +135,6 @@ nibabel.save(volume, "scans/a.nii.gz")
 tifffile.imwrite("scans/c.tif", (images[0, 0].numpy() * 60000).astype("uint16"), compression="zlib")
 import styleaug
 styleaug.apply_folder("scans", "out", "gin", value_range="auto")
-""",
-    "slides": f"""{DRAW}
-import openslide, os, zarr
-from styleaug import apply_folder
-os.makedirs("in/a.zarr")
-group = zarr.open_group("in/a.zarr", mode="w", zarr_format=2)
-group.create_array("0", data=(images[0].numpy() * 255).astype("uint8"))
-axes = [{{"name": axis}} for axis in "cyx"]
-group.attrs["multiscales"] = [{{"version": "0.4", "axes": axes, "datasets": [{{"path": "0"}}]}}]
-assert apply_folder("in", "out", "gin").failed == []
 """,
     "train": "import lightning.fabric, tensorboard, styleaug.training",
     "evaluation": "import lpips, segmentation_models_pytorch; from styleaug import evaluate_robustness",
@@ -142,29 +151,39 @@ assert StyleVideo("art", flow="dis")(images[:1].expand(3, -1, -1, -1)).shape == 
 """,
 }  # fmt: skip
 """The first thing that a user of an extra does."""
+IMPORTS = """
+from importlib import import_module, metadata
+import styleaug
+wanted = set({names})
+for module, owners in metadata.packages_distributions().items():
+    found = wanted & {{owner.lower().replace("_", "-") for owner in owners}}
+    if found and module.isidentifier() and not module.startswith("_"):
+        import_module(module)
+        wanted -= found
+assert not wanted, f"no module of {{wanted}}"
+"""
+"""What is run for an extra that is not in `SMOKE`."""
 TESTS = {
     "core": "test_torchvision test_transforms test_generators test_samplers test_bank test_weights "
-    "test_one_of test_random_networks test_color test_fit test_apply test_cli test_normalize test_blends",
-    "albumentations": "test_albumentations",
-    "kornia": "test_kornia",
-    "monai": "test_monai",
-    "timm": "test_timm",
-    "nnunet": "test_nnunet",
-    "lightning": "test_lightning",
-    "huggingface": "test_huggingface",
-    "hub": "test_hub",
-    "ray": "test_ray",
+    "test_images test_random_networks test_blends test_bands test_dataloader test_splice test_options_golden "
+    "test_fit test_fitting test_apply test_stylizing test_resuming test_cli test_quality test_shift "
+    "test_robustness test_translators",
     "parquet": "test_shards",
-    "export": "test_export",
-    "medical": "test_dicom test_tiff test_studies test_scan",
-    "slides": "test_slides test_slide_copies test_ome_zarr",
-    "train": "test_training test_recipes",
+    "medical": "test_dicom test_tiff test_studies test_scan test_volumes test_label_maps test_rasters",
+    "train": "test_training test_recipes test_monitor test_cli_training",
     "evaluation": "test_metrics test_segmentation",
     "faces": "test_faces test_identity",
-    "video": "test_video test_flow test_clips",
+    "video": "test_video test_flow test_clips test_film test_track",
 }
-"""Tests that run on the lowest versions. Hosts of the quick tests alone; `keras` has only an example."""
+"""Files of tests that run on the lowest versions; for other extras `test_NAME.py`, where there is one."""
 TOOLS = ("pytest>=8.3", "pytest-timeout>=2.3", "hypothesis>=6.115", "scikit-image>=0.24", "scipy>=1.11")
+BESIDE = {
+    "keras": ["onnx", "onnxscript"],
+    "lightning": ["torchdata"],
+    "ray": ["webdataset"],
+    "parquet": ["webdataset"],
+}
+"""What the tests of an extra need beside it."""
 
 
 def uv() -> str:
@@ -174,9 +193,14 @@ def uv() -> str:
 
 
 def interpreter(version: str) -> str | None:
-    """Return the interpreter of a version, if this machine has one."""
+    """Return the interpreter of a version, if this machine has one; also one that pyenv keeps for itself."""
+    found = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin"))
+    path = os.pathsep.join([os.environ["PATH"], *map(str, found)])
     done = subprocess.run(
-        [uv(), "python", "find", "--no-python-downloads", version], capture_output=True, text=True
+        [uv(), "python", "find", "--no-python-downloads", version],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": path},
     )
     return done.stdout.strip() or None if done.returncode == 0 else None
 
@@ -197,13 +221,55 @@ def call(*command: object, cwd: Path, seconds: float = 600) -> str:
     return " ".join((told or lines)[-1].split())[:300]
 
 
-def environment(folder: Path, python: str, what: str, *extra: str) -> tuple[Path, str]:
-    """Make an environment with a package; return its interpreter and the reason of a failure."""
-    made = folder / "env" / "bin" / "python"
-    failed = call(uv(), "venv", "-q", "--python", python, folder / "env", cwd=folder) or call(
-        uv(), "pip", "install", "-q", "--python", made, what, *extra, cwd=folder
+class Environments:
+    """Environments of one Python: the core, which is made once, and copies of it with one extra each.
+
+    A copy shares its files with the core's by hard links, takes its place, and is deleted after use.
+    """
+
+    def __init__(self, folder: Path, python: str, wheel: Path, *options: str, beside: tuple[str, ...] = ()):
+        self.folder, self.wheel, self.options = folder, wheel, options
+        self.kept, self.env = folder / "kept", folder / "env"
+        self.made = self.env / "bin" / "python"
+        self.failed = call(uv(), "venv", "-q", "--python", python, self.env, cwd=folder)
+        self.failed = self.failed or self.install(str(wheel), *beside) or smoke(self.made, "core", folder)
+        self.env.rename(self.kept)
+
+    def install(self, *packages: str) -> str:
+        """Install packages beside what is there; return the reason of a failure."""
+        pip = (uv(), "pip")
+        failed = call(
+            *pip,
+            "install",
+            "-q",
+            *self.options,
+            "--python",
+            self.made,
+            *packages,
+            cwd=self.folder,
+            seconds=1800,
+        ) or call(*pip, "check", "-q", "--python", self.made, cwd=self.folder)
+        return failed and f"cannot be installed: {failed}"
+
+    @contextmanager
+    def of(self, extra: str, *beside: str) -> Iterator[str]:
+        """Make an environment of the core or with an extra; yields the reason of a failure."""
+        subprocess.run(["cp", "-al", self.kept, self.env], check=True)
+        try:
+            named = f"styleaug[{extra}] @ {self.wheel.as_uri()}"
+            more = [named, *beside] if extra in PROJECT["optional-dependencies"] else []
+            yield self.failed or (self.install(*more) if more else "")
+        finally:
+            shutil.rmtree(self.env)
+
+
+def versions(made: Path, extra: str) -> str:
+    """Name the versions that an environment has of what the core or an extra asks for."""
+    told = subprocess.run(
+        [uv(), "pip", "list", "-q", "--python", made, "--format", "json"], capture_output=True, text=True
     )
-    return made, failed
+    has = {each["name"].lower(): each["version"] for each in json.loads(told.stdout or "[]")}
+    return ", ".join(f"{name} {has[name]}" for name in promised(extra) if name in has)
 
 
 def built(folder: Path) -> tuple[Path, Path]:
@@ -213,47 +279,39 @@ def built(folder: Path) -> tuple[Path, Path]:
     return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
 
 
-def try_newest(what: str, python: str, extra: str) -> str:
-    """Install a wheel or an sdist with the newest versions, and use it; return the reason of a failure."""
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(work)
-        made, failed = environment(folder, python, what)
-        if failed:
-            return f"cannot be installed: {failed}"
-        script = folder / "smoke.py"
-        script.write_text(SMOKE.get(extra, CORE))
-        failed = call(made, "-I", script, cwd=folder)
-        for arguments in COMMANDS if extra not in SMOKE else ():
-            failed = failed or call(made.with_name("styleaug"), *arguments, cwd=folder)
-        return failed
-
-
-def try_lowest(wheel: Path, python: str, extra: str) -> tuple[str, dict[str, str]]:
-    """Run the tests of an extra on the lowest versions; return the reason of a failure, and the versions."""
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(work)
-        what = f"styleaug[{extra}] @ {wheel.as_uri()}" if extra != "core" else str(wheel)
-        made, failed = environment(folder, python, what, *TOOLS, "--resolution", "lowest-direct")
-        if failed:
-            return f"cannot be installed: {failed}", {}
-        for name in ("tests", "benchmarks", "examples", "docs", "pyproject.toml", "README.md"):
-            source = ROOT / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-        listed = subprocess.run(
-            [uv(), "pip", "list", "-q", "--python", str(made), "--format", "json"],
-            capture_output=True,
-            text=True,
-        )
-        versions = {each["name"]: each["version"] for each in json.loads(listed.stdout)}
-        files = [f"tests/{name}.py" for name in TESTS[extra].split()]
-        return call(made, "-m", "pytest", "-q", "-x", *files, cwd=folder, seconds=1200), versions
-
-
 def promised(extra: str) -> list[str]:
-    """Return the names that `pyproject.toml` promises a lowest version of, for the core or an extra."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] if extra == "core" else project["optional-dependencies"][extra]
-    return [line.split(">=")[0].split("==")[0].partition("[")[0].lower() for line in wanted]
+    """Return the names of what `pyproject.toml` asks for, for the core or an extra."""
+    extras = PROJECT["optional-dependencies"]
+    wanted = extras[extra] if extra in extras else PROJECT["dependencies"]
+    return [re.split(r"[\[<>=!~; ]", line)[0].lower().replace("_", "-") for line in wanted]
+
+
+def smoke(made: Path, extra: str, folder: Path) -> str:
+    """Do what a user of the core or of an extra does first; return the reason of a failure."""
+    core = extra not in PROJECT["optional-dependencies"]
+    script = folder / "smoke.py"
+    script.write_text(CORE if core else SMOKE.get(extra, IMPORTS.format(names=promised(extra))))
+    failed = call(made, "-I", script, cwd=folder)
+    for arguments in COMMANDS if core else ():
+        failed = failed or call(made.with_name("styleaug"), *arguments, cwd=folder)
+    return failed
+
+
+def try_sdist(sdist: Path, python: str) -> str:
+    """Install the sdist by itself and use it; return the reason of a failure."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Environments(Path(folder), python, sdist).failed
+
+
+def try_tests(environments: Environments, extra: str, folder: Path) -> str:
+    """Run the tests of an extra in its environment; return the reason of a failure."""
+    for name in ("tests", "benchmarks", "examples", "docs", "pretrained", "pyproject.toml", "README.md"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    files = [f"tests/{name}.py" for name in TESTS.get(extra, f"test_{extra}").split()]
+    if not any((folder / name).exists() for name in files):
+        return ""
+    return call(environments.made, "-m", "pytest", "-q", "--maxfail=5", *files, cwd=folder, seconds=1500)
 
 
 def kept(name: str) -> dict[str, dict]:
@@ -265,29 +323,54 @@ def kept(name: str) -> dict[str, dict]:
 def newest(args: argparse.Namespace, wheel: Path, sdist: Path) -> None:
     """Try every extra on every Python with the newest versions."""
     rows = kept("newest")
+
+    def told(version: str, extra: str, failed: str, began: float) -> None:
+        rows.setdefault(extra, {})[version] = failed or "works"
+        print(f"{version} {extra}: {failed or 'works'} ({time.monotonic() - began:.0f} s)", flush=True)
+        publish(RESULTS / "installs_newest.json", "Each extra by itself, newest versions", rows)
+
     for version in args.pythons:
-        python = interpreter(version)
-        for extra in args.extras or ["core", "sdist", *SMOKE]:
-            what = str(sdist if extra == "sdist" else wheel)
-            what = f"styleaug[{extra}] @ {wheel.as_uri()}" if extra in SMOKE else what
+        python, began = interpreter(version), time.monotonic()
+        extras = args.extras or ["sdist", *PARTS]
+        if python is None:
+            for extra in extras:
+                told(version, extra, "no such Python on this machine", began)
+            continue
+        if "sdist" in extras:
+            told(version, "sdist", try_sdist(sdist, python), began)
+        with tempfile.TemporaryDirectory() as work:
             began = time.monotonic()
-            failed = try_newest(what, python, extra) if python else "no such Python on this machine"
-            rows.setdefault(extra, {})[version] = failed or "works"
-            print(f"{version} {extra}: {failed or 'works'} ({time.monotonic() - began:.0f} s)", flush=True)
-            publish(RESULTS / "installs_newest.json", "Each extra by itself, newest versions", rows)
+            environments = Environments(Path(work), python, wheel)
+            for extra in extras:
+                if extra != "sdist":
+                    with environments.of(extra) as failed, tempfile.TemporaryDirectory() as folder:
+                        failed = failed or (extra != "core" and smoke(environments.made, extra, Path(folder)))
+                        rows.setdefault(extra, {})["versions"] = versions(environments.made, extra)
+                        told(version, extra, failed or "", began)
+                    began = time.monotonic()
 
 
 def lowest(args: argparse.Namespace, wheel: Path) -> None:
     """Run the tests of every extra on the lowest versions."""
     rows = kept("lowest")
     python = interpreter(args.pythons[0]) or sys.exit(f"installs: no Python {args.pythons[0]} here")
-    for extra in args.extras or TESTS:
-        began = time.monotonic()
-        failed, versions = try_lowest(wheel, python, extra)
-        named = ", ".join(f"{name} {versions[name]}" for name in promised(extra) if name in versions)
-        rows[extra] = {"tests": failed or "pass", "versions": named}
-        print(f"lowest {extra}: {failed or 'pass'} ({time.monotonic() - began:.0f} s; {named})", flush=True)
-        publish(RESULTS / "installs_lowest.json", "Tests on the lowest versions that are promised", rows)
+    options = ("--resolution", "lowest-direct")
+    with tempfile.TemporaryDirectory() as work:
+        environments = Environments(Path(work), python, wheel, *options, beside=TOOLS)
+        for extra in args.extras or PARTS:
+            began = time.monotonic()
+            with (
+                environments.of(extra, *BESIDE.get(extra, ())) as failed,
+                tempfile.TemporaryDirectory() as folder,
+            ):
+                failed = failed or try_tests(environments, extra, Path(folder))
+                failed = failed or (extra != "core" and smoke(environments.made, extra, Path(folder)))
+                named = versions(environments.made, extra)
+            rows[extra] = {"tests": failed or "pass", "versions": named}
+            print(
+                f"lowest {extra}: {failed or 'pass'} ({time.monotonic() - began:.0f} s; {named})", flush=True
+            )
+            publish(RESULTS / "installs_lowest.json", "Tests on the lowest versions that are promised", rows)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -259,8 +259,10 @@ class StyleBank:
             raise BankError(f"{bad} of {len(codes)} codes are not finite. Fit the bank again.")
         self.codes: Float[Tensor, "N S"] = codes
         self.provenance = provenance
-        self.labels = check_labels(labels)
-        self.groups = None if groups is None else check_groups(groups, len(codes), len(self.labels))
+        self.labels: tuple[str, ...] = check_labels(labels)
+        self.groups: Tensor | None = (
+            None if groups is None else check_groups(groups, len(codes), len(self.labels))
+        )
         if groups is None and labels:
             raise BankError("labels and groups belong together; give both or neither.")
 
@@ -282,7 +284,7 @@ class StyleBank:
             and (self.groups is None or torch.equal(self.groups, other.groups))  # pyright: ignore[reportArgumentType]
         )
 
-    __hash__ = None  # pyright: ignore[reportAssignmentType]
+    __hash__: ClassVar[None] = None  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def check(self, generator: Coder) -> None:
         """Check that `generator` made this bank and that the codes are in its range.

@@ -67,13 +67,13 @@ class Graph(nn.Module):
 
     def __init__(self, generator: AbstractGenerator, bank: StyleBank | None = None, *, reads: bool = False):
         super().__init__()
-        self.generator = deepcopy(generator).cpu().eval().requires_grad_(False)
+        self.generator: AbstractGenerator = deepcopy(generator).cpu().eval().requires_grad_(False)
         self.to(memory_format=torch.contiguous_format)  # with another layout, torch.export fixes the sizes
         self.reads = reads
         self.register_buffer("bank", None if bank is None else bank.codes)
         style = "codes" if bank is None else "style"
         self.inputs = ["images", style, "strength"] if generator.code_length else ["images", "strength"]
-        self.inputs = ["images"] if reads else self.inputs
+        self.inputs: list[str] = ["images"] if reads else self.inputs
         self.output = "codes" if reads else "styled"
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:

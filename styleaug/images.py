@@ -153,9 +153,14 @@ class Uncovered:
         reader: reads tiles whose last channel is alpha; see `styleaug.offline.tiles.Reader`.
     """
 
+    reader: Any
+    shape: Any
+    dtype: Any
+    alpha: bool
+
     def __init__(self, reader: Any):
         self.reader, self.shape, self.dtype, self.alpha = reader, reader.shape, reader.dtype, True
-        self.stock = self.find_stock()
+        self.stock: np.ndarray = self.find_stock()
 
     def find_stock(self) -> np.ndarray:
         """Collect visible colours `(N, C)` from views spread over the image, else from the first rows."""

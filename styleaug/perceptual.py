@@ -42,14 +42,14 @@ class VGG19(nn.Module):
     It returns relu1_1, relu2_1, relu3_1 and relu4_1, the levels of Huang & Belongie 2017.
     """
 
-    layout = ((1, 2), (2, 2), (3, 4), (4, 1))  # (block, convolutions)
-    widths = (64, 128, 256, 512)
+    layout: tuple[tuple[int, int], ...] = ((1, 2), (2, 2), (3, 4), (4, 1))  # (block, convolutions)
+    widths: tuple[int, ...] = (64, 128, 256, 512)
     means: Tensor
 
     def __init__(self):
         super().__init__()
         channels = 3
-        self.convs = nn.ModuleDict()
+        self.convs: nn.ModuleDict = nn.ModuleDict()
         for (block, count), width in zip(self.layout, self.widths, strict=True):
             for index in range(1, count + 1):
                 self.convs[f"{block}_{index}"] = nn.Conv2d(channels, width, 3)
@@ -207,6 +207,10 @@ class Features(nn.Module):
         read: calls the network on images with a short side of at least 64 pixels.
     """
 
+    name: str
+    network: nn.Module
+    read: Callable[[nn.Module, Tensor], Tensor]
+
     def __init__(self, name: str, network: nn.Module, read: Callable[[nn.Module, Tensor], Tensor]):
         super().__init__()
         self.name, self.network, self.read = name, network.eval().requires_grad_(False), read
@@ -278,7 +282,7 @@ class SqueezeNet(nn.Module):
         from torchvision.models import squeezenet1_1
 
         super().__init__()
-        self.features = squeezenet1_1().features
+        self.features: nn.Sequential = squeezenet1_1().features
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
@@ -326,13 +330,13 @@ class LPIPS(nn.Module):
         linear: channel weights of each level in `taps`.
     """
 
-    taps = (1, 4, 7, 9, 10, 11, 12)
+    taps: tuple[int, ...] = (1, 4, 7, 9, 10, 11, 12)
     """Layers whose outputs are compared."""
 
     def __init__(self, network: SqueezeNet, linear: Sequence[Tensor]):
         super().__init__()
         self.network = network
-        self.linear = nn.ParameterList([weight.reshape(1, -1, 1, 1) for weight in linear])
+        self.linear: nn.ParameterList = nn.ParameterList([weight.reshape(1, -1, 1, 1) for weight in linear])
         self.requires_grad_(False).eval()
 
     def levels(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:

@@ -1,5 +1,8 @@
 """The `styleaug` command: parse, make one library call, print."""
 
+from collections.abc import Callable
+from types import ModuleType
+
 from styleaug import importer
 
-__getattr__ = importer(__name__)
+__getattr__: Callable[[str], ModuleType] = importer(__name__)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -37,6 +37,8 @@ class NamedOption(click.Option):
         attributes: as in `click.Option`.
     """
 
+    opts: list[str]
+
     def __init__(self, declarations: Any, *, old: tuple[str, ...] = (), **attributes: Any):
         super().__init__([*declarations, *old], **attributes)
         self.old = old
@@ -62,7 +64,13 @@ class NamedOption(click.Option):
             self.opts = every
 
 
-class Numbers(click.ParamType):
+if TYPE_CHECKING:
+    _ParamType, _Choice = click.ParamType[Any], click.Choice[str]  # generic since click 8.2
+else:
+    _ParamType, _Choice = click.ParamType, click.Choice
+
+
+class Numbers(_ParamType):
     """One number in [0, 1], or two with a comma: `0.5` or `0.5,1`."""
 
     name = "number[,number]"
@@ -80,7 +88,7 @@ class Numbers(click.ParamType):
         return ends[0], ends[-1]
 
 
-class BoxType(click.ParamType):
+class BoxType(_ParamType):
     """Left, top, width and height in pixels: `40,30,64,48`."""
 
     name = "X,Y,W,H"
@@ -103,7 +111,7 @@ BLENDS_NAMED = (
 """Those of `transforms.blends.BLENDS`, known here without torch."""
 
 
-class Mode(click.Choice):
+class Mode(_Choice):
     """A blend mode; a number is what `--blend` of films was."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

@@ -375,5 +375,5 @@ def with_file(wanted: Any, file: Path) -> Any:
         raise ConfigError(f"{file}: {error}") from None
 
 
-for recipe, text in RECIPES.items():
-    train_command(recipe, text)
+for _recipe, _text in RECIPES.items():
+    train_command(_recipe, _text)

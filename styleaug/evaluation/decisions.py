@@ -176,6 +176,9 @@ def imagenet_classifier(name: str, weights: Path | None, device: torch.device) -
 class AtSide(nn.Module):
     """A network whose input images are resized to the size of its training."""
 
+    network: nn.Module
+    side: int
+
     def __init__(self, network: nn.Module, side: int):
         super().__init__()
         self.network, self.side = network, side

@@ -251,6 +251,10 @@ class Distance:
     The kernel distance (KID) grows with the third power of the features, so a few far rows would dominate it.
     """
 
+    own: Tensor
+    cross: Tensor
+    others: Tensor
+
     def __init__(self, one: Float[Tensor, "N S"], other: Float[Tensor, "M S"]):
         self.own, self.cross, self.others = (
             torch.cdist(one, one),

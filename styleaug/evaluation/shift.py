@@ -30,7 +30,7 @@ from styleaug.generators.base import AbstractGenerator
 from styleaug.images import from_float, to_float
 from styleaug.io.atomic import atomic
 from styleaug.io.files import save_image
-from styleaug.perceptual import frechet_distance, kernel_distance, load_features
+from styleaug.perceptual import Features, frechet_distance, kernel_distance, load_features
 from styleaug.sheets import contact_sheet
 from styleaug.training.losses import edge_correlation
 
@@ -272,11 +272,11 @@ class Look:
         device: device of the networks.
     """
 
-    names = (*STYLE, "content")
+    names: tuple[str, ...] = (*STYLE, "content")
 
     def __init__(self, content: str, weights: Path | None, device: torch.device):
-        self.texture = load_features("adain", None).to(device)
-        self.content = content_features(content, weights, device)  # pyright: ignore[reportArgumentType]
+        self.texture: Features = load_features("adain", None).to(device)
+        self.content: Callable[[Tensor], Tensor] = content_features(content, weights, device)  # pyright: ignore[reportArgumentType]
 
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Rows:
         """Compute the features of images."""

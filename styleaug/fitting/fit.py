@@ -221,7 +221,9 @@ class Reading:
     left_out: int = 0
 
     def __post_init__(self) -> None:
-        self.pools = {name: Pool(self.privacy.min_images) for name in sorted(set(self.study.groups))}
+        self.pools: dict[str, Pool] = {
+            name: Pool(self.privacy.min_images) for name in sorted(set(self.study.groups))
+        }
 
     def read(
         self, order: list[int], quota: int, everything: bool, report: Callable[[int, int], None]

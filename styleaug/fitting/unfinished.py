@@ -37,6 +37,10 @@ class Unfinished:
         settings: all settings that affect the codes; codes read with other settings are not found.
     """
 
+    path: Path | None
+    settings: str
+    due: float
+
     def __init__(self, path: Path | None, settings: str):
         self.path, self.settings = None if path is None else check_path(path), settings
         if self.path is not None and self.path.is_dir():

@@ -49,6 +49,11 @@ class AdaIN(AbstractGenerator):
         hidden: width of the layer that reads the code for the decoder's normalisations.
     """
 
+    widths: tuple[int, ...]
+    depth: int
+    hidden: int
+    modulations: list[int]
+
     name = "adain"
     takes_bfloat16 = True
     takes_float16 = True
@@ -60,25 +65,27 @@ class AdaIN(AbstractGenerator):
         super().__init__()
         half, quarter, eighth = widths
         self.widths, self.depth, self.hidden = tuple(widths), blocks, hidden
-        self.code_length = 2 * (3 + sum(widths))
-        self.margin = 32 + 16 * blocks  # receptive field of all convolutions, in cells of 8 x 8 pixels
+        self.code_length: int = 2 * (3 + sum(widths))
+        self.margin: int | None = (
+            32 + 16 * blocks
+        )  # receptive field of all convolutions, in cells of 8 x 8 pixels
 
-        self.encode_half = conv3x3(3, half, stride=2)
-        self.encode_quarter = conv3x3(half, quarter, stride=2)
-        self.encode_quarter2 = conv3x3(quarter, quarter)
-        self.encode_eighth = conv3x3(quarter, eighth, stride=2)
+        self.encode_half: nn.Conv2d = conv3x3(3, half, stride=2)
+        self.encode_quarter: nn.Conv2d = conv3x3(half, quarter, stride=2)
+        self.encode_quarter2: nn.Conv2d = conv3x3(quarter, quarter)
+        self.encode_eighth: nn.Conv2d = conv3x3(quarter, eighth, stride=2)
 
         deep = [ModulatedBlock(eighth) for _ in range(blocks)]
-        self.blocks = nn.ModuleList(deep)
-        self.to_quarter = nn.Conv2d(eighth, quarter, 1)
-        self.block_quarter = ModulatedBlock(quarter)
-        self.to_half = nn.Conv2d(quarter, half, 1)
-        self.conv_half = conv3x3(half, half)
-        self.to_pixels = conv3x3(half, 4 * 4)
+        self.blocks: nn.ModuleList = nn.ModuleList(deep)
+        self.to_quarter: nn.Conv2d = nn.Conv2d(eighth, quarter, 1)
+        self.block_quarter: ModulatedBlock = ModulatedBlock(quarter)
+        self.to_half: nn.Conv2d = nn.Conv2d(quarter, half, 1)
+        self.conv_half: nn.Conv2d = conv3x3(half, half)
+        self.to_pixels: nn.Conv2d = conv3x3(half, 4 * 4)
 
         self.modulations = [block.modulation for block in deep]
         self.modulations += [2 * quarter, self.block_quarter.modulation, 2 * half]
-        self.read_code = nn.Sequential(
+        self.read_code: nn.Sequential = nn.Sequential(
             nn.Linear(self.code_length, hidden), nn.ReLU(), nn.Linear(hidden, sum(self.modulations))
         )
         # Start as the plain colour swap: nothing painted, nothing modulated.

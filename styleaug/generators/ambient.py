@@ -14,6 +14,10 @@ __all__ = ["Once", "as_usual"]
 class Float32:
     """Keep float32 as torch's default dtype while any thread needs it."""
 
+    lock: Lock
+    inside: int
+    before: torch.dtype
+
     def __init__(self) -> None:
         self.before, self.lock, self.inside = torch.float32, Lock(), 0
         if hasattr(os, "register_at_fork"):  # in the child, the thread that held the lock does not exist
@@ -41,7 +45,7 @@ class Float32:
                     torch.set_default_dtype(self.before)
 
 
-float32 = Float32()
+float32: Float32 = Float32()
 
 Made = TypeVar("Made")
 

@@ -94,18 +94,23 @@ class ChannelStats(AbstractGenerator):
         space: "rgb", "lab", "ycbcr", "hsv", "hed" or "luminance".
     """
 
-    margin = 0
-    tissue = False
+    margin: int | None = 0
+    tissue: bool | None = False
 
     def __init__(self, space: str = "lab"):
         super().__init__()
-        self.space = space_named(space, tuple(_SPACES))
-        self.name = f"reinhard-{space}"
-        self.code_length = 2 * _SPACES[space].planes
-        self.usual_spread = 0.01 if space == "hed" else 0.1  # real slides fill a small part of the hed range
+        self.space: str = space_named(space, tuple(_SPACES))
+        self.name: str = f"reinhard-{space}"
+        self.code_length: int = 2 * _SPACES[space].planes
+        self.usual_spread: float = (
+            0.01 if space == "hed" else 0.1
+        )  # real slides fill a small part of the hed range
         ranges = RANGES[space]
         spreads = [(0.0, (high - low) / 2) for low, high in ranges]  # no deviation is larger
-        self.code_range = ([low for low, _ in ranges + spreads], [high for _, high in ranges + spreads])
+        self.code_range: tuple[list[float], list[float]] | None = (
+            [low for low, _ in ranges + spreads],
+            [high for _, high in ranges + spreads],
+        )
 
     def extra_repr(self) -> str:
         """Return the space as text; it is part of the fingerprint."""
@@ -165,18 +170,21 @@ class HistogramMatching(AbstractGenerator):
         quantiles: values per channel, from 2.
     """
 
-    margin = 0
-    tissue = False
+    margin: int | None = 0
+    tissue: bool | None = False
 
     def __init__(self, space: str = "rgb", *, quantiles: int = 64):
         super().__init__()
         if not quantiles >= 2:
             raise ConfigError(f"quantiles must be at least 2, got {quantiles}.")
-        self.space = space_named(space, ("rgb", "luminance"))
-        self.name = "histogram" if space == "rgb" else f"histogram-{space}"
+        self.space: str = space_named(space, ("rgb", "luminance"))
+        self.name: str = "histogram" if space == "rgb" else f"histogram-{space}"
         self.quantiles = quantiles
-        self.code_length = _SPACES[space].planes * quantiles
-        self.code_range = ([0.0] * self.code_length, [1.0] * self.code_length)
+        self.code_length: int = _SPACES[space].planes * quantiles
+        self.code_range: tuple[list[float], list[float]] | None = (
+            [0.0] * self.code_length,
+            [1.0] * self.code_length,
+        )
 
     def extra_repr(self) -> str:
         """Return the space and the ranks as text; they are part of the fingerprint."""

@@ -32,6 +32,11 @@ class CycleGAN(AbstractGenerator):
         skip: pass the image around the network; the network's last channel is how much of it stays.
     """
 
+    width: int
+    depth: int
+    fold: int
+    skip: bool
+
     name = "cyclegan"
     code_length = 0
     has_prior = True
@@ -41,12 +46,12 @@ class CycleGAN(AbstractGenerator):
     def __init__(self, width: int = 64, *, blocks: int = 9, fold: int = 1, skip: bool = False):
         super().__init__()
         self.width, self.depth, self.fold, self.skip = width, blocks, fold, skip
-        self.multiple = 4 * fold
-        self.minimum = 8 * fold  # the blocks need two pixels for reflection
-        self.margin = 8 + 8 * fold * (1 + blocks)  # receptive field of all convolutions
-        self.stem = Stem(width, fold)
-        self.blocks = nn.ModuleList(ResidualBlock(4 * width) for _ in range(blocks))
-        self.tail = Tail(width, fold, skip=skip)
+        self.multiple: int = 4 * fold
+        self.minimum: int = 8 * fold  # the blocks need two pixels for reflection
+        self.margin: int | None = 8 + 8 * fold * (1 + blocks)  # receptive field of all convolutions
+        self.stem: Stem = Stem(width, fold)
+        self.blocks: nn.ModuleList = nn.ModuleList(ResidualBlock(4 * width) for _ in range(blocks))
+        self.tail: Tail = Tail(width, fold, skip=skip)
         initialise_gan(self, quiet=[self.tail.last] if skip else [])
         self.to(memory_format=torch.channels_last)
 

@@ -43,7 +43,7 @@ class FourierAmplitude(AbstractGenerator):
         cycles: highest frequency swapped, in cycles per image along either side, from 0.
     """
 
-    margin = 0
+    margin: int | None = 0
 
     def __init__(self, cycles: int = 3):
         super().__init__()
@@ -51,8 +51,11 @@ class FourierAmplitude(AbstractGenerator):
             raise ConfigError(f"cycles must be at least 0, got {cycles}.")
         self.name = "fourier"
         self.cycles = cycles
-        self.code_length = 3 * ((cycles + 1) ** 2 + cycles**2)
-        self.code_range = ([0.0] * self.code_length, [1.0] * self.code_length)
+        self.code_length: int = 3 * ((cycles + 1) ** 2 + cycles**2)
+        self.code_range: tuple[list[float], list[float]] | None = (
+            [0.0] * self.code_length,
+            [1.0] * self.code_length,
+        )
 
     def extra_repr(self) -> str:
         """Return the window as text; it is part of the fingerprint."""
@@ -137,8 +140,11 @@ class FullFourier(AbstractGenerator):
 
     name = "fourier-full"
     exports = False
-    code_length = 3 * (1 + _LOGS)
-    code_range = (3 * [0.0, *_LOGS * [_LEAST]], 3 * [1.0, *_LOGS * [_MOST]])
+    code_length: int = 3 * (1 + _LOGS)
+    code_range: tuple[list[float], list[float]] | None = (
+        3 * [0.0, *_LOGS * [_LEAST]],
+        3 * [1.0, *_LOGS * [_MOST]],
+    )
     nodes: Tensor
 
     def __init__(self) -> None:

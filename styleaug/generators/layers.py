@@ -31,7 +31,8 @@ __all__ = [
     "whiten",
 ]
 
-is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # newer than torch 2.6
+# Newer than torch 2.6.
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 EPS = 1e-5
 FLAT = 0.02
 """Standard deviation below which an image in [0, 1] counts as flat."""
@@ -307,8 +308,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv1 = conv3x3(channels, channels, bias=False)
-        self.conv2 = conv3x3(channels, channels, bias=False)
+        self.conv1: nn.Conv2d = conv3x3(channels, channels, bias=False)
+        self.conv2: nn.Conv2d = conv3x3(channels, channels, bias=False)
 
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Add the result of the convolutions to `features`."""
@@ -324,8 +325,8 @@ class ModulatedBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv1 = conv3x3(channels, channels)
-        self.conv2 = conv3x3(channels, channels)
+        self.conv1: nn.Conv2d = conv3x3(channels, channels)
+        self.conv2: nn.Conv2d = conv3x3(channels, channels)
         self.channels = channels
 
     @property
@@ -370,10 +371,10 @@ class Stem(nn.Module):
         if fold not in (1, 2):
             raise ConfigError(f"fold must be 1 or 2, got {fold!r}.")
         self.fold = fold
-        self.channels = [width, 2 * width, 4 * width]
-        self.first = first_or_last(3 * fold**2, width, fold, bias=False)
-        self.halve = conv3x3(width, 2 * width, stride=2, bias=False)
-        self.quarter = conv3x3(2 * width, 4 * width, stride=2, bias=False)
+        self.channels: list[int] = [width, 2 * width, 4 * width]
+        self.first: nn.Conv2d = first_or_last(3 * fold**2, width, fold, bias=False)
+        self.halve: nn.Conv2d = conv3x3(width, 2 * width, stride=2, bias=False)
+        self.quarter: nn.Conv2d = conv3x3(2 * width, 4 * width, stride=2, bias=False)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         """Compute the features after each convolution, in the weights' dtype."""
@@ -399,16 +400,19 @@ class Tail(nn.Module):
             network all of it stays, so that the network starts as the identity.
     """
 
-    leak = 0.1
+    fold: int
+    skip: bool
+
+    leak: float = 0.1
     """Slope outside [0, 1] with `skip`, so that values outside still get a gradient from the losses."""
 
     def __init__(self, width: int, fold: int, *, skip: bool):
         super().__init__()
         self.fold, self.skip = fold, skip
-        self.channels = [2 * width, width]
-        self.to_half = conv3x3(4 * width, 2 * width, bias=False)
-        self.to_full = conv3x3(2 * width, width, bias=False)
-        self.last = first_or_last(width, (4 if skip else 3) * fold**2, fold)
+        self.channels: list[int] = [2 * width, width]
+        self.to_half: nn.Conv2d = conv3x3(4 * width, 2 * width, bias=False)
+        self.to_full: nn.Conv2d = conv3x3(2 * width, width, bias=False)
+        self.last: nn.Conv2d = first_or_last(width, (4 if skip else 3) * fold**2, fold)
 
     def forward(
         self,

@@ -56,21 +56,26 @@ class PatchSwap(AbstractGenerator):
         patches: number of patches in the dictionary.
     """
 
+    network: AdaIN
+    patches: int
+
     name = "patchswap"
     codes_average = False  # the mean of different patches is not a meaningful patch
     takes_bfloat16 = True
-    multiple = AdaIN.multiple
-    minimum = 5 * AdaIN.multiple
+    multiple: int = AdaIN.multiple
+    minimum: int = 5 * AdaIN.multiple
     """Least side in pixels, with nine positions for a patch. With one, rounding errors become visible."""
 
     def __init__(self, network: AdaIN, *, patches: int = 32):
         super().__init__()
         self.network, self.patches = network, patches
-        self.least_side = network.least_side
-        self.margin = 48 + 16 * network.depth  # two cells more than the network's margin, for the patches
-        self.channels = network.widths[-1] + 3
-        self.dictionary_length = patches * self.channels * _SIDE**2
-        self.code_length = network.code_length + self.dictionary_length
+        self.least_side: int = network.least_side
+        self.margin: int | None = (
+            48 + 16 * network.depth
+        )  # two cells more than the network's margin, for the patches
+        self.channels: int = network.widths[-1] + 3
+        self.dictionary_length: int = patches * self.channels * _SIDE**2
+        self.code_length: int = network.code_length + self.dictionary_length
 
     def settings(self) -> dict[str, Any]:
         """Return the sizes of the network and of the dictionary."""

@@ -51,10 +51,16 @@ class Photo(AbstractGenerator):
         tones: number of tones in the grid, at least 2.
     """
 
+    widths: tuple[int, ...]
+    channels: int
+    depth: int
+    hidden: int
+    tones: int
+
     name = "photo"
     takes_bfloat16 = True
     takes_float16 = True
-    margin = 0
+    margin: int | None = 0
 
     def __init__(
         self,
@@ -68,18 +74,18 @@ class Photo(AbstractGenerator):
         super().__init__()
         self.widths, self.channels, self.depth = tuple(widths), channels, blocks
         self.hidden, self.tones = hidden, tones
-        self.code_length = 2 * (3 + sum(widths))
+        self.code_length: int = 2 * (3 + sum(widths))
 
-        self.encode_half = conv3x3(3, widths[0], stride=2)
-        self.encode_quarter = conv3x3(widths[0], widths[1], stride=2)
-        self.widen = nn.Conv2d(widths[1], channels, 1)
-        self.blocks = nn.ModuleList(ModulatedBlock(channels) for _ in range(blocks))
-        self.to_grid = nn.Conv2d(channels, 12 * tones, 1)
+        self.encode_half: nn.Conv2d = conv3x3(3, widths[0], stride=2)
+        self.encode_quarter: nn.Conv2d = conv3x3(widths[0], widths[1], stride=2)
+        self.widen: nn.Conv2d = nn.Conv2d(widths[1], channels, 1)
+        self.blocks: nn.ModuleList = nn.ModuleList(ModulatedBlock(channels) for _ in range(blocks))
+        self.to_grid: nn.Conv2d = nn.Conv2d(channels, 12 * tones, 1)
 
         # The modulation of each block; one transform for each tone; weights and bias of the tone.
-        self.parts = [4 * channels] * blocks + [12 * tones, 4]
+        self.parts: list[int] = [4 * channels] * blocks + [12 * tones, 4]
         first, last = nn.Linear(2 * self.code_length, hidden), nn.Linear(hidden, sum(self.parts))
-        self.read_codes = nn.Sequential(first, nn.ReLU(), last)
+        self.read_codes: nn.Sequential = nn.Sequential(first, nn.ReLU(), last)
         # Start as a plain swap of colours.
         initialise(self, quiet=[self.to_grid, last])
         with torch.no_grad():  # the tone starts as luminance (BT.601)

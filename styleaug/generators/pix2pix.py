@@ -37,6 +37,14 @@ class Pix2Pix(AbstractGenerator):
         dropout: probability in [0, 1] of dropping a feature of the three innermost upsampled levels.
     """
 
+    width: int
+    depth: int
+    dropout: float
+    multiple: int
+    minimum: int
+    down: nn.ModuleList
+    up: nn.ModuleList
+
     name = "pix2pix"
     code_length = 0
     has_prior = True
@@ -49,7 +57,7 @@ class Pix2Pix(AbstractGenerator):
             raise ConfigError(f"depth must be at least 2, got {depth!r}.")
         self.width, self.depth, self.dropout = width, depth, float(dropout)
         self.multiple = self.minimum = 2**depth
-        self.margin = max(16, 3 * self.multiple)  # receptive field of all convolutions
+        self.margin: int | None = max(16, 3 * self.multiple)  # receptive field of all convolutions
         channels = [width * min(2**level, 8) for level in range(depth)]
         down, up = [], []
         for level, (wide, narrow) in enumerate(pairwise([3, *channels])):
@@ -114,7 +122,7 @@ class Unfold(nn.Module):
 
     def __init__(self, wide: int, narrow: int, *, bias: bool):
         super().__init__()
-        self.conv = nn.Conv2d(wide, 4 * narrow, 3, padding=1, padding_mode="replicate", bias=bias)
+        self.conv: nn.Conv2d = nn.Conv2d(wide, 4 * narrow, 3, padding=1, padding_mode="replicate", bias=bias)
 
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
         """Return `(B, narrow, 2H, 2W)` features."""
@@ -126,7 +134,7 @@ class Repeat(nn.Module):
 
     def __init__(self, wide: int, narrow: int, *, bias: bool):
         super().__init__()
-        self.conv = nn.Conv2d(wide, narrow, 3, padding=1, padding_mode="replicate", bias=bias)
+        self.conv: nn.Conv2d = nn.Conv2d(wide, narrow, 3, padding=1, padding_mode="replicate", bias=bias)
 
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
         """Return `(B, narrow, 2H, 2W)` features."""

@@ -50,7 +50,7 @@ class ToneCurves(AbstractGenerator):
 
     name = "tone-curves"
     has_prior = True
-    margin = 0
+    margin: int | None = 0
     code_length = 3 * WAVES
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 15"]:
@@ -96,7 +96,7 @@ class RandomFilter(AbstractGenerator):
     name = "random-filter"
     has_prior = True
     codes_average = False
-    margin = SIDE // 2
+    margin: int | None = SIDE // 2
     code_length = 1 + SIDE**2
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 26"]:

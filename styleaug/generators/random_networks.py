@@ -67,7 +67,7 @@ class RandomConvolution(AbstractGenerator):
     name = "randconv"
     has_prior = True
     codes_average = False
-    margin = LARGEST // 2
+    margin: int | None = LARGEST // 2
     code_length = 1 + 9 * LARGEST**2
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 442"]:
@@ -120,7 +120,7 @@ class ProgressiveConvolution(AbstractGenerator):
     name = "pro-randconv"
     has_prior = True
     codes_average = False
-    margin = MOST_TIMES
+    margin: int | None = MOST_TIMES
     code_length = 2 + 3 + 3 + 81
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 89"]:
@@ -185,8 +185,8 @@ class IntensityNetwork(AbstractGenerator):
     name = "gin"
     has_prior = True
     codes_average = False
-    margin = LAYERS
-    code_length = LAYERS + 9 * FILTERS + sum(WIDTHS[1:])
+    margin: int | None = LAYERS
+    code_length: int = LAYERS + 9 * FILTERS + sum(WIDTHS[1:])
 
     def encode_style(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 193"]:
         """Derive a code from the colours of each image; see `named_by`."""

@@ -60,9 +60,14 @@ class TwoDyes(AbstractGenerator):
         residual: keep the part of the density that two dyes do not explain.
     """
 
-    margin = 0
+    residual: bool
+
+    margin: int | None = 0
     code_length = 8
-    code_range = ([-1.0] * 6 + [MOST[0]] * 2, [1.0] * 6 + [MOST[1]] * 2)
+    code_range: tuple[list[float], list[float]] | None = (
+        [-1.0] * 6 + [MOST[0]] * 2,
+        [1.0] * 6 + [MOST[1]] * 2,
+    )
 
     def __init__(self, method: str = "macenko", *, residual: bool = False):
         super().__init__()
@@ -140,10 +145,10 @@ class HedJitter(AbstractGenerator):
             also use 0.2 ("strong").
     """
 
-    margin = 0
+    margin: int | None = 0
     code_length = 6
     has_prior = True
-    tissue = False
+    tissue: bool | None = False
 
     def __init__(self, sigma: float = LIGHT):
         super().__init__()
@@ -202,15 +207,15 @@ class RandStainNA(AbstractGenerator):
     """
 
     name = "randstainna"
-    margin = 0
-    tissue = False
+    margin: int | None = 0
+    tissue: bool | None = False
 
     def __init__(self):
         super().__init__()
-        self.spaces = tuple(ChannelStats(space) for space in ("lab", "hsv", "hed"))
-        self.code_length = sum(space.code_length for space in self.spaces)
+        self.spaces: tuple[ChannelStats, ...] = tuple(ChannelStats(space) for space in ("lab", "hsv", "hed"))
+        self.code_length: int = sum(space.code_length for space in self.spaces)
         low, high = zip(*(space.code_range or ([], []) for space in self.spaces), strict=True)
-        self.code_range = (list(chain(*low)), list(chain(*high)))
+        self.code_range: tuple[list[float], list[float]] | None = (list(chain(*low)), list(chain(*high)))
 
     def on_tissue(self) -> "RandStainNA":
         """Return a copy that keeps white background in each space; see `AbstractGenerator`."""

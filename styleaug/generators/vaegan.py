@@ -47,6 +47,12 @@ class VAEGAN(AbstractGenerator):
         skip: pass the image around the network; the network's last channel is how much of it stays.
     """
 
+    width: int
+    depth: int
+    fold: int
+    skip: bool
+    modulations: list[int]
+
     name = "vaegan"
     has_prior = True
     takes_bfloat16 = True
@@ -59,13 +65,13 @@ class VAEGAN(AbstractGenerator):
         super().__init__()
         self.width, self.depth, self.fold, self.skip = width, blocks, fold, skip
         self.code_length = latent
-        self.multiple = 4 * fold
-        self.minimum = 8 * fold  # the blocks need two pixels for reflection
-        self.margin = 8 + 8 * fold * (1 + blocks)  # receptive field of all convolutions
-        self.stem = Stem(width, fold)
+        self.multiple: int = 4 * fold
+        self.minimum: int = 8 * fold  # the blocks need two pixels for reflection
+        self.margin: int | None = 8 + 8 * fold * (1 + blocks)  # receptive field of all convolutions
+        self.stem: Stem = Stem(width, fold)
         deep = [ModulatedBlock(4 * width) for _ in range(blocks)]
-        self.blocks = nn.ModuleList(deep)
-        self.tail = Tail(width, fold, skip=skip)
+        self.blocks: nn.ModuleList = nn.ModuleList(deep)
+        self.tail: Tail = Tail(width, fold, skip=skip)
         self.modulations = [block.modulation for block in deep]
         self.modulations += [2 * channels for channels in self.tail.channels]
         initialise_gan(self, quiet=[self.tail.last] if skip else [])
@@ -75,13 +81,15 @@ class VAEGAN(AbstractGenerator):
         nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
         nn.init.normal_(last.weight, std=0.5 * HIDDEN**-0.5)
         nn.init.zeros_(last.bias)
-        self.read_code = nn.Sequential(first, nn.ReLU(), last)
+        self.read_code: nn.Sequential = nn.Sequential(first, nn.ReLU(), last)
 
         # No normalisation: it would remove the contrast and colours in which styles differ.
         widths = [3, width, 2 * width, 4 * width, 4 * width]
-        self.encoder = nn.ModuleList(conv3x3(wide, narrow, stride=2) for wide, narrow in pairwise(widths))
+        self.encoder: nn.ModuleList = nn.ModuleList(
+            conv3x3(wide, narrow, stride=2) for wide, narrow in pairwise(widths)
+        )
         initialise(self.encoder, quiet=[])
-        self.to_latent = nn.Linear(4 * width, 2 * latent)
+        self.to_latent: nn.Linear = nn.Linear(4 * width, 2 * latent)
         self.to(memory_format=torch.channels_last)
 
     def settings(self) -> dict[str, Any]:

@@ -37,6 +37,6 @@ def open_npy(path: Path, short_side: int | None, window: Window | None) -> np.nd
     )
 
 
-def save_npy(image: Any, file: BytesIO, options: dict) -> None:
+def save_npy(image: Any, file: BytesIO, options: dict[str, Any]) -> None:
     """Write an array."""
     np.save(file, np.asarray(image), **options)

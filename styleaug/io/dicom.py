@@ -445,10 +445,17 @@ class Counted:
         path: path for the message.
     """
 
+    file: BinaryIO
+    path: Path
+    left: int
+    name: None
+
     def __init__(self, file: BinaryIO, size: int, path: Path):
         self.file, self.path = file, path
         self.left = trusted(MOST_READS + size // 64)
-        self.seek, self.tell, self.name = file.seek, file.tell, None
+        self.seek: Callable[..., int] = file.seek
+        self.tell: Callable[[], int] = file.tell
+        self.name = None
 
     def read(self, size: int = -1) -> bytes:
         """Read bytes.

@@ -2,6 +2,7 @@
 
 import struct
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,7 @@ from styleaug.io.profiles import fits
 __all__ = ["save_bmp", "save_gif", "save_pil"]
 
 
-def save_pil(image: Image.Image | np.ndarray, file: BytesIO, options: dict) -> None:
+def save_pil(image: Image.Image | np.ndarray, file: BytesIO, options: dict[str, Any]) -> None:
     """Write with PIL, with the metadata of the source file and its colour profile if it fits."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     profile = picture.info.get("icc_profile")
@@ -25,7 +26,7 @@ def save_pil(image: Image.Image | np.ndarray, file: BytesIO, options: dict) -> N
     picture.save(file, **options)
 
 
-def save_bmp(image: Image.Image | np.ndarray, file: BytesIO, options: dict) -> None:
+def save_bmp(image: Image.Image | np.ndarray, file: BytesIO, options: dict[str, Any]) -> None:
     """Write a BMP; with transparency it needs a version 4 header, which PIL does not write."""
     if not isinstance(image, Image.Image) or image.mode != "RGBA":
         save_pil(image, file, options)
@@ -38,7 +39,7 @@ def save_bmp(image: Image.Image | np.ndarray, file: BytesIO, options: dict) -> N
     file.write(struct.pack("<2sIII", b"BM", start + len(pixels), 0, start) + header + pixels)
 
 
-def save_gif(image: Image.Image | np.ndarray, file: BytesIO, options: dict) -> None:
+def save_gif(image: Image.Image | np.ndarray, file: BytesIO, options: dict[str, Any]) -> None:
     """Write a GIF; its pixels must be opaque or fully transparent.
 
     Raises:

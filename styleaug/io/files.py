@@ -5,6 +5,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class Codec:
     save: Callable[[Image.Image | np.ndarray, BytesIO, dict], None]
     """Called with the picture, the stream to write to and the options below. Scans save themselves."""
 
-    options: dict
+    options: dict[str, Any]
     modes: frozenset[str] = frozenset()
     """Modes of PIL images that the type can hold; PIL silently drops transparency and bits of others."""
 
@@ -357,7 +358,7 @@ def open_tiff(path: Path, short_side: int | None, window: Window | None) -> Pict
     return open_stack(path, short_side, window)
 
 
-def save_nothing(image: Image.Image | np.ndarray, file: BytesIO, options: dict) -> None:
+def save_nothing(image: Image.Image | np.ndarray, file: BytesIO, options: dict[str, Any]) -> None:
     """Refuse to write: such files need the header of a file that was read."""
     raise ValueError("this type can only be written from a file of the same type")
 

@@ -19,9 +19,13 @@ KEY = "styleaug header"
 _MOST_BYTES = 65_000
 """Most bytes of EXIF, and of XMP: JPEG cannot hold more."""
 
-PORTABLE = {"JPEG": ("dpi", "exif", "xmp"), "PNG": ("dpi", "exif"), "WEBP": ("exif", "xmp")} | dict.fromkeys(
-    ("TIFF", "BMP"), ("dpi",)
-)
+PORTABLE: dict[str, tuple[str, ...]] = {
+    "JPEG": ("dpi", "exif", "xmp"),
+    "PNG": ("dpi", "exif"),
+    "WEBP": ("exif", "xmp"),
+    "TIFF": ("dpi",),
+    "BMP": ("dpi",),
+}
 """Metadata that each file type can take from another type."""
 
 PNG_PARTS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tIME", b"tEXt", b"zTXt", b"iTXt")

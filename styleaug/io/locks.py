@@ -2,6 +2,7 @@
 
 import os
 import time
+from io import FileIO
 from pathlib import Path
 
 from styleaug.errors import FileError
@@ -25,7 +26,7 @@ class Locked:
     """
 
     def __init__(self, number: int):
-        self.file = open(number, "ab", buffering=0)  # noqa: SIM115
+        self.file: FileIO = open(number, "ab", buffering=0)  # noqa: SIM115
 
     def write(self, text: str) -> None:
         """Append a line."""

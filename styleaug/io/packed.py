@@ -37,6 +37,9 @@ class Inflated:
         wbits: see `zlib.decompressobj`; the default recognises zlib and gzip by their header.
     """
 
+    file: Readable
+    inflate: Any
+
     def __init__(self, file: Readable, wbits: int = 32 + zlib.MAX_WBITS):
         self.file, self.inflate = file, zlib.decompressobj(wbits)
 

@@ -28,7 +28,7 @@ MOST_AXES = 16
 MOST_WORDS = 2**22
 """Most numbers in an array stored as text; Python needs 60 bytes for each while reading."""
 
-NRRD_TYPES = {
+NRRD_TYPES: dict[str, tuple[str, ...]] = {
     "i1": ("signed char", "int8", "int8_t"),
     "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
     "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
@@ -45,7 +45,7 @@ NRRD_TYPES = {
     "f4": ("float",),
     "f8": ("double",),
 }  # fmt: skip
-META_TYPES = {
+META_TYPES: dict[str, tuple[str, ...]] = {
     "i1": ("char",),
     "u1": ("uchar",),
     "i2": ("short",),

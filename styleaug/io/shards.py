@@ -8,12 +8,13 @@ only a few samples are in memory.
 import re
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path, PurePosixPath
+from tarfile import TarFile
 from typing import Any, BinaryIO
 
 from styleaug.errors import ConfigError, FileError, first_line, missing_extra
@@ -135,6 +136,11 @@ def open_tar(path: Path, column: str) -> Iterator["TarReader"]:
 class TarReader(AbstractReader):
     """A tar file; consecutive members with the same key are one sample."""
 
+    path: Path
+    file: BinaryIO
+    tar: TarFile
+    column: str
+
     def __init__(self, path: Path, file: BinaryIO, tar: tarfile.TarFile, column: str):
         self.path, self.file, self.tar, self.column = path, file, tar, column
 
@@ -252,23 +258,27 @@ def open_parquet(path: Path, column: str) -> Iterator["ParquetReader"]:
 class ParquetReader(AbstractReader):
     """A Parquet file whose rows are samples."""
 
+    path: Path
+    file: Any
+    column: str
+
     def __init__(self, path: Path, file: Any, column: str):
         import pyarrow
 
         self.path, self.file, self.column = path, file, column
         with reading(path):
             schema = file.schema_arrow
-        self.place = schema.get_field_index(column)
+        self.place: Any = schema.get_field_index(column)
         if self.place < 0:
             raise ConfigError(
                 f"{path} has no column {column!r}, only {', '.join(schema.names)}; name one as column."
             )
-        self.field = schema.field(self.place)
+        self.field: Any = schema.field(self.place)
         kind, types = self.field.type, pyarrow.types
         if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             self.is_struct, kind = True, kind.field("bytes").type
         else:
-            self.is_struct = False
+            self.is_struct: bool = False
         if not (types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)):
             raise ConfigError(
                 f"{path}: column {column!r} has type {self.field.type}; expected encoded images: binary, or "
@@ -316,6 +326,11 @@ class ParquetReader(AbstractReader):
 class ParquetWriter(AbstractWriter):
     """Collects rows into row groups and writes them."""
 
+    reader: ParquetReader
+    file: Any
+    size: int
+    group: int
+
     def __init__(self, reader: ParquetReader, file: Any):
         self.reader, self.file = reader, file
         self.rows: list[Any] = []
@@ -344,5 +359,5 @@ class ParquetWriter(AbstractWriter):
         self.rows, self.images, self.size = [], [], 0
 
 
-SHARDS = {".parquet": open_parquet, ".tar": open_tar}
+SHARDS: dict[str, Callable[..., Any]] = {".parquet": open_parquet, ".tar": open_tar}
 """Function that opens each type of shard, by suffix."""

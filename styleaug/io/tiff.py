@@ -69,16 +69,18 @@ class TiledReader(AbstractPyramid):
         ...     corner = slide.read(0, 0, 512, 512)
     """
 
+    cached: int
+
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path: Path = Path(path)
         tifffile = tifffile_for(self.path)
         self.cache: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
         self.cached = 0
         try:
             with quiet("tifffile"):
-                self.file = tifffile.TiffFile(self.path)
+                self.file: Any = tifffile.TiffFile(self.path)
                 try:
-                    self.planes = planes_of(self.file, self.path)
+                    self.planes: list[Plane] = planes_of(self.file, self.path)
                 except Exception:
                     self.file.close()
                     raise
@@ -89,8 +91,8 @@ class TiledReader(AbstractPyramid):
         except Exception as error:  # damaged tags make tifffile raise anything
             raise unreadable(self.path, error) from None
         first = self.planes[0]
-        self.page = first.pages[0]
-        self.dtype = first.dtype
+        self.page: Any = first.pages[0]
+        self.dtype: np.dtype = first.dtype
         self.shape: tuple[int, int, int] = (first.height, first.width, first.channels)
         self.alpha = first.alpha
         self.levels = [(plane.height, plane.width) for plane in self.planes]
@@ -186,6 +188,13 @@ def microns_of(file: Any, page: Any) -> float | None:
 class Plane:
     """One level of an image: the layout of its segments in the file, and their conversion to pixels."""
 
+    pages: list[Any]
+    path: Path
+    height: Any
+    width: Any
+    tall: int
+    wide: int
+
     def __init__(self, pages: list[Any], path: Path):
         self.pages, self.path = pages, path
         page = pages[0]
@@ -201,8 +210,8 @@ class Plane:
                 f"{path} is compressed in one piece of {self.width} x {self.height} pixels, so no part of it "
                 "can be read alone; save it in tiles."
             )
-        self.stored = np.dtype(page.dtype).newbyteorder("=")
-        self.samples = len(pages) * separate * contiguous
+        self.stored: np.dtype = np.dtype(page.dtype).newbyteorder("=")
+        self.samples: Any = len(pages) * separate * contiguous
         self.separate = separate
         self.tall, self.wide = self.tile(page)[:2]
         self.flat = bool(page.is_memmappable) and len(pages) == 1 and separate == 1
@@ -211,13 +220,15 @@ class Plane:
             kind == YCBCR and page.compression in _JPEG
         ):
             raise FileError(f"{path} has {page.photometric!r} pixels; save it as grey or RGB.")
-        self.inverted = kind == WHITE_IS_ZERO and self.stored.kind == "u"
+        self.inverted: bool = kind == WHITE_IS_ZERO and self.stored.kind == "u"
         # Palettes hold 16-bit colours for 8-bit indices; only the upper 8 bits are shown.
-        self.palette = (page.colormap.T >> 8).astype(np.uint8) if kind == PALETTE else None
+        self.palette: Any | None = (page.colormap.T >> 8).astype(np.uint8) if kind == PALETTE else None
         self.channels = 3 if self.palette is not None else self.samples
-        self.dtype = np.dtype(np.uint8) if self.palette is not None else self.stored
+        self.dtype: np.dtype = np.dtype(np.uint8) if self.palette is not None else self.stored
         extra = [int(value) for value in page.extrasamples]
-        self.alpha = len(extra) == 1 and self.samples in (2, 4) and (extra[0] in (1, 2) or self.samples == 4)
+        self.alpha: bool = (
+            len(extra) == 1 and self.samples in (2, 4) and (extra[0] in (1, 2) or self.samples == 4)
+        )
         self.check_whole()
 
     @staticmethod

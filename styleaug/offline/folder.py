@@ -453,6 +453,9 @@ def start_context(generators: list[AbstractGenerator]) -> BaseContext | None:
 class UnitDataset(Dataset[tuple[list[Line], StyleAugError | None]]):
     """A dataset that processes a unit when it is indexed, so that DataLoader's workers do the work."""
 
+    units: list[Unit]
+    copier: Copier
+
     def __init__(self, units: list[Unit], copier: Copier):
         self.units, self.copier = units, copier
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from styleaug.errors import ConfigError, FileError
 from styleaug.io.atomic import atomic, check_target
-from styleaug.io.locks import holder_of, open_locked
+from styleaug.io.locks import Locked, holder_of, open_locked
 from styleaug.io.stamps import is_unchanged
 from styleaug.offline.copies import Line, Unit
 
@@ -76,14 +76,21 @@ class Manifest:
         ConfigError: it holds a run with other settings.
     """
 
+    out: Path
+    settings: dict[str, Any]
+    rank: int
+    world: int
+    file: Locked | None
+    fresh: bool
+
     def __init__(self, out: Path, settings: dict[str, Any], rank: int = 0, world: int = 1):
         self.out, self.settings, self.rank, self.world = out, settings, rank, world
-        self.path = self.path_of(rank)
+        self.path: Path = self.path_of(rank)
         self.done: dict[str, Known] = {}
         self.twice: dict[str, list[Known]] = {}
         if out.exists() and not out.is_dir():
             raise FileError(f"{out} is not a folder; name a folder for the copies.")
-        self.made = [folder for folder in (out, *out.parents) if not folder.exists()]
+        self.made: list[Path] = [folder for folder in (out, *out.parents) if not folder.exists()]
         self.fresh, self.file = not self.path.exists(), None
         try:
             out.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ LOCAL_CLUSTER = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
-LOCAL_OPTIONS = {"include_dashboard": False, "object_store_memory": 2**28}
+LOCAL_OPTIONS: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 2**28}
 """Options of a local cluster. Its object store is small: it holds names and manifest lines, no images."""
 
 
@@ -82,6 +82,9 @@ def run_on_ray(
 class Tries:
     """Counts the attempts for each unit; Ray would repeat a unit that kills its workers without end."""
 
+    most: int
+    counts: Counter[bytes]
+
     def __init__(self, most: int):
         self.most, self.counts = most, Counter[bytes]()
 
@@ -93,6 +96,9 @@ class Tries:
 
 class Actor:
     """A worker that loads the generator once and processes units."""
+
+    copier: Copier
+    tries: Any
 
     def __init__(self, copier: "Copier", tries: Any):
         self.copier, self.tries = copier, tries

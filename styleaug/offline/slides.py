@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
@@ -212,10 +212,14 @@ class Level:
         folder: folder of the temporary file.
     """
 
+    channels: int
+    halvings: int
+    dtype: np.dtype
+
     def __init__(self, slide: AbstractPyramid, halvings: int, folder: Path):
         height, width, self.channels = slide.shape
         self.halvings, self.dtype = halvings, slide.dtype
-        self.size = -(-height // 2**halvings), -(-width // 2**halvings)
+        self.size: tuple[Any, Any] = -(-height // 2**halvings), -(-width // 2**halvings)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.file: IO[bytes] = TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__

@@ -187,6 +187,9 @@ class _Painter:
 class Reduced(AbstractGenerator):
     """A network that sees large images reduced; its change is enlarged and added to them."""
 
+    network: AbstractGenerator
+    size: int
+
     def __init__(self, network: AbstractGenerator, size: int):
         super().__init__()
         self.network, self.size = network, size

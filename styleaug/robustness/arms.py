@@ -210,8 +210,8 @@ class References:
             if kind == "fda"
             else albumentations.HistogramMatching(blend_ratio=span, metadata_key="references", p=p)
         )
-        self.transform = albumentations.Compose([made], seed=seed)
-        self.paths = [path for folder in folders for path in image_files(folder)]
+        self.transform: Any = albumentations.Compose([made], seed=seed)
+        self.paths: list[Path] = [path for folder in folders for path in image_files(folder)]
         self.images: list[np.ndarray] = []
 
     def __call__(self, images: _Images) -> _Images:
@@ -556,8 +556,10 @@ class Arm:
         torch.Size([2, 3, 8, 8])
     """
 
+    state: Tensor
+
     def __init__(self, text: str | ArmSpec, *, seed: int = 0):
-        self.spec = text if isinstance(text, ArmSpec) else parse_arm(text)
+        self.spec: ArmSpec = text if isinstance(text, ArmSpec) else parse_arm(text)
         self.hooks: list[FeatureHook] = []
         self.normalizers: list[StyleNormalize] = []
         self.steps: list[list[_Step | None]] = []

@@ -184,9 +184,12 @@ class MixStyle:
         seed: seed of its own generator.
     """
 
+    p: float
+    alpha: float
+
     def __init__(self, *, p: float, alpha: float, seed: int):
         self.p, self.alpha = p, alpha
-        self.rng = np.random.default_rng(seed)
+        self.rng: np.random.Generator = np.random.default_rng(seed)
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         """Mix the features `(B, C, H, W)` that a block returns."""
@@ -219,7 +222,7 @@ class DSU:
 
     def __init__(self, *, p: float, seed: int):
         self.p = p
-        self.rng = np.random.default_rng(seed)
+        self.rng: np.random.Generator = np.random.default_rng(seed)
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         """Change the features `(B, C, H, W)` that a block returns."""

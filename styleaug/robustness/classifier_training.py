@@ -198,7 +198,7 @@ class Recipe:
     schedule: Schedule = "one-cycle"
     precision: FitPrecision = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("side", "epochs", "lr", "batch"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)!r}.")

@@ -65,10 +65,15 @@ class Network(nn.Module):
         folded: whether the statistics of the batch norms in `body` are folded into the convolutions.
     """
 
+    normalise: Normalise
+    body: nn.Module
+    folded: bool
+
     def __init__(self, normalise: Normalise, body: nn.Module, early: list[nn.Module], folded: bool = False):
         super().__init__()
         self.normalise, self.body, self.folded = normalise, body, folded
-        self.early = tuple(early)  # a tuple, so that nn.Module does not register them twice
+        # A tuple, so that nn.Module does not register them twice.
+        self.early: tuple[nn.Module, ...] = tuple(early)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K ..."]:
         """Compute the logits of each image, or of each pixel."""
@@ -121,12 +126,17 @@ def make_small(classes: int) -> Network:
 class WideBlock(nn.Module):
     """Batch norm, ReLU and convolution, twice, with a shortcut."""
 
+    norm1: nn.BatchNorm2d
+    norm2: nn.BatchNorm2d
+
     def __init__(self, ins: int, outs: int, stride: int):
         super().__init__()
         self.norm1, self.norm2 = nn.BatchNorm2d(ins), nn.BatchNorm2d(outs)
-        self.conv1 = nn.Conv2d(ins, outs, 3, stride, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(outs, outs, 3, padding=1, bias=False)
-        self.shortcut = nn.Conv2d(ins, outs, 1, stride, bias=False) if ins != outs or stride > 1 else None
+        self.conv1: nn.Conv2d = nn.Conv2d(ins, outs, 3, stride, padding=1, bias=False)
+        self.conv2: nn.Conv2d = nn.Conv2d(outs, outs, 3, padding=1, bias=False)
+        self.shortcut: nn.Conv2d | None = (
+            nn.Conv2d(ins, outs, 1, stride, bias=False) if ins != outs or stride > 1 else None
+        )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K h w"]:
         """Add the output of the two convolutions to the shortcut."""

@@ -326,7 +326,9 @@ def _feather(pen: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
         x, y = x2, y2
 
 
-def twigs(pen: ImageDraw.ImageDraw, start: tuple[float, float], length: float, angle: float, shade: int):
+def twigs(
+    pen: ImageDraw.ImageDraw, start: tuple[float, float], length: float, angle: float, shade: int
+) -> None:
     """Draw a branch with short twigs."""
     x, y = start
     end = (x + length * math.cos(angle), y + length * math.sin(angle))

@@ -115,7 +115,7 @@ class Protocol:
             **options,
         )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
         twice = sorted({name for name in names if names.count(name) > 1})
         if not names or twice:

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ class RunFile:
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]):
-        self.path = None if path is None else Path(path)
-        self.settings = json.loads(json.dumps(settings))
+        self.path: Path | None = None if path is None else Path(path)
+        self.settings: Any = json.loads(json.dumps(settings))
         self.memory: list[Record] = []
         self.read()
 
@@ -160,8 +161,8 @@ class Workers:
     def __init__(self, jobs: int):
         self.tasks: list[_Task] = []
         self.last: Any = None
-        self.pool = None
-        self.strangers = set(active_children())
+        self.pool: ProcessPoolExecutor | None = None
+        self.strangers: set[BaseProcess] = set(active_children())
         if jobs > 1:
             # Ctrl-C reaches every process of a terminal; only this one must react.
             deaf = (signal.SIGINT, signal.SIG_IGN)

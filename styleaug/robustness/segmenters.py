@@ -122,9 +122,13 @@ class UNet(nn.Module):
     def __init__(self, widths: Sequence[int], classes: int):
         super().__init__()
         ins = (3, *widths)
-        self.down = nn.ModuleList(nn.Sequential(conv_unit(i, o), conv_unit(o, o)) for i, o in pairwise(ins))
-        self.up = nn.ModuleList(conv_unit(fine + coarse, fine) for fine, coarse in pairwise(widths))
-        self.head = nn.Conv2d(widths[0], classes, 1)
+        self.down: nn.ModuleList = nn.ModuleList(
+            nn.Sequential(conv_unit(i, o), conv_unit(o, o)) for i, o in pairwise(ins)
+        )
+        self.up: nn.ModuleList = nn.ModuleList(
+            conv_unit(fine + coarse, fine) for fine, coarse in pairwise(widths)
+        )
+        self.head: nn.Conv2d = nn.Conv2d(widths[0], classes, 1)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K H W"]:
         """Compute the logits of each pixel."""

@@ -172,7 +172,10 @@ class AbstractAdversarial(AbstractRecipe[_Adversarial]):
         sureness: running mean of the share of real images that the discriminators classify as real.
     """
 
-    sure = 0.8
+    sureness: Tensor
+    augment: Tensor
+
+    sure: float = 0.8
     """A discriminator overfits if it classifies a larger share of real patches than this as real."""
 
     def __init__(self, config: _Adversarial):  # pyright: ignore[reportGeneralTypeIssues]

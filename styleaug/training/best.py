@@ -34,6 +34,10 @@ class Best:
         since: the step from which patience counts.
     """
 
+    folder: Path
+    patience: int
+    since: int
+
     def __init__(self, folder: Path, *, patience: int):
         self.folder, self.patience = folder, patience
         self.scores: list[dict[str, Any]] = []

@@ -39,6 +39,10 @@ class Checkpoints:
         keep: number of checkpoints that are kept.
     """
 
+    run: Path
+    folder: Path
+    keep: int
+
     def __init__(self, run: Path, *, keep: int):
         self.run, self.folder, self.keep = run, run / "checkpoints", keep
 
@@ -172,7 +176,7 @@ class Checkpoints:
 
 
 def gather_state(
-    recipe: AbstractRecipe, averages: Mapping[str, nn.Module]
+    recipe: AbstractRecipe[Any], averages: Mapping[str, nn.Module]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Collect all tensors of a run under path-like names, and its other state as JSON values."""
     fabric = recipe.fabric
@@ -202,7 +206,7 @@ def _gathered(value: Tensor, processes: int) -> Tensor:
 
 
 def restore_state(
-    recipe: AbstractRecipe,
+    recipe: AbstractRecipe[Any],
     averages: Mapping[str, nn.Module],
     tensors: dict[str, Tensor],
     meta: dict[str, Any],

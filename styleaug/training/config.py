@@ -80,7 +80,7 @@ class TrainConfig:
     )
     distance: Literal["kid", "fid"] = option("kid", "Distance of these features in the scores.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for item in fields(self):
             self.check(item.name, getattr(self, item.name), item.type, item.metadata)
         if self.batch % self.devices:

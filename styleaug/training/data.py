@@ -174,6 +174,10 @@ class Crop:
 class Side:
     """The images of one side: read when they are needed, and kept in memory while there is room."""
 
+    images: ImageList
+    short_side: int
+    room: int
+
     def __init__(self, images: ImageList, short_side: int, *, balance: bool):
         self.images, self.short_side = images, short_side
         self.failed: dict[Path, str] = {}
@@ -182,7 +186,7 @@ class Side:
         groups: dict[str, list[int]] = {}
         for row, name in enumerate(images.classes if balance else [""] * len(images)):
             groups.setdefault(name, []).append(row)
-        self.groups = [groups[name] for name in sorted(groups)]
+        self.groups: list[list[int]] = [groups[name] for name in sorted(groups)]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -232,6 +236,9 @@ class TrainingData:
         FileError: no images, no pairs, or no image that can be read.
     """
 
+    config: TrainConfig
+    paired: bool
+
     def __init__(self, source: str | Path, target: str | Path, config: TrainConfig, *, paired: bool = False):
         self.config, self.paired = config, paired
         lists = [list_images(source), list_images(target)]
@@ -249,10 +256,10 @@ class TrainingData:
             for sides, kept in zip((self.train, self.held), rows, strict=True):
                 balance = config.balance and (not paired or index == 0)
                 sides.append(Side(images.at(kept), short_side, balance=balance))
-        self.skipped = {path: why for images in lists for path, why in images.skipped}
-        self.left_out = [images.left_out for images in lists if images.left_out]
-        self.target_images = lists[1]
-        self.fingerprint = _fingerprint(lists)
+        self.skipped: dict[Path, str] = {path: why for images in lists for path, why in images.skipped}
+        self.left_out: list[str] = [images.left_out for images in lists if images.left_out]
+        self.target_images: ImageList = lists[1]
+        self.fingerprint: str = _fingerprint(lists)
 
     def describe(self) -> dict[str, int]:
         """Count the images on each side."""

@@ -1,6 +1,6 @@
 """Discriminators for GAN losses, heads for a contrastive loss, and DiffAugment."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,9 @@ class PatchDiscriminator(nn.Module):
             ConfigError: another side of the patch.
     """
 
+    channels: int
+    norm: bool
+
     def __init__(
         self,
         channels: int = 3,
@@ -52,11 +55,11 @@ class PatchDiscriminator(nn.Module):
             raise ConfigError(f"patch must be one of {', '.join(map(str, HALVINGS))}, got {patch!r}.")
         halvings = HALVINGS[patch]
         self.channels, self.norm = channels, norm
-        self.normalise = F.instance_norm if twice else normalise
-        self.minimum = 3 * 2**halvings  # the two layers of stride 1 remove one pixel each, and leave one
+        self.normalise: Callable[..., Tensor] = F.instance_norm if twice else normalise
+        self.minimum: int = 3 * 2**halvings  # the two layers of stride 1 remove one pixel each, and leave one
         widths = [width * min(2**layer, 8) for layer in range(halvings + 1)]
         sizes = [channels, *widths, 1]
-        self.convs = nn.ModuleList(
+        self.convs: nn.ModuleList = nn.ModuleList(
             nn.Conv2d(
                 sizes[layer],
                 sizes[layer + 1],
@@ -119,7 +122,7 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, channels: Sequence[int], *, width: int = 256):
         super().__init__()
-        self.heads = nn.ModuleList(
+        self.heads: nn.ModuleList = nn.ModuleList(
             nn.Sequential(nn.Linear(count, width), nn.ReLU(), nn.Linear(width, width)) for count in channels
         )
         initialise_gan(self)
@@ -154,6 +157,9 @@ class ImagePool:
     Args:
         size: number of stored images; with 0 every batch is returned as it is.
     """
+
+    size: int
+    images: Tensor
 
     def __init__(self, size: int):
         self.size, self.images = size, torch.empty(0)

@@ -22,6 +22,7 @@ from styleaug.perceptual import load_features
 from styleaug.training.base import AbstractRecipe
 from styleaug.training.best import Best
 from styleaug.training.checkpoints import Checkpoints, gather_state, restore_state
+from styleaug.training.config import TrainConfig
 from styleaug.training.data import TrainingData
 from styleaug.training.fabric import make_fabric, share_of
 from styleaug.training.monitor import Monitor
@@ -56,7 +57,7 @@ class Outcome:
 
 
 def train(
-    recipe: AbstractRecipe,
+    recipe: AbstractRecipe[Any],
     data: TrainingData,
     run: str | Path,
     *,
@@ -100,20 +101,32 @@ def train(
 class Training:
     """One call of `train`: the state of a run, its monitor and its judge."""
 
+    recipe: AbstractRecipe[Any]
+    config: TrainConfig
+    data: TrainingData
+    run: Path
+    step: int
+    best: Best
+    sources: Tensor | None
+    judge: Judge | None
+    over: bool
+
     def __init__(
-        self, recipe: AbstractRecipe, data: TrainingData, run: Path, networks: Path | None, resume: bool
+        self, recipe: AbstractRecipe[Any], data: TrainingData, run: Path, networks: Path | None, resume: bool
     ):
         self.recipe, self.data, self.run, self.config = recipe, data, run, recipe.config
-        self.fabric = make_fabric(self.config)
-        self.leads = self.fabric.global_rank == 0
-        self.rows = share_of(self.config.batch, self.fabric.global_rank, self.fabric.world_size)
-        self.checkpoints = Checkpoints(run, keep=self.config.keep)
+        self.fabric: Any = make_fabric(self.config)
+        self.leads: bool = self.fabric.global_rank == 0
+        self.rows: range = share_of(self.config.batch, self.fabric.global_rank, self.fabric.world_size)
+        self.checkpoints: Checkpoints = Checkpoints(run, keep=self.config.keep)
         check_inputs(recipe, data, networks)
         self.checkpoints.check_place(resume=resume)
         self.fabric.barrier()  # all processes have checked the folder before one writes
         self.checkpoints.make_folder()
         recipe.setup(self.fabric)
-        self.averages = {name: deepcopy(product) for name, product in recipe.products.items()}
+        self.averages: dict[str, AbstractGenerator] = {
+            name: deepcopy(product) for name, product in recipe.products.items()
+        }
         self.step, self.best = 0, Best(self.checkpoints.folder, patience=self.config.patience)
         damaged = self.checkpoints.take_up(self.config, self.restore) if resume else []
         self.fabric.barrier()  # all processes have read before one renames
@@ -124,7 +137,7 @@ class Training:
             self.best.write_all(self.averages)
         self.history: list[dict[str, float]] = []
         self.told: set[str] = set()
-        self.monitor = self.start_monitor() if self.leads else None
+        self.monitor: Monitor | None = self.start_monitor() if self.leads else None
         recipe.prepare(data, run, networks)
         self.sources, self.judge = self.start_judge(networks) if self.leads else (None, None)
         self.over = self.fabric.broadcast(self.best.is_out_of_patience())

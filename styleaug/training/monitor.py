@@ -46,9 +46,14 @@ class Monitor:
         FileError: `run` cannot be written to.
     """
 
+    run: Path
+    title: str
+    facts: dict[str, Any]
+    board: Any
+
     def __init__(self, run: Path, *, title: str, facts: dict[str, Any], step: int = 0):
         self.run, self.title, self.facts = Path(run), title, facts
-        self.log = self.run / "log.jsonl"
+        self.log: Path = self.run / "log.jsonl"
         try:
             (self.run / "samples").mkdir(parents=True, exist_ok=True)
         except OSError as error:

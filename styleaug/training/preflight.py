@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 from styleaug.errors import ConfigError, FileError
 from styleaug.perceptual import load_features
@@ -14,7 +15,7 @@ __all__ = ["check_images", "check_inputs", "check_run"]
 
 
 def check_run(
-    recipe: AbstractRecipe,
+    recipe: AbstractRecipe[Any],
     data: TrainingData,
     run: str | Path,
     *,
@@ -50,7 +51,7 @@ def check_run(
             warnings.warn(f"{why}. A resumed run passes over it.", stacklevel=2)
 
 
-def check_inputs(recipe: AbstractRecipe, data: TrainingData, networks: Path | None) -> None:
+def check_inputs(recipe: AbstractRecipe[Any], data: TrainingData, networks: Path | None) -> None:
     """Check the device, the loss networks in a folder, and that two images of each side can be read.
 
     Raises:

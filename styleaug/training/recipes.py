@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from styleaug.generators.adain import AdaIN
+from styleaug.generators.base import AbstractGenerator
 from styleaug.generators.cyclegan import CycleGAN
 from styleaug.generators.layers import adain, channel_stats
 from styleaug.generators.patchswap import PatchSwap
@@ -31,8 +33,8 @@ from styleaug.training.config import (
     TrainConfig,
     VAEGANConfig,
 )
-from styleaug.training.data import Crop, TrainingData, as_floats
-from styleaug.training.discriminators import ImagePool, PatchEmbedding
+from styleaug.training.data import Crop, Side, TrainingData, as_floats
+from styleaug.training.discriminators import ImagePool, PatchDiscriminator, PatchEmbedding
 from styleaug.training.losses import content_loss, edge_loss, gamut_loss, kl_loss, patch_nce, style_loss
 
 __all__ = ["CUTRecipe", "CycleGANRecipe", "PatchGANRecipe", "PerceptualRecipe", "VAEGANRecipe", "make_recipe"]
@@ -55,15 +57,19 @@ class PerceptualRecipe(AbstractRecipe[PerceptualConfig]):
     the content's and the style's.
     """
 
+    style_crops: Tensor
+    style_stats: list[Tensor]
+    styles: Side
+
     needs_target = False
     content_depth = 3  # relu3_1 holds contours and costs half as much as relu4_1
     special_every = 4
 
     def __init__(self, config: PerceptualConfig):
         super().__init__(config)
-        self.generator = start(_KINDS[config.recipe](), config)
+        self.generator: AdaIN | Photo | PatchSwap = start(_KINDS[config.recipe](), config)
         self.add("generator", {"generator": self.generator}, rate=config.learning_rate)
-        self.products = {"generator": self.generator}
+        self.products: dict[str, AbstractGenerator] = {"generator": self.generator}
 
     def check_networks(self, networks: Path) -> None:
         """Check that the weights of VGG-19 can be read."""
@@ -200,10 +206,12 @@ class PatchGANRecipe(AbstractAdversarial[PatchGANConfig]):
     def __init__(self, config: PatchGANConfig):
         super().__init__(config)
         fresh = Pix2Pix(config.width, depth=config.depth, dropout=config.dropout)
-        self.generator = start(fresh, config)
+        self.generator: Pix2Pix = start(fresh, config)
         self.add("generator", {"generator": self.generator}, rate=config.learning_rate)
-        self.discriminator = self.add_discriminator("discriminator", 6 if config.conditional else 3)
-        self.products = {"generator": self.generator}
+        self.discriminator: PatchDiscriminator = self.add_discriminator(
+            "discriminator", 6 if config.conditional else 3
+        )
+        self.products: dict[str, AbstractGenerator] = {"generator": self.generator}
 
     def seen(self, source: Images, image: Images) -> Tensor:
         """Return the input of the discriminator: the image, with its source if conditional."""
@@ -228,13 +236,13 @@ class CycleGANRecipe(AbstractAdversarial[CycleGANConfig]):
 
     def __init__(self, config: CycleGANConfig):
         super().__init__(config)
-        self.a2b = start(resnet(config), config)
-        self.b2a = resnet(config)
+        self.a2b: CycleGAN = start(resnet(config), config)
+        self.b2a: CycleGAN = resnet(config)
         self.add("generator", {"a2b": self.a2b, "b2a": self.b2a}, rate=config.learning_rate)
-        self.discriminator_a = self.add_discriminator("discriminator_a")
-        self.discriminator_b = self.add_discriminator("discriminator_b")
-        self.products = {"generator": self.a2b, "reverse": self.b2a}
-        self.pools = {name: ImagePool(config.pool) for name in ("a", "b")}
+        self.discriminator_a: PatchDiscriminator = self.add_discriminator("discriminator_a")
+        self.discriminator_b: PatchDiscriminator = self.add_discriminator("discriminator_b")
+        self.products: dict[str, AbstractGenerator] = {"generator": self.a2b, "reverse": self.b2a}
+        self.pools: dict[str, ImagePool] = {name: ImagePool(config.pool) for name in ("a", "b")}
 
     def step(self, source: Images, target: Images) -> Losses:
         """Take one step of both generators, then of both discriminators on new and earlier outputs."""
@@ -275,12 +283,12 @@ class CUTRecipe(AbstractAdversarial[CUTConfig]):
 
     def __init__(self, config: CUTConfig):
         super().__init__(config)
-        self.generator = start(resnet(config), config)
-        self.embedding = PatchEmbedding(self.generator.encoder_channels, width=128)
+        self.generator: CycleGAN = start(resnet(config), config)
+        self.embedding: PatchEmbedding = PatchEmbedding(self.generator.encoder_channels, width=128)
         networks = {"generator": self.generator, "embedding": self.embedding}
         self.add("generator", networks, rate=config.learning_rate)
-        self.discriminator = self.add_discriminator("discriminator")
-        self.products = {"generator": self.generator}
+        self.discriminator: PatchDiscriminator = self.add_discriminator("discriminator")
+        self.products: dict[str, AbstractGenerator] = {"generator": self.generator}
 
     def step(self, source: Images, target: Images) -> Losses:
         """Take one step of D, then of G with H."""
@@ -326,14 +334,14 @@ class VAEGANRecipe(AbstractAdversarial[VAEGANConfig]):
 
     def __init__(self, config: VAEGANConfig):
         super().__init__(config)
-        self.paired = config.paired
+        self.paired: bool = config.paired
         fresh = VAEGAN(
             config.width, blocks=config.blocks, latent=config.latent, fold=config.fold, skip=config.skip
         )
-        self.generator = start(fresh, config)
+        self.generator: VAEGAN = start(fresh, config)
         self.add("generator", {"generator": self.generator}, rate=config.learning_rate)
-        self.discriminator = self.add_discriminator("discriminator")
-        self.products = {"generator": self.generator}
+        self.discriminator: PatchDiscriminator = self.add_discriminator("discriminator")
+        self.products: dict[str, AbstractGenerator] = {"generator": self.generator}
 
     def step(self, source: Images, target: Images) -> Losses:
         """Take one step of D on both outputs, then of E and G."""
@@ -375,7 +383,7 @@ def _recoloured(images: Images, noise: Float[Tensor, "B 6"]) -> Images:
     return adain(images, torch.cat([mean, deviation], dim=1)).clamp(0, 1)
 
 
-def make_recipe(config: TrainConfig) -> AbstractRecipe:
+def make_recipe(config: TrainConfig) -> AbstractRecipe[Any]:
     """Return the recipe of a configuration; its weights are drawn from the seed."""
     torch.manual_seed(config.seed)
     match config:

@@ -48,6 +48,10 @@ class Judge:
         ConfigError: fewer than two images on a side, or pairs that do not match.
     """
 
+    features: Callable[[Tensor], Tensor]
+    paired: bool
+    mean: Tensor
+
     def __init__(
         self,
         features: Callable[[Tensor], Tensor],
@@ -64,21 +68,23 @@ class Judge:
                 f"{tuple(targets.shape)}."
             )
         self.features, self.paired, self.distance = features, paired, distance
-        self.measure = {"kid": kernel_distance, "fid": frechet_distance}[distance]
-        self.sources = sources.detach().cpu().float()
-        self.truth = targets.detach().cpu().float() if paired else self.sources
+        self.measure: Callable[[Tensor, Tensor], float] = {"kid": kernel_distance, "fid": frechet_distance}[
+            distance
+        ]
+        self.sources: Tensor = sources.detach().cpu().float()
+        self.truth: Tensor = targets.detach().cpu().float() if paired else self.sources
         of_targets, of_sources = raw(features, targets), raw(features, sources)
         both = torch.cat([of_targets, of_sources])
         # Entries that hardly vary in either domain must not count more than the others.
         self.mean, scale = both.mean(dim=0), both.std(dim=0)
-        self.scale = scale.clamp_min(max(0.1 * float(scale.mean()), 1e-6))
-        self.targets = self.standardised(of_targets)
+        self.scale: Tensor = scale.clamp_min(max(0.1 * float(scale.mean()), 1e-6))
+        self.targets: Tensor = self.standardised(of_targets)
         untouched = self.standardised(of_sources)
-        self.untouched = self.measure(untouched, self.targets)
+        self.untouched: float = self.measure(untouched, self.targets)
         # A perfect translator is as diverse as the targets, which may be less diverse than the sources.
-        self.spread = min(_spread(untouched), _spread(self.targets))
-        self.palette = palette(targets)
-        self.colour = max(LEAST_COLOUR, float((palette(sources) - self.palette).norm()))
+        self.spread: float = min(_spread(untouched), _spread(self.targets))
+        self.palette: Tensor = palette(targets)
+        self.colour: float = max(LEAST_COLOUR, float((palette(sources) - self.palette).norm()))
 
     def standardised(self, features: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
         """Standardise features by mean and deviation of both domains."""

@@ -4,6 +4,7 @@ import os
 import random
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any, Unpack
 
 import numpy as np
@@ -29,8 +30,8 @@ from styleaug.transforms.options import P, StyleOptions
 
 try:
     import albumentations as A
-except ImportError as error:
-    raise missing_extra("styleaug.transforms.albumentations", "albumentations", "albumentations") from error
+except ImportError as _error:
+    raise missing_extra("styleaug.transforms.albumentations", "albumentations", "albumentations") from _error
 
 __all__ = ["StyleAugment"]
 
@@ -93,7 +94,7 @@ class StyleAugment(A.ImageOnlyTransform):
     def __init__(self, bank: Styles = None, *, p: float | None = None, **options: Unpack[StyleOptions]):
         stylizer, p = held(bank, options, p=p, usual=P)
         super().__init__(p=p)
-        self.stylizer = needs_no_other_inputs(stylizer, "albumentations", masks=True)
+        self.stylizer: AbstractAugment = needs_no_other_inputs(stylizer, "albumentations", masks=True)
         # The host serialises what stands under the arguments' own names: plain values.
         written = as_text(self.stylizer.settings())
         if isinstance(bank, AbstractAugment | dict):
@@ -285,7 +286,9 @@ class StyleAugment(A.ImageOnlyTransform):
             if worker is None or worker.seed == self._entered:
                 return
             self._entered = worker.seed
-            self.py_random = random.Random(seed_from(self.py_random.getrandbits(63), *self._copies.parts))
+            self.py_random: Random = random.Random(
+                seed_from(self.py_random.getrandbits(63), *self._copies.parts)
+            )
 
 
 def as_text(value: Any) -> Any:

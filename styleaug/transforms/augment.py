@@ -28,6 +28,7 @@ from styleaug.generators.ambient import as_usual
 from styleaug.generators.base import AbstractGenerator
 from styleaug.images import MOST_CHANNELS, ValueRange, as_unit, check_range, range_of
 from styleaug.io.hub import pinned
+from styleaug.samplers import Draw
 from styleaug.transforms.bands import Bands, check_bands
 from styleaug.transforms.base import AbstractAugment, count_rows, framed
 from styleaug.transforms.blends import Blend, check_blend
@@ -148,6 +149,13 @@ class StyleAugment(AbstractAugment):
         ...     StyleAugment("art", p=0.5), transforms.ToTensor()])  # doctest: +SKIP
     """
 
+    bank: StyleBank | None
+    sample: Callable[[int, torch.Generator | None], Draw]
+    compiled: bool
+    generator_name: str
+    code_length: int
+    minimum: int
+
     @refusing_old_names
     @as_usual(for_autograd=True)
     def __init__(
@@ -169,21 +177,21 @@ class StyleAugment(AbstractAugment):
         compiled: bool = False,
     ):
         super().__init__()
-        self.p = check_share("p", p)
-        self.strength = check_strength(strength)
+        self.p: float = check_share("p", p)
+        self.strength: tuple[float, float] = check_strength(strength)
         self.sampler: samplers.Sampler = samplers.read_sampler(sampler)
         self.blend: Blend | None = check_blend(blend)
         self.bands: Bands | None = check_bands(bands)
-        self.splice = read_splice(splice)
+        self.splice: Splice | None = read_splice(splice)
         self.value_range: ValueRange = check_range_option(value_range)
         if channels not in CHANNELS:
             raise ConfigError(f"channels must be one of {', '.join(CHANNELS)}, got {channels!r}.")
         self.channels: Channels = channels
         self.most_channels = MOST_CHANNELS if channels == "auto" else MOST_SEPARATE
-        self.preserve = read_preserve(preserve)
-        self.protects_by_mask = self.preserve.protect == "mask"
+        self.preserve: Preserve = read_preserve(preserve)
+        self.protects_by_mask: bool = self.preserve.protect == "mask"
         bank, generator = pinned(bank), pinned(generator)  # so that a copy elsewhere gets the same commit
-        self.within_batch = isinstance(bank, str) and bank == WITHIN_BATCH
+        self.within_batch: bool = isinstance(bank, str) and bank == WITHIN_BATCH
         if self.within_batch and channels == "independent":
             raise ConfigError('bank="batch" gives a row one style; use channels="shared".')
         if self.within_batch:
@@ -201,7 +209,9 @@ class StyleAugment(AbstractAugment):
         self.precision, self.compiled = precision, check_switch("compiled", compiled)
         home = self.home
         self.generator_name, self.code_length, self.minimum = home.name, home.code_length, home.minimum
-        self.least_side = home.least_side if least_side is None else check_count("least_side", least_side)
+        self.least_side: int = (
+            home.least_side if least_side is None else check_count("least_side", least_side)
+        )
         if self.bank is None:
             if self.sampler != "uniform":
                 origin = 'bank="batch" draws' if self.within_batch else f"{home.name!r} without a bank draws"

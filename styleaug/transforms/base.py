@@ -2,13 +2,13 @@
 
 from abc import abstractmethod
 from copy import copy
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import PIL.Image
 import torch
 from jaxtyping import Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -33,7 +33,7 @@ IMAGE_DTYPES = (
     torch.float64,
 )
 SIGNED_DTYPES = (torch.int16, torch.int32)
-WRAPPED = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)
+WRAPPED: tuple[type, ...] = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)
 """Types of a sample's values that say that they are images."""
 
 
@@ -52,7 +52,13 @@ def is_signed_tensor(value: Any) -> bool:
     return is_image_tensor(value, SIGNED_DTYPES)
 
 
-class AbstractAugment(v2.Transform):
+if TYPE_CHECKING:
+    Transform = nn.Module  # torchvision has no types, and a class of an unknown class is itself unknown
+else:
+    Transform = v2.Transform
+
+
+class AbstractAugment(Transform):
     """Base of `StyleAugment`, `StyleNormalize` and `OneOf`: what hosts and adapters call.
 
     A subclass sets the attributes below, draws in `draw_rows`, and paints in `apply`.

@@ -193,6 +193,8 @@ def batch_seeds(seed: int, *, first: int = 0) -> Iterator[int]:
 class Forks:
     """Count how often this process was forked."""
 
+    count: int
+
     def __init__(self) -> None:
         self.count = 0
         if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
@@ -213,6 +215,9 @@ class Copies:
     way alone must not depend on the loader's seed, which follows torch's; the copy's number still makes
     each worker of each epoch draw something else, and the same in every run of the program.
     """
+
+    start: int
+    pickled: int
 
     def __init__(self) -> None:
         self.start, self.pickled = FORKS.count, 0

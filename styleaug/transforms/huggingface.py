@@ -66,9 +66,9 @@ class StyleColumn:
         stylizer = getattr(augment, "stylizer", augment)
         if not isinstance(stylizer, AbstractAugment):
             raise ConfigError(f"expected a styleaug.StyleAugment, got {type(augment).__name__}.")
-        self.stylizer = needs_no_other_inputs(stylizer, HOST)
+        self.stylizer: AbstractAugment = needs_no_other_inputs(stylizer, HOST)
         self.column = column
-        self.seed = check_seed(seed)
+        self.seed: int = check_seed(seed)
 
     def __getstate__(self) -> dict[str, Any]:
         # datasets recognises a function by its pickle, and a name or path says nothing of the weights.

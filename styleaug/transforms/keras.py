@@ -40,11 +40,11 @@ if find_spec("keras") is None:
     raise missing_extra("styleaug.transforms.keras", "keras", "keras")
 try:
     import keras
-except ImportError as error:  # its backend is missing: without KERAS_BACKEND that is TensorFlow
+except ImportError as _error:  # its backend is missing: without KERAS_BACKEND that is TensorFlow
     raise ConfigError(
-        f"Keras could not be imported: {first_line(error)} Install its backend, or choose another one before "
-        'Keras is imported: os.environ["KERAS_BACKEND"] = "torch", "jax" or "tensorflow".'
-    ) from error
+        f"Keras could not be imported: {first_line(_error)} Install its backend, or choose another one "
+        'before Keras is imported: os.environ["KERAS_BACKEND"] = "torch", "jax" or "tensorflow".'
+    ) from _error
 
 __all__ = ["StyleLayer"]
 

@@ -16,8 +16,8 @@ from styleaug.transforms.params import StyleParams
 try:
     from kornia.augmentation import IntensityAugmentationBase2D
     from kornia.augmentation.random_generator import RandomGeneratorBase
-except ImportError as error:
-    raise missing_extra("styleaug.transforms.kornia", "kornia", "kornia") from error
+except ImportError as _error:
+    raise missing_extra("styleaug.transforms.kornia", "kornia", "kornia") from _error
 
 __all__ = ["RandomStyle"]
 
@@ -83,9 +83,9 @@ class RandomStyle(IntensityAugmentationBase2D):
         stylizer, p = held(bank, options, p=p, usual=P)
         super().__init__(p, check_share("p_batch", p_batch), same_on_batch, keepdim)
         host = "kornia, which hands over each of the data_keys by itself"
-        self.stylizer = needs_no_other_inputs(stylizer, host, batch=True)
+        self.stylizer: AbstractAugment = needs_no_other_inputs(stylizer, host, batch=True)
         self._param_generator = StyleGenerator(self.stylizer)
-        self.flags = {"differentiable": differentiable}
+        self.flags: dict[str, Any] = {"differentiable": differentiable}
 
     def set_rng_device_and_dtype(self, device: torch.device, dtype: torch.dtype) -> None:
         """Stay on the CPU and in float32, where a seed has one meaning, whatever kornia asks for."""

@@ -7,13 +7,13 @@ from torch.utils._pytree import tree_structure
 
 from styleaug.errors import ConfigError, missing_extra
 from styleaug.transforms.host import advised, draw_seed, drawing_from, seed_from
-from styleaug.transforms.sample import ImageKey, calling, check_image_key
+from styleaug.transforms.sample import ImageKey, Keys, calling, check_image_key
 
 try:
     from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
     from lightning.pytorch.utilities.model_helpers import is_overridden
-except ImportError as error:
-    raise missing_extra("styleaug.transforms.lightning", "Lightning", "lightning") from error
+except ImportError as _error:
+    raise missing_extra("styleaug.transforms.lightning", "Lightning", "lightning") from _error
 
 __all__ = ["StyleCallback"]
 
@@ -48,9 +48,13 @@ class StyleCallback(Callback):
         >>> trainer = Trainer(callbacks=[StyleCallback(StyleAugment("art"))])  # doctest: +SKIP
     """
 
+    batches: int
+    training: bool
+    transferred: bool
+
     def __init__(self, augment: Callable[[Any], Any], *, image: ImageKey = None):
         self.augment = augment
-        self.image = check_image_key(image)
+        self.image: Keys | None = check_image_key(image)
         self.seed: int | None = None
         self.batches = 0
         """How many were trained on since the seed was drawn."""
@@ -150,9 +154,12 @@ class StyleCallback(Callback):
 class StylingHook:
     """Stands in for a module's `on_after_batch_transfer` while it is trained."""
 
+    callback: StyleCallback
+    trainer: Trainer
+
     def __init__(self, callback: StyleCallback, trainer: Trainer, owner: Any):
         self.callback, self.trainer = callback, trainer
-        self.replaced = vars(owner).get(HOOK)
+        self.replaced: Any = vars(owner).get(HOOK)
         """What another callback had put in the hook's place, if anything."""
 
         self.__wrapped__: Callable[..., Any] = getattr(owner, HOOK)

@@ -58,6 +58,9 @@ class StyleLoader:
         ...     train(normalise(images), labels)  # doctest: +SKIP
     """
 
+    state_dict: Callable[[], dict[str, Any]]
+    load_state_dict: Callable[[dict[str, Any]], None]
+
     def __init__(
         self,
         loader: Any,
@@ -69,7 +72,7 @@ class StyleLoader:
         self.loader = loader
         self.augment = augment
         self._image = check_image_key(image)
-        self.device = None if device is None else torch.device(device)
+        self.device: torch.device | None = None if device is None else torch.device(device)
         if self.device is not None and self.device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device 'cuda' was asked for, but torch finds no GPU. Use device='cpu'.")
         self._side: torch.cuda.Stream | None = None
@@ -308,7 +311,7 @@ class StyleCollate:
         return unwrapped(calling(self.augment, batch, self._image))
 
 
-KEPT_TYPES = (tv_tensors.Image, tv_tensors.Video, tv_tensors.Mask)
+KEPT_TYPES: tuple[type[Tensor], ...] = (tv_tensors.Image, tv_tensors.Video, tv_tensors.Mask)
 
 
 def collate_wrapped(batch: Any, *, collate_fn_map: Any = None) -> Any:

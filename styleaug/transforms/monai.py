@@ -38,8 +38,8 @@ try:
     from monai.transforms.transform import MapTransform, RandomizableTransform, Transform
     from monai.utils.enums import TransformBackends
     from monai.utils.misc import get_seed
-except ImportError as error:
-    raise missing_extra("styleaug.transforms.monai", "MONAI", "monai") from error
+except ImportError as _error:
+    raise missing_extra("styleaug.transforms.monai", "MONAI", "monai") from _error
 
 __all__ = [
     "RandStyle",
@@ -66,7 +66,7 @@ _DEVICE = (
 class Volumes:
     """Stylise images `(C, H, W)` and volumes `(C, H, W, D)`; what all transforms for MONAI share."""
 
-    backend = [TransformBackends.TORCH]  # noqa: RUF012, MONAI reads it from the class
+    backend: list[TransformBackends] = [TransformBackends.TORCH]  # noqa: RUF012, MONAI reads it from the class
     stylizer: AbstractAugment
     axis: int
 
@@ -120,6 +120,10 @@ class Volumes:
 
 class AbstractRandStyle(Volumes, RandomizableTransform):
     """Draw a style with MONAI's random state, and give it to one image or volume at a time."""
+
+    copies: Copies
+    by_default: bool
+    drawn: StyleParams
 
     def __init__(self, bank: Styles, prob: float | None, axis: int, options: StyleOptions) -> None:
         stylizer, prob = held(bank, options, p=prob, usual=0.5)

@@ -19,8 +19,8 @@ try:
     from batchgeneratorsv2.transforms.base.basic_transform import ImageOnlyTransform
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-except ImportError as error:
-    raise missing_extra("styleaug.transforms.nnunet", "nnunetv2", "nnunet") from error
+except ImportError as _error:
+    raise missing_extra("styleaug.transforms.nnunet", "nnunetv2", "nnunet") from _error
 
 __all__ = ["StyleTrainer", "StyleTransform"]
 
@@ -54,6 +54,9 @@ class StyleTransform(ImageOnlyTransform):
     Example:
         >>> transforms.append(StyleTransform(generator="gin", strength=(0, 1)))  # doctest: +SKIP
     """
+
+    stylizer: AbstractAugment
+    p: float
 
     @with_options
     def __init__(self, bank: Styles = None, *, p: float | None = None, **options: Unpack[StyleOptions]):
@@ -91,6 +94,9 @@ class StyleTrainer(nnUNetTrainer):
 
     styles: ClassVar[Any] = {"generator": "gin", "strength": (0.0, 1.0)}
     """A `StyleAugment`, `OneOf` or preset, or the arguments of `StyleAugment`; `value_range` is `"auto"`."""
+
+    stylizer: AbstractAugment
+    image_channels: int
 
     def initialize(self) -> None:
         """Build the network, as the host does, and read the styles."""

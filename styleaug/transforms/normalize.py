@@ -21,6 +21,7 @@ from styleaug.transforms.blends import Blend
 from styleaug.transforms.guard import Preserve
 from styleaug.transforms.options import Channels, Precision
 from styleaug.transforms.params import StyleParams
+from styleaug.transforms.splice import Splice
 
 __all__ = ["StyleNormalize", "home_style"]
 
@@ -67,6 +68,16 @@ class StyleNormalize(AbstractAugment):
         ...     StyleNormalize("hospital_a.safetensors"), transforms.ToTensor()])  # doctest: +SKIP
     """
 
+    code: Tensor
+    row: int | None
+    p: float
+    splice: Splice | None
+    within_batch: bool
+    channels: Channels
+    value_range: ValueRange
+    most_channels: int
+    code_length: int
+
     @as_usual(for_autograd=True)
     def __init__(
         self,
@@ -88,8 +99,8 @@ class StyleNormalize(AbstractAugment):
                 "StyleNormalize needs the bank of a network's training images. Fit one: styleaug fit-style "
                 "FOLDER -o home.safetensors"
             )
-        self.strength = check_share("strength", strength)
-        self.augment = StyleAugment(
+        self.strength: float = check_share("strength", strength)
+        self.augment: StyleAugment = StyleAugment(
             bank,
             generator=generator,
             p=1.0,
@@ -106,7 +117,7 @@ class StyleNormalize(AbstractAugment):
         self.p, self.splice, self.within_batch = 1.0, None, False
         self.channels, self.value_range = self.augment.channels, self.augment.value_range
         self.most_channels, self.code_length = self.augment.most_channels, self.augment.code_length
-        self.protects_by_mask = self.augment.protects_by_mask
+        self.protects_by_mask: bool = self.augment.protects_by_mask
 
     @property
     def fingerprint(self) -> str:

@@ -11,10 +11,13 @@ from torch.nn.functional import pad
 
 from styleaug.errors import ConfigError
 from styleaug.generators.ambient import as_usual
+from styleaug.images import ValueRange
 from styleaug.samplers import check_weights
 from styleaug.transforms.base import AbstractAugment
+from styleaug.transforms.options import Channels
 from styleaug.transforms.params import StyleParams
 from styleaug.transforms.placement import put, take
+from styleaug.transforms.splice import Splice
 
 __all__ = ["OneOf"]
 
@@ -43,24 +46,28 @@ class OneOf(AbstractAugment):
         >>> mixed = OneOf([StyleAugment("art"), StyleAugment(generator="randconv")], weights=[2, 1])
     """
 
+    channels: Channels
+    value_range: ValueRange
+    splice: Splice | None
+
     def __init__(self, transforms: Sequence[AbstractAugment], weights: Sequence[float] | None = None):
         super().__init__()
-        self.transforms = check_members(transforms)
+        self.transforms: tuple[AbstractAugment, ...] = check_members(transforms)
         given = [1.0] * len(self.transforms) if weights is None else weights
         chances = check_weights(given)
         if len(chances) != len(self.transforms):
             raise ConfigError(f"{len(self.transforms)} transforms need as many weights, got {len(chances)}.")
-        self.weights = tuple((chances / chances.sum()).tolist())
+        self.weights: tuple[float, ...] = tuple((chances / chances.sum()).tolist())
         styled = [weight * member.p for weight, member in zip(self.weights, self.transforms, strict=True)]
-        self.p = sum(styled)
+        self.p: float = sum(styled)
         # Where nothing is styled there is nothing to share out.
-        self.shares = tuple(share / self.p for share in styled) if self.p else self.weights
+        self.shares: tuple[float, ...] = tuple(share / self.p for share in styled) if self.p else self.weights
         first = self.transforms[0]
         self.channels, self.value_range, self.splice = first.channels, first.value_range, first.splice
-        self.most_channels = first.most_channels
-        self.within_batch = any(member.within_batch for member in self.transforms)
-        self.protects_by_mask = any(member.protects_by_mask for member in self.transforms)
-        self.code_length = 1 + max(member.code_length for member in self.transforms)
+        self.most_channels: int = first.most_channels
+        self.within_batch: bool = any(member.within_batch for member in self.transforms)
+        self.protects_by_mask: bool = any(member.protects_by_mask for member in self.transforms)
+        self.code_length: int = 1 + max(member.code_length for member in self.transforms)
 
     @property
     def fingerprint(self) -> str:

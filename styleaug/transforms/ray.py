@@ -9,6 +9,7 @@ import torch
 
 from styleaug.errors import ConfigError
 from styleaug.images import check_range
+from styleaug.transforms.base import AbstractAugment
 from styleaug.transforms.host import (
     Styles,
     advised,
@@ -66,6 +67,10 @@ class StyleBatch:
         ...                batch_size=32, compute=ray.data.ActorPoolStrategy(size=4))  # doctest: +SKIP
     """
 
+    column: str
+    seed: int | None
+    ids: str | None
+
     @with_options
     def __init__(
         self,
@@ -83,11 +88,11 @@ class StyleBatch:
                 'bank="batch" would let styles depend on how Ray Data divides rows into batches; give a bank.'
             )
         stylizer, p = held(bank, options, p=p, usual=P)
-        self.stylizer = needs_no_other_inputs(stylizer.with_p(p), "Ray Data")
+        self.stylizer: AbstractAugment = needs_no_other_inputs(stylizer.with_p(p), "Ray Data")
         self.column, self.seed, self.ids = column, seed, ids
         # Ray names an actor's GPU here; without one it leaves all of the machine's in sight.
         given = os.environ.get("CUDA_VISIBLE_DEVICES") and torch.cuda.is_available()
-        self.device = torch.device(device or ("cuda" if given else "cpu"))
+        self.device: torch.device = torch.device(device or ("cuda" if given else "cpu"))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Stylise a batch, a dict of arrays; `batch` itself if no row is picked."""

@@ -11,8 +11,8 @@ from styleaug.transforms.host import advised, batch_seeds, draw_seed, drawing_fr
 
 try:
     from timm.data.loader import PrefetchLoader
-except ImportError as error:
-    raise missing_extra("styleaug.transforms.timm", "timm", "timm") from error
+except ImportError as _error:
+    raise missing_extra("styleaug.transforms.timm", "timm", "timm") from _error
 
 __all__ = ["StylePrefetchLoader"]
 
@@ -55,7 +55,7 @@ class StylePrefetchLoader(PrefetchLoader):
                 "MaybeToTensor."
             )
         vars(self).update(vars(loader))
-        self.loader = StyledOnTransfer(loader.loader, augment)
+        self.loader: StyledOnTransfer = StyledOnTransfer(loader.loader, augment)
 
 
 class StyledOnTransfer:
@@ -85,6 +85,10 @@ class StyledOnTransfer:
 
 class Untransferred:
     """Images on their way to the device; stylised on arrival, on the stream that moves them."""
+
+    images: Any
+    augment: Callable[[Any], Any]
+    seed: int
 
     def __init__(self, images: Any, augment: Callable[[Any], Any], seed: int):
         self.images, self.augment, self.seed = images, augment, seed

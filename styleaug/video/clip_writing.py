@@ -158,9 +158,12 @@ def new_folder(target: Path) -> Iterator[Path]:
 class FolderWriter:
     """Writes frames as files, named like their source frames."""
 
+    folder: Path
+    written: int
+
     def __init__(self, folder: Path, tracks: list[Any]):
         self.folder, self.written = folder, 0
-        self.notes = [left_out(track, "a folder") for track in tracks]
+        self.notes: list[str] = [left_out(track, "a folder") for track in tracks]
 
     def __call__(self, frame: Frame) -> None:
         """Write the next frame."""
@@ -174,24 +177,39 @@ class FolderWriter:
 class FileWriter:
     """Writes a video file or an animated picture."""
 
+    suffix: str
+    fps: Fraction
+    timed: bool
+    like: _Source | None
+    tracks: list[Any]
+    written: int
+    waited: int
+    last: int
+    origin: Fraction
+    alpha: bool
+    ticks: Fraction
+    graph: Any
+    kept: dict[int, Any]
+    waiting: list[Any]
+
     def __init__(
         self, path: Path, suffix: str, fps: Fraction, tracks: list[Any], timed: bool, like: _Source | None
     ):
-        self.av = import_av()
+        self.av: Any = import_av()
         self.suffix, self.fps, self.timed, self.like, self.tracks = suffix, fps, timed, like, tracks
         self.notes: list[str] = []
         self.pauses: dict[int, int] = {}
         self.written, self.last, self.origin, self.alpha = 0, -1, Fraction(0), False
         self.graph, self.kept, self.waiting, self.waited = None, {}, [], 0
         # Both are told when the file is opened, and FFmpeg has names of its own for them.
-        self.pause = like.pause if like and timed else None
+        self.pause: Fraction | None = like.pause if like and timed else None
         plays, kind = (like.plays if like else 0), ANIMATED.get(suffix)
         options = {"plays" if kind == "apng" else "loop": str(plays if kind == "gif" else abs(plays))}
         if self.pause and kind == "apng":
             options["final_delay"] = f"{self.pause.limit_denominator(60_000)}"
         elif self.pause and kind == "gif":
             options["final_delay"] = f"{min(round(self.pause * 100), 65535)}"
-        self.container = self.av.open(str(path), "w", format=kind, options=options if kind else {})
+        self.container: Any = self.av.open(str(path), "w", format=kind, options=options if kind else {})
 
     def __call__(self, frame: Frame) -> None:
         """Encode the next frame."""

@@ -123,11 +123,15 @@ class StillClip:
 class FolderClip(StillClip):
     """A folder of frames."""
 
+    fps: Fraction
+    count: int
+    notes: list[str]
+
     def __init__(self, folder: Path):
         found = [p for p in folder.iterdir() if p.suffix.lower() in FRAME_SUFFIXES and p.name[0] != "."]
         if not found:
             raise FileError(f"no frame in {folder}; known file types are {' '.join(FRAME_SUFFIXES)}.")
-        self.paths = sorted(found, key=natural)
+        self.paths: list[Path] = sorted(found, key=natural)
         self.fps, self.count, self.notes = Fraction(25), len(found), []
         _check_size(folder, 1, 1, self.count)
 
@@ -145,6 +149,11 @@ class FolderClip(StillClip):
 class WebPClip(StillClip):
     """An animated WebP, which FFmpeg cannot read."""
 
+    path: Path
+    notes: list[str]
+    count: int
+    plays: int
+
     pause: Fraction | None
 
     def __init__(self, path: Path):
@@ -156,11 +165,13 @@ class WebPClip(StillClip):
                     size = image.size
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise FileError(f"{path} is no WebP, or its beginning is damaged: {error}.") from None
-        self.pauses = webp_pauses(path)
+        self.pauses: list[Fraction] = webp_pauses(path)
         _check_size(path, *size, len(self.pauses))
         self.count, self.plays, self.pause = len(self.pauses), plays_of(path), self.pauses[-1]
         shown = sum(self.pauses)
-        self.fps = Fraction(self.count / shown if shown else 25).limit_denominator(1001) or Fraction(25)
+        self.fps: Fraction = Fraction(self.count / shown if shown else 25).limit_denominator(
+            1001
+        ) or Fraction(25)
 
     def frames(self) -> Iterator[Frame]:
         """Yield decoded frames; a truncated file ends early, with a note."""
@@ -179,6 +190,9 @@ class WebPClip(StillClip):
 class FileClip:
     """A video file."""
 
+    av: Any
+    path: Path
+    audio: Callable[[Any], None] | None
     fps: Fraction
     count: int
     notes: list[str]
@@ -188,11 +202,11 @@ class FileClip:
     def __init__(self, path: Path, audio: Callable[[Any], None] | None):
         av = self.av = import_av()
         self.path, self.audio, self.notes = path, audio, []
-        self.container = self.opened()
+        self.container: Any = self.opened()
         try:
             if not self.container.streams.video:
                 raise FileError(f"{path} has no video in it.")
-            self.stream = self.container.streams.video[0]
+            self.stream: Any = self.container.streams.video[0]
             self.stream.thread_type = "AUTO"
             self.fps = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
             self.count = self.stream.frames or self.by_duration()
@@ -200,7 +214,7 @@ class FileClip:
             _check_size(path, codec.width, codec.height, self.count)
             animated = codec.name in ("gif", "apng")
             self.plays, self.pause = (plays_of(path), self.last_pause()) if animated else (0, None)
-            self.decoder = self.alpha_decoder()
+            self.decoder: Any = self.alpha_decoder()
         except av.error.FFmpegError as error:
             self.container.close()
             raise FileError(f"{path} is no video, or is damaged: {error.strerror}.") from None

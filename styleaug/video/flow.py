@@ -30,7 +30,14 @@ RAFT_WEIGHTS = "raft_small_C_T_V2-01064c6d.pth"
 """Name of torchvision's download."""
 RAFT_STEP, RAFT_LEAST = 8, 128
 """RAFT's sides in pixels must be a multiple of the first number, and at least the second."""
-FARNEBACK = {"pyr_scale": 0.5, "levels": 5, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.1}
+FARNEBACK: dict[str, Any] = {
+    "pyr_scale": 0.5,
+    "levels": 5,
+    "winsize": 15,
+    "iterations": 3,
+    "poly_n": 5,
+    "poly_sigma": 1.1,
+}
 _LEAST_SIDE = 32
 """Least side in pixels for OpenCV's DIS; the edges of smaller images are repeated."""
 

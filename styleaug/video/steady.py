@@ -36,6 +36,7 @@ class Past:
 class SteadyForward(Forward):
     """Runs of a generator on one frame; each row is a separate image with its own past."""
 
+    used: int = 0
     past: Past = field(default_factory=Past)
     keep: float = 0.0
 

@@ -60,6 +60,11 @@ class Track:
         ConfigError: the box is none, or OpenCV is not installed.
     """
 
+    box: tuple[float, float, float, float]
+    cv2: Any
+    frames: int
+    lost: str
+
     def __init__(self, box: Box):
         self.box, self.cv2 = check_box(box), import_cv2("a track")
         self.frames = 0

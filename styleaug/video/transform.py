@@ -18,7 +18,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from styleaug.bank import StyleBank
 from styleaug.checks import check_share
@@ -26,7 +25,7 @@ from styleaug.errors import ConfigError, ImageError
 from styleaug.generators.ambient import as_usual
 from styleaug.images import check_range, from_float, to_float
 from styleaug.transforms.augment import WITHIN_BATCH, StyleAugment
-from styleaug.transforms.base import is_image_tensor
+from styleaug.transforms.base import Transform, is_image_tensor
 from styleaug.transforms.host import with_options
 from styleaug.transforms.options import CommonOptions, P, Precision
 from styleaug.transforms.params import StyleParams
@@ -121,7 +120,7 @@ the thumbnail is higher."""
 Flow = FlowMethod | Callable[[Tensor, Tensor], Tensor] | None
 
 
-class StyleVideo(v2.Transform):
+class StyleVideo(Transform):
     """Paint a clip in one style without flicker; masks, boxes and labels stay unchanged.
 
     Place it before `Normalize`. The input is a clip `(T, C, H, W)`, a batch `(B, T, C, H, W)` with one
@@ -162,6 +161,9 @@ class StyleVideo(v2.Transform):
         >>> clip = video(torch.rand(8, 3, 120, 160))  # doctest: +SKIP
     """
 
+    smoothing: float
+    reuse: float
+
     @with_options
     def __init__(
         self,
@@ -188,12 +190,12 @@ class StyleVideo(v2.Transform):
                 raise ConfigError(f"{name} must be below 1: at 1 the first frame would never change.")
         self.smoothing, self.reuse, self.where = float(smoothing), float(reuse), where
         self.flow: Flow = flow
-        self.box = None if track is None else check_box(track)
+        self.box: tuple[float, float, float, float] | None = None if track is None else check_box(track)
         if self.box and where == "everywhere":
             raise ConfigError('track has a mask; use where="inside", "outside" or "both", not "everywhere".')
         if self.box:
             Track(self.box)  # fails here without OpenCV
-        self.stylizer = StyleAugment(
+        self.stylizer: StyleAugment = StyleAugment(
             bank,
             p=p,
             splice="mask" if where == "both" else None,
@@ -385,6 +387,12 @@ class Stream:
 
     It keeps only the statistics, the last frame, the last styled frame and, with a track, its last mask.
     """
+
+    stylizer: StyleAugment
+    coats: list[Coat | None]
+    flow: Callable[[Tensor, Tensor], Tensor] | None
+    smoothing: float
+    reuse: float
 
     def __init__(
         self,
