@@ -88,7 +88,8 @@ from PIL import Image
 from styleaug.transforms.huggingface import StyleColumn
 picture = Image.new("RGB", (40, 30), "red")
 rows = datasets.Dataset.from_dict({{"image": [picture] * 2}}).cast_column("image", datasets.Image())
-rows.set_transform(StyleColumn("art", p=1.0))
+import styleaug
+rows.set_transform(StyleColumn(styleaug.StyleAugment("art", p=1.0)))
 assert len(rows[:2]["image"]) == 2
 """,
     "hub": """
@@ -115,14 +116,13 @@ content = io.BytesIO(); Image.new("RGB", (40, 30), "red").save(content, "PNG")
 import os; os.mkdir("in")
 images = [{"bytes": content.getvalue(), "path": "a.png"}]
 pyarrow.parquet.write_table(pyarrow.table({"image": images}), "in/a.parquet")
-apply_folder("in", "out", "art")
+apply_folder("in", "out", bank="art")
 """,
     "export": "import styleaug; styleaug.export_onnx('fourier', 'a.onnx')",
     "keras": f"""{DRAW}
 import os; os.environ["KERAS_BACKEND"] = "torch"
 import keras, onnxruntime, styleaug
-codes = styleaug.load_generator("reinhard-rgb").encode_style(images)
-styleaug.StyleBank(codes, generator="reinhard-rgb").save("bank.safetensors")
+styleaug.fit_style(list(images), generator="reinhard-rgb").bank.save("bank.safetensors")
 from styleaug.transforms.keras import StyleLayer
 pixels = (images.permute(0, 2, 3, 1).numpy() * 255).astype("uint8")
 assert StyleLayer("bank.safetensors", p=1.0)(pixels, training=True).shape == pixels.shape
@@ -134,15 +134,29 @@ volume = nibabel.Nifti1Image(images[0, 0].numpy()[..., None].repeat(4, -1), nump
 nibabel.save(volume, "scans/a.nii.gz")
 tifffile.imwrite("scans/c.tif", (images[0, 0].numpy() * 60000).astype("uint16"), compression="zlib")
 import styleaug
-styleaug.apply_folder("scans", "out", "gin", value_range="auto")
+styleaug.apply_folder("scans", "out", generator="gin", value_range="auto")
 """,
-    "train": "import lightning.fabric, tensorboard, styleaug.training",
-    "evaluation": "import lpips, segmentation_models_pytorch; from styleaug import evaluate_robustness",
+    "train": """
+import tensorboard
+from styleaug.training.config import preset
+from styleaug.training.fabric import make_fabric
+make_fabric(preset("cyclegan"))
+""",
+    "evaluation": """
+import segmentation_models_pytorch
+from styleaug.perceptual import read_linear
+assert read_linear(None)
+""",
     "faces": f"""{DRAW}
 from styleaug import Preserve, StyleAugment
 from styleaug.evaluation.identity import load_network
 assert StyleAugment("art", preserve=Preserve(protect="faces"))(images).shape == images.shape
 load_network("dlib")
+""",
+    "bench": """
+import matplotlib.pyplot
+from styleaug.robustness.corruptions import frost_photographs
+assert len(frost_photographs()) == 5
 """,
     "video": f"""{DRAW}
 import av, cv2
