@@ -122,7 +122,7 @@ apply_folder("in", "out", bank="art")
     "keras": f"""{DRAW}
 import os; os.environ["KERAS_BACKEND"] = "torch"
 import keras, onnxruntime, styleaug
-styleaug.fit_style(list(images), generator="reinhard-rgb").bank.save("bank.safetensors")
+styleaug.fit_style(list(images), generator="reinhard-rgb", min_images=1).bank.save("bank.safetensors")
 from styleaug.transforms.keras import StyleLayer
 pixels = (images.permute(0, 2, 3, 1).numpy() * 255).astype("uint8")
 assert StyleLayer("bank.safetensors", p=1.0)(pixels, training=True).shape == pixels.shape
@@ -134,7 +134,7 @@ volume = nibabel.Nifti1Image(images[0, 0].numpy()[..., None].repeat(4, -1), nump
 nibabel.save(volume, "scans/a.nii.gz")
 tifffile.imwrite("scans/c.tif", (images[0, 0].numpy() * 60000).astype("uint16"), compression="zlib")
 import styleaug
-styleaug.apply_folder("scans", "out", generator="gin", value_range="auto")
+styleaug.apply_folder("scans", "out", generator="gin")
 """,
     "train": """
 import tensorboard
@@ -239,40 +239,42 @@ class Environments:
     """Environments of one Python: the core, which is made once, and copies of it with one extra each.
 
     A copy shares its files with the core's by hard links, takes its place, and is deleted after use.
+
+    Args:
+        folder: where they are made, one after another.
+        python: the interpreter.
+        built: a wheel or an sdist.
+        lowest: take the lowest versions that `pyproject.toml` promises, not the newest.
     """
 
-    def __init__(self, folder: Path, python: str, wheel: Path, *options: str, beside: tuple[str, ...] = ()):
-        self.folder, self.wheel, self.options = folder, wheel, options
+    def __init__(self, folder: Path, python: str, built: Path, *, lowest: bool = False):
+        self.folder, self.built, self.lowest = folder, built, lowest
         self.kept, self.env = folder / "kept", folder / "env"
         self.made = self.env / "bin" / "python"
         self.failed = call(uv(), "venv", "-q", "--python", python, self.env, cwd=folder)
-        self.failed = self.failed or self.install(str(wheel), *beside) or smoke(self.made, "core", folder)
+        self.failed = self.failed or self.install() or smoke(self.made, "core", folder)
         self.env.rename(self.kept)
 
-    def install(self, *packages: str) -> str:
-        """Install packages beside what is there; return the reason of a failure."""
-        pip = (uv(), "pip")
-        failed = call(
-            *pip,
-            "install",
-            "-q",
-            *self.options,
-            "--python",
-            self.made,
-            *packages,
-            cwd=self.folder,
-            seconds=1800,
-        ) or call(*pip, "check", "-q", "--python", self.made, cwd=self.folder)
-        return failed and f"cannot be installed: {failed}"
+    def install(self, extra: str = "") -> str:
+        """Install styleaug, or an extra beside it; return the reason of a failure."""
+        steps = [[f"styleaug[{extra}] @ {self.built.as_uri()}" if extra else str(self.built)]]
+        if self.lowest:
+            # What a wheel needs counts as indirect, and uv would take its newest versions.
+            named = ["-r", str(ROOT / "pyproject.toml"), *(["--extra", extra] if extra else TOOLS)]
+            steps = [["--resolution", "lowest-direct", *named, *BESIDE.get(extra, ())]]
+            steps += [] if extra else [["--no-deps", str(self.built)]]
+        for packages in steps:
+            command = (uv(), "pip", "install", "-q", "--python", self.made, *packages)
+            if failed := call(*command, cwd=self.folder, seconds=1800):
+                return f"cannot be installed: {failed}"
+        return call(uv(), "pip", "check", "-q", "--python", self.made, cwd=self.folder)
 
     @contextmanager
-    def of(self, extra: str, *beside: str) -> Iterator[str]:
+    def of(self, extra: str) -> Iterator[str]:
         """Make an environment of the core or with an extra; yields the reason of a failure."""
         subprocess.run(["cp", "-al", self.kept, self.env], check=True)
         try:
-            named = f"styleaug[{extra}] @ {self.wheel.as_uri()}"
-            more = [named, *beside] if extra in PROJECT["optional-dependencies"] else []
-            yield self.failed or (self.install(*more) if more else "")
+            yield self.failed or (self.install(extra) if extra in PROJECT["optional-dependencies"] else "")
         finally:
             shutil.rmtree(self.env)
 
@@ -368,15 +370,11 @@ def lowest(args: argparse.Namespace, wheel: Path) -> None:
     """Run the tests of every extra on the lowest versions."""
     rows = kept("lowest")
     python = interpreter(args.pythons[0]) or sys.exit(f"installs: no Python {args.pythons[0]} here")
-    options = ("--resolution", "lowest-direct")
     with tempfile.TemporaryDirectory() as work:
-        environments = Environments(Path(work), python, wheel, *options, beside=TOOLS)
+        environments = Environments(Path(work), python, wheel, lowest=True)
         for extra in args.extras or PARTS:
             began = time.monotonic()
-            with (
-                environments.of(extra, *BESIDE.get(extra, ())) as failed,
-                tempfile.TemporaryDirectory() as folder,
-            ):
+            with environments.of(extra) as failed, tempfile.TemporaryDirectory() as folder:
                 failed = failed or try_tests(environments, extra, Path(folder))
                 failed = failed or (extra != "core" and smoke(environments.made, extra, Path(folder)))
                 named = versions(environments.made, extra)

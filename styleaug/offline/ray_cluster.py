@@ -97,7 +97,7 @@ class Tries:
 class Actor:
     """A worker that loads the generator once and processes units."""
 
-    copier: Copier
+    copier: "Copier"
     tries: Any
 
     def __init__(self, copier: "Copier", tries: Any):
