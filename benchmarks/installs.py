@@ -180,9 +180,9 @@ assert not wanted, f"no module of {{wanted}}"
 TESTS = {
     "core": "test_torchvision test_transforms test_generators test_samplers test_bank test_weights "
     "test_images test_random_networks test_blends test_bands test_dataloader test_splice test_options_golden "
-    "test_fit test_fitting test_apply test_stylizing test_resuming test_cli test_quality test_shift "
+    "test_fit test_fitting test_stylizing test_resuming test_cli test_quality test_shift "
     "test_robustness test_translators",
-    "parquet": "test_shards",
+    "parquet": "test_shards test_apply",
     "medical": "test_dicom test_tiff test_studies test_scan test_volumes test_label_maps test_rasters",
     "train": "test_training test_recipes test_monitor test_cli_training",
     "evaluation": "test_metrics test_segmentation",
@@ -192,10 +192,10 @@ TESTS = {
 """Files of tests that run on the lowest versions; for other extras `test_NAME.py`, where there is one."""
 TOOLS = ("pytest>=8.3", "pytest-timeout>=2.3", "hypothesis>=6.115", "scikit-image>=0.24", "scipy>=1.11")
 BESIDE = {
-    "keras": ["onnx", "onnxscript"],
-    "lightning": ["torchdata"],
-    "ray": ["webdataset"],
-    "parquet": ["webdataset"],
+    "keras": ("onnx>=1.17", "onnxscript>=0.3"),
+    "lightning": ("torchdata>=0.10",),
+    "ray": ("webdataset>=0.2.100",),
+    "parquet": ("webdataset>=0.2.100",),
 }
 """What the tests of an extra need beside it."""
 
@@ -261,7 +261,9 @@ class Environments:
         if self.lowest:
             # What a wheel needs counts as indirect, and uv would take its newest versions.
             named = ["-r", str(ROOT / "pyproject.toml"), *(["--extra", extra] if extra else TOOLS)]
-            steps = [["--resolution", "lowest-direct", *named, *BESIDE.get(extra, ())]]
+            floors = self.folder / "floors.txt"
+            floors.write_text("\n".join(lowest_of(extra or "core")))  # else uv may settle for newer ones
+            steps = [["--resolution", "lowest-direct", "-c", floors, *named, *BESIDE.get(extra, ())]]
             steps += [] if extra else [["--no-deps", str(self.built)]]
         for packages in steps:
             command = (uv(), "pip", "install", "-q", "--python", self.made, *packages)
@@ -300,6 +302,14 @@ def promised(extra: str) -> list[str]:
     extras = PROJECT["optional-dependencies"]
     wanted = extras[extra] if extra in extras else PROJECT["dependencies"]
     return [re.split(r"[\[<>=!~; ]", line)[0].lower().replace("_", "-") for line in wanted]
+
+
+def lowest_of(extra: str) -> list[str]:
+    """Return the lowest versions that `pyproject.toml` promises, as constraints: `numpy==1.26.*`."""
+    extras = PROJECT["optional-dependencies"]
+    wanted = extras[extra] if extra in extras else PROJECT["dependencies"]
+    found = [re.match(r"([\w.-]+)[^;]*>=([\d.]+)", line) for line in wanted]
+    return [f"{each[1]}=={each[2]}.*" for each in found if each]
 
 
 def smoke(made: Path, extra: str, folder: Path) -> str:

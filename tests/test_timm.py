@@ -45,6 +45,7 @@ def host(**options: Any) -> PrefetchLoader:
             "is_training": True,
             "no_aug": True,
             "num_workers": 0,
+            "persistent_workers": options.get("num_workers", 0) > 0,  # of old timm the default fails
             "device": CPU,
             **options,
         },
@@ -196,6 +197,7 @@ def test_augmix_splits_are_styled_each_by_itself():
         re_split=True,
         num_aug_splits=2,
         num_workers=0,
+        persistent_workers=False,
         device=CPU,
     )
     for images, target in epoch(StylePrefetchLoader(base, augment)):
@@ -225,7 +227,9 @@ def test_two_augmentations_follow_each_other():
 
 
 def test_a_loader_without_prefetcher_is_refused():
-    made = create_loader(Photos(), (3, SIZE, SIZE), batch_size=4, use_prefetcher=False, num_workers=0)
+    made = create_loader(
+        Photos(), (3, SIZE, SIZE), batch_size=4, use_prefetcher=False, num_workers=0, persistent_workers=False
+    )
     with pytest.raises(ConfigError, match=r"got DataLoader.*use_prefetcher=True.*without --no-prefetcher"):
         StylePrefetchLoader(made, inverter()[0])
 
