@@ -136,6 +136,16 @@ tifffile.imwrite("scans/c.tif", (images[0, 0].numpy() * 60000).astype("uint16"),
 import styleaug
 styleaug.apply_folder("scans", "out", generator="gin")
 """,
+    "slides": f"""{DRAW}
+import openslide, os, zarr
+from styleaug import apply_folder
+os.makedirs("in/a.zarr")
+group = zarr.open_group("in/a.zarr", mode="w", zarr_format=2)
+group.create_array("0", data=(images[0].numpy() * 255).astype("uint8"))
+axes = [{{"name": axis}} for axis in "cyx"]
+group.attrs["multiscales"] = [{{"version": "0.4", "axes": axes, "datasets": [{{"path": "0"}}]}}]
+assert apply_folder("in", "out", generator="gin").failed == []
+""",
     "train": """
 import tensorboard
 from styleaug.training.config import preset
@@ -184,6 +194,7 @@ TESTS = {
     "test_robustness test_translators",
     "parquet": "test_shards test_apply",
     "medical": "test_dicom test_tiff test_studies test_scan test_volumes test_label_maps test_rasters",
+    "slides": "test_slides test_slide_copies test_ome_zarr",
     "train": "test_training test_recipes test_monitor test_cli_training",
     "evaluation": "test_metrics test_segmentation",
     "faces": "test_faces test_identity",

@@ -63,22 +63,29 @@ class ZarrReader(AbstractPyramid):
         ConfigError: zarr is missing.
     """
 
+    dtype: np.dtype
+    shape: tuple[int, int, int]
+    levels: list[tuple[int, int]]
+    tile: int
+
     alpha = False
 
     def __init__(self, path: str | Path):
-        self.path = check_path(path)
+        self.path: Path = check_path(path)
         if not self.path.is_dir():
             raise FileError(f"{self.path} is not a folder, as OME-Zarr is; give the folder of the image.")
         try:
             scales = self.read_scales()
-            self.axes = [axis if isinstance(axis, str) else axis["name"] for axis in scales.get("axes", AXES)]
+            self.axes: list[str] = [
+                axis if isinstance(axis, str) else axis["name"] for axis in scales.get("axes", AXES)
+            ]
             datasets = scales["datasets"]
             if not 0 < len(datasets) <= MOST_SCALES:
                 raise FileError(f"{self.path} has {len(datasets)} levels; save it again.")
-            self.names = [check_name(self.path, item["path"]) for item in datasets]
-            self.arrays = [self.open_array(self.path / name) for name in self.names]
+            self.names: list[str] = [check_name(self.path, item["path"]) for item in datasets]
+            self.arrays: list[Any] = [self.open_array(self.path / name) for name in self.names]
             self.describe()
-            self.mpp = self.read_mpp(scales)
+            self.mpp: float | None = self.read_mpp(scales)
         except StyleAugError:
             raise
         except Exception as error:  # metadata of any form

@@ -119,11 +119,19 @@ class OpenSlideReader(AbstractPyramid):
         ConfigError: OpenSlide is missing.
     """
 
+    origin: tuple[int, int]
+    shape: tuple[int, int, int]
+    steps: list[float]
+    levels: list[tuple[int, int]]
+    mpp: float | None
+    background: tuple[int, ...]
+    profile: bytes
+
     alpha = False
-    dtype = np.dtype(np.uint8)
+    dtype: np.dtype = np.dtype(np.uint8)
 
     def __init__(self, path: Path):
-        self.path = check_regular(path)
+        self.path: Path = check_regular(path)
         openslide = import_openslide(path)
         try:
             with warnings.catch_warnings():

@@ -94,12 +94,12 @@ class TiledReader(AbstractPyramid):
         self.page: Any = first.pages[0]
         self.dtype: np.dtype = first.dtype
         self.shape: tuple[int, int, int] = (first.height, first.width, first.channels)
-        self.alpha = first.alpha
-        self.levels = [(plane.height, plane.width) for plane in self.planes]
-        self.tile = self.page.tilewidth if first.tall == first.wide == self.page.tilewidth else 0
+        self.alpha: bool = first.alpha
+        self.levels: list[tuple[int, int]] = [(plane.height, plane.width) for plane in self.planes]
+        self.tile: int = self.page.tilewidth if first.tall == first.wide == self.page.tilewidth else 0
         with suppress(Exception), quiet("tifffile"):  # damaged tags; the pixels may be sound
-            self.profile = self.page.iccprofile or b""
-            self.mpp = microns_of(self.file, self.page)
+            self.profile: bytes = self.page.iccprofile or b""
+            self.mpp: float | None = microns_of(self.file, self.page)
 
     def close(self) -> None:
         """Close the file and free the decoded segments."""

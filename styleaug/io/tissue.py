@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,12 @@ class SlideTiles(Dataset[Shaped[Tensor, "C S S"]]):
         >>> bag = torch.stack([tiles[index] for index in range(len(tiles))])  # doctest: +SKIP
     """
 
+    path: Path
+    side: int
+    wanted: float | None
+    level: int | None
+    reader: int
+
     def __init__(
         self,
         path: str | Path,
@@ -91,8 +98,8 @@ class SlideTiles(Dataset[Shaped[Tensor, "C S S"]]):
                     f"{self.path} has {channels} channels; a style is read from 1 or 3. Save it as RGB."
                 )
             step = self.step_of(slide)
-            self.mpp = None if slide.mpp is None else slide.mpp * step
-            self.span = self.side * step
+            self.mpp: float | None = None if slide.mpp is None else slide.mpp * step
+            self.span: float = self.side * step
             rows, columns = int(height / self.span), int(width / self.span)
             if not rows or not columns:
                 raise FileError(
@@ -108,7 +115,7 @@ class SlideTiles(Dataset[Shaped[Tensor, "C S S"]]):
                 f"{self.path} has no tile with {tissue:.0%} tissue; the most is {shares.max():.0%}. "
                 "Leave it out, or read it at a finer resolution, where a tile is smaller."
             )
-        self.places = (found * self.span).long()
+        self.places: Tensor = (found * self.span).long()
 
     def step_of(self, slide: AbstractPyramid) -> float:
         """Return the number of pixels of the full size along a pixel of a tile."""
@@ -155,7 +162,7 @@ class SlideTiles(Dataset[Shaped[Tensor, "C S S"]]):
             return values
         return from_float(resized(values[None], (self.side, self.side)), values.dtype)[0]
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Return what is sent to workers: not the open file."""
         return {**self.__dict__, "slide": None}
 
