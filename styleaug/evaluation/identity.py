@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ from styleaug.io.atomic import atomic
 from styleaug.io.files import list_image_files, save_image
 from styleaug.sheets import contact_sheet
 from styleaug.transforms.faces import detect_faces, import_dlib
-from styleaug.transforms.guard import Preserve
+from styleaug.transforms.guard import Preserve, read_preserve
 
 __all__ = ["Identity", "Verification", "evaluate_identity", "verify"]
 
@@ -115,6 +116,8 @@ class _Row:
 
     name: str
     strength: float
+    preserve: str
+    """What was preserved, in words; empty for nothing."""
     found: Rate
     """Faces that the detector finds where they were."""
     itself: float
@@ -126,6 +129,7 @@ class _Row:
         return {
             "name": self.name,
             "strength": self.strength,
+            "preserve": self.preserve,
             "verified": self.result.verified.to_dict(),
             "threshold": round(self.result.threshold, 4),
             "same": round(self.result.same, 4),
@@ -133,6 +137,11 @@ class _Row:
             "itself": round(self.itself, 4),
             "found": self.found.to_dict(),
         }
+
+    @property
+    def title(self) -> str:
+        """Return the row's name in tables."""
+        return made_title(self.name, self.strength, self.preserve)
 
     @property
     def cells(self) -> list[str]:
@@ -147,9 +156,21 @@ class _Lost(NamedTuple):
     file: str
     name: str
     strength: float
+    preserve: str
     below: float
     """How far the score lies below the threshold."""
     tiles: tuple[Image.Image, Image.Image]
+
+    @property
+    def title(self) -> str:
+        """Return the title on the sheet."""
+        return f"{made_title(self.name, self.strength, self.preserve)}: {self.file}"
+
+
+def made_title(name: str, strength: float, preserve: str) -> str:
+    """Return how images were styled, in words; a strength of 0 is the plain images."""
+    kept = f", preserve {preserve}" if preserve else ""
+    return printable(name) + (f", {strength:g}{kept}" if strength else "")
 
 
 @dataclass(frozen=True)
@@ -171,7 +192,7 @@ class Identity:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
-        shown = ("file", "name", "strength", "below")
+        shown = ("file", "name", "strength", "preserve", "below")
         return {
             "network": self.network,
             "far": self.far,
@@ -191,25 +212,24 @@ class Identity:
 
     def table(self) -> str:
         """Return all results as a text table."""
-        first = self.rows[0].result
+        first, wide = self.rows[0].result, max(24, *(len(row.title) for row in self.rows))
         lines = [
             f"{self.probes} probes and {self.gallery} gallery images of {self.people} people, network "
             f"{printable(self.network)}",
             f"false accept rate {100 * self.far:g} %: {first.passed} of {first.impostors} comparisons with "
             "other people pass unstyled",
             "",
-            f"{'':24}" + "".join(f"{head:>14}" for head in HEADINGS),
+            " " * wide + "".join(f"{head:>14}" for head in HEADINGS),
         ]
         for row in self.rows:
-            head = printable(row.name) + (f", {row.strength:g}" if row.strength else "")
-            lines.append(f"{head:24}" + "".join(f"{cell:>14}" for cell in row.cells))
+            lines.append(f"{row.title:{wide}}" + "".join(f"{cell:>14}" for cell in row.cells))
         return "\n".join([*lines, "", *_NOTES])
 
     def save_sheet(self, path: str | Path) -> Path:
         """Draw the probes that were lost, two in each row: the image and its styled version."""
         pairs = [self.lost[at : at + 2] for at in range(0, len(self.lost), 2)]
         rows = [[tile for lost in pair for tile in lost.tiles] for pair in pairs]
-        titles = ["\n".join(f"{one.name}, {one.strength:g}: {one.file}" for one in pair) for pair in pairs]
+        titles = ["\n".join(lost.title for lost in pair) for pair in pairs]
         save_image(contact_sheet(rows, titles=titles, empty="No probe was lost."), Path(path))
         return Path(path)
 
@@ -229,7 +249,7 @@ def evaluate_identity(
     bank: str | Path | StyleBank | Sequence[str | Path | StyleBank] | None = None,
     styles: str | Path | None = None,
     strengths: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
-    preserve: float | Preserve | None = None,
+    preserve: Sequence[float | Preserve | None] = (None,),
     network: str | Path | Embed = "dlib",
     far: float = _FAR,
     size: int = 224,
@@ -248,7 +268,8 @@ def evaluate_identity(
         bank: bank or banks: names, paths, run folders or `StyleBank`s. None without generators is `"art"`.
         styles: folder to fit the generators' banks to; None uses the gallery.
         strengths: strengths, each in (0, 1].
-        preserve: what is preserved, as in `StyleAugment`; `Preserve(protect="faces")` keeps faces.
+        preserve: what is preserved, as in `StyleAugment`, each in turn; `Preserve(protect="faces")` keeps
+            faces.
         network: `"dlib"`, of the extra `faces`; an ONNX file that maps aligned faces `(B, 3, 112, 112)`, RGB
             in [-1, 1], to embeddings `(B, E)`; or a function from such faces in [0, 1] to embeddings.
         far: false accept rate, from 0 to below 1.
@@ -281,34 +302,47 @@ def evaluate_identity(
     templates = F.normalize(F.one_hot(gallery.people, len(people)).float().T @ enrolled, dim=1)
     plain = F.normalize(embed(probe.pixels, probe), dim=1)
 
-    def row(name: str, strength: float, pixels: Float[Tensor, "P 3 E E"]) -> tuple[_Row, Tensor]:
+    def row(
+        name: str, strength: float, pixels: Float[Tensor, "P 3 E E"], kept: str = ""
+    ) -> tuple[_Row, Tensor]:
         stored = to_float(from_float(pixels, torch.uint8))
         vectors = plain if strength == 0 else F.normalize(embed(stored, probe), dim=1)
         scores = vectors @ templates.T
         itself = float((vectors * plain).sum(dim=1).double().mean())
-        made = _Row(name, strength, count_found(stored, probe), itself, verify(scores, probe.people, far))
-        return made, scores.gather(1, probe.people[:, None])[:, 0] - made.result.threshold
+        result, found = verify(scores, probe.people, far), count_found(stored, probe)
+        margin = scores.gather(1, probe.people[:, None])[:, 0] - result.threshold
+        return _Row(name, strength, kept, found, itself, result), margin
 
     first, margin = row("unstyled", 0, probe.pixels)
     rows, lost, accepted = [first], [], margin > 0
     rows.append(row("mild jitter", 1, mild_jitter(probe.pixels, seed))[0])
-    for candidate in candidates:
-        for strength in strengths:
-            report(len(rows) - 2, len(candidates) * len(strengths))
-            styled = candidate.style(probe.pixels.to(place), strength, preserve=preserve, seed=seed).cpu()
-            made, margin = row(candidate.name, strength, styled)
-            rows.append(made)
-            gone = ((margin <= 0) & accepted).nonzero()[:, 0]
-            lost += [
-                _Lost(
-                    probe.names[at], candidate.name, strength, round(-float(margin[at]), 4),
-                    (tile(probe.pixels[at]), tile(styled[at])),
-                )
-                for at in sorted(gone.tolist(), key=lambda at: float(margin[at]))[:_SHOWN]
-            ]  # fmt: skip
+    ways = list(product(candidates, preserve, strengths))
+    for done, (candidate, keep, strength) in enumerate(ways):
+        report(done, len(ways))
+        styled = candidate.style(probe.pixels.to(place), strength, preserve=keep, seed=seed).cpu()
+        made, margin = row(candidate.name, strength, styled, kept_by(keep))
+        rows.append(made)
+        gone = ((margin <= 0) & accepted).nonzero()[:, 0]
+        lost += [
+            _Lost(
+                probe.names[at], candidate.name, strength, made.preserve, round(-float(margin[at]), 4),
+                (tile(probe.pixels[at]), tile(styled[at])),
+            )
+            for at in sorted(gone.tolist(), key=lambda at: float(margin[at]))[:_SHOWN]
+        ]  # fmt: skip
     worst = {one.file: one for one in sorted(lost, key=lambda one: one.below)}  # the last of a file stays
     shown = sorted(worst.values(), key=lambda one: -one.below)[:_SHOWN]
     return Identity(rows, called, far, len(people), len(gallery), len(probe), shown, failed)
+
+
+def kept_by(preserve: float | Preserve | None) -> str:
+    """Return what is preserved, in words."""
+    given = read_preserve(preserve)
+    floor = [] if given.floor is None else [f"{given.floor:g}"]
+    named = (
+        given.protect if isinstance(given.protect, str) else getattr(given.protect, "__name__", "function")
+    )
+    return " and ".join(floor if given.protect is None else [*floor, named])
 
 
 # The images.
