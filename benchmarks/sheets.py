@@ -5,6 +5,7 @@
 Only images that the data's manifest marks free, none of which was trained on where the folder has
 enough of them: photographs (Caltech-101) and blood cells (PBC) as contents and a painting and a scroll
 among them; paintings (Art Institute of Chicago), scrolls (KaoKore) and procedural textures as styles.
+`--faces` adds `faces.jpg`, of a portrait of NASA in the public domain.
 """
 
 import argparse
@@ -22,8 +23,10 @@ from styleaug.offline.stylizing import stylize
 from styleaug.sheets import contact_sheet, draw_tissue
 from styleaug.transforms.augment import StyleAugment
 from styleaug.transforms.blends import BLENDS
+from styleaug.transforms.faces import find_faces
+from styleaug.transforms.guard import Preserve
 from styleaug.transforms.splice import Splice
-from styleaug.weights import RANDOM_GENERATORS, load_generator
+from styleaug.weights import RANDOM_GENERATORS, load_bank, load_generator
 
 CONTENTS = {"content/caltech101": 6, "wbc/pbc": 2, "style/artwall_cc0": 1, "style/kaokore": 1}
 STYLES = {"style/artwall_cc0": 6, "style/kaokore": 2}
@@ -98,6 +101,30 @@ def band_sheet(pairs: list[tuple[Image.Image, Image.Image]]) -> Image.Image:
     return contact_sheet(rows, ["image", "style", *names])
 
 
+def face_sheet(side: int = 192, count: int = 4) -> Image.Image:
+    """Lay out a portrait of NASA in styles of the bank, and what each way to keep the face leaves of them."""
+    from skimage import data
+
+    portrait = Image.fromarray(data.astronaut()[:320, 60:380]).resize((side, side), Image.Resampling.LANCZOS)
+    ways = {
+        "portrait": None,
+        "art": StyleAugment("art", p=1.0),
+        "preserve=0.5": StyleAugment("art", p=1.0, preserve=0.5),
+        "protect=find_faces": StyleAugment("art", p=1.0, preserve=Preserve(protect=find_faces)),
+        'protect="faces"': StyleAugment("art", p=1.0, preserve=Preserve(protect="faces")),
+    }
+    bank = load_bank("art")
+    chosen = torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[1 : 4 * count : 4]
+    rows = []
+    for style in chosen:
+        row = []
+        for augment in ways.values():
+            params = augment and {**augment.make_params(portrait), "codes": bank.codes[style][None]}
+            row.append(augment.apply(portrait, params) if augment else portrait)
+        rows.append(row)
+    return contact_sheet(rows, list(ways))
+
+
 def front_picture(data: Path, side: int = 224) -> Image.Image:
     """Lay out content, style and result: photographs like paintings, cells like those of a laboratory."""
     photos, scrolls = tiles(data / "content/caltech101", 24, side), tiles(data / "style/kaokore", 8, side)
@@ -124,6 +151,7 @@ def main() -> None:
     parser.add_argument("--random", action="store_true", help="the random networks, and looks by region, too")
     parser.add_argument("--blends", action="store_true", help="what each blend mode makes of an image, too")
     parser.add_argument("--bands", action="store_true", help="low and high frequencies of a style, too")
+    parser.add_argument("--faces", action="store_true", help="what keeps a face, too")
     parser.add_argument("--front", action="store_true", help="the front page's picture, too")
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--out", type=Path, default=Path("."))
@@ -139,6 +167,8 @@ def main() -> None:
         picture.save(args.out / f"{Path(name).stem}.jpg", quality=85)
     if args.front:
         front_picture(data).save(args.out / "front.jpg", quality=88)
+    if args.faces:
+        face_sheet().save(args.out / "faces.jpg", quality=85)
     if args.random:
         random_sheet(contents).save(args.out / "random.jpg", quality=85)
         region_sheet().save(args.out / "regions.jpg", quality=85)

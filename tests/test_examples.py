@@ -8,7 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from specimens import astronaut
+
+from styleaug.transforms.faces import find_faces
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 CLASSIFIERS = [path for path in EXAMPLES if '"folder"' in path.read_text()]
@@ -44,8 +48,8 @@ def test_an_example_is_short(example):
     assert len(example.read_text().splitlines()) <= 60
 
 
-ELSEWHERE = {"nnunet_trainer", "ray_apply", "ray_data"}
-"""Run by tests of their own, which have the library or a cluster."""
+ELSEWHERE = {"nnunet_trainer", "portraits", "ray_apply", "ray_data"}
+"""Run by tests of their own, which have the library, a cluster or files."""
 OTHERS = [
     path for path in EXAMPLES if path not in [*CLASSIFIERS, *ON_REAL_IMAGES] and path.stem not in ELSEWHERE
 ]
@@ -55,6 +59,25 @@ OTHERS = [
 @pytest.mark.parametrize("example", OTHERS, ids=lambda path: path.stem)
 def test_example_runs(example):
     assert run(example).strip()
+
+
+@pytest.mark.slow
+def test_portraits_become_avatars(tmp_path):
+    (portrait,) = (path for path in EXAMPLES if path.stem == "portraits")
+    for name, pixels in (
+        ("ann", astronaut(160)),
+        ("bob", astronaut(160)[:, ::-1]),
+        ("wall", 0 * astronaut(160)),
+    ):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    told = run(portrait, str(tmp_path), "--out", str(tmp_path / "out"), "--keep", "face").splitlines()
+    assert told[-1] == "wall: no face was found, so there is no avatar of it"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"ann.png", "bob.png"}
+    ann, bob = (np.array(Image.open(tmp_path / "out" / f"{name}.png")) for name in ("ann", "bob"))
+    change = np.abs(ann.astype(int) - bob[:, ::-1])
+    assert change[:15].mean() > 5, "a style each"
+    face = find_faces(torch.from_numpy(astronaut(160)).permute(2, 0, 1)[None] / 255)[0, 0].numpy() == 1
+    assert np.array_equal(ann[face], astronaut(160)[face])
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ class Preserve:
     the style there. `"mask"`: where the sample's mask is above 0. Or a function from images `(K, 3, H,
     W)` in [0, 1] to weights `(K, 1, H, W)` in [0, 1]; channels that are grey images reach it one by
     one. `"faces"`, with the extra `faces`, keeps more: the pixels of frontal faces do not change at all.
-    They are looked for in each styled image, on the CPU, which takes about 60 ms of one core; an image in
+    They are looked for in each styled image, on the CPU, which takes about 20 ms of one core; an image in
     which none is found is styled whole. See `styleaug.transforms.faces.find_faces`."""
 
     def __post_init__(self) -> None:
