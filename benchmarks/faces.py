@@ -50,6 +50,7 @@ class Part(NamedTuple):
 PARTS = {
     "caltech": Part("caltech", BANKS, ("gin",), (0.5, 1.0)),
     "caltech-kept": Part("caltech", PAINTERS, preserve=KEPT),
+    "gin-kept": Part("caltech", (), ("gin",), preserve=KEPT),
     "orl": Part("orl", PAINTERS, preserve=(None, 0.5, KEPT[-1])),
 }
 
@@ -126,7 +127,7 @@ def main() -> None:
     for name in args.only.split(","):
         faces = args.data / "faces"
         rows |= cost(faces) if name == "cost" else measure(faces, PARTS[name], args.probes)
-        print(publish(args.out, "Whose face is it still?", rows, notes=NOTES))
+        print(publish(args.out, "Whose face is it still?", dict(sorted(rows.items())), notes=NOTES))
 
 
 if __name__ == "__main__":
