@@ -15,7 +15,7 @@ from styleaug.evaluation.pairs import read_squares
 from styleaug.fitting.fit import fit_style
 from styleaug.fitting.studies import read_study
 from styleaug.io import content
-from styleaug.io.files import RASTERS, SUFFIXES, image_files, open_image
+from styleaug.io.files import RASTERS, SUFFIXES, image_files, list_image_files, open_image
 from styleaug.io.listing import list_files
 from styleaug.io.lists import list_images
 from styleaug.robustness.class_folders import class_names, read_class_folders
@@ -270,3 +270,14 @@ def test_a_still_picture_in_an_animated_format_is_one(tmp_path):
         (source / name).write_bytes(encoded(3, kind))
     result = apply_folder(source, tmp_path / "out", bank=bank("reinhard-rgb"))
     assert (result.written, result.failed) == (4, [])
+
+
+def test_masks_beside_images_are_no_styles(tmp_path):
+    for folder in ("images", "masks", "deep/images", "deep/masks", "masks_of_plaster", "faces/masks"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red").save(tmp_path / folder / "1.png")
+    listed = list_image_files(tmp_path)
+    kept = {"images", "deep/images", "masks_of_plaster", "faces/masks"}
+    assert {str(path.parent.relative_to(tmp_path)) for path in listed.files} == kept
+    assert "masks 2" in listed.left_out()
+    assert list_image_files(tmp_path / "masks").files  # one who names the folder means it

@@ -647,6 +647,14 @@ def test_pictures_of_best_median_and_worst(folders, tmp_path):
     assert pictures[1].stat().st_size < 100_000
 
 
+def test_a_picture_that_cannot_be_written_does_not_cost_the_run(folders, tmp_path):
+    out = tmp_path / "result.json"
+    (tmp_path / "result_overlays").write_text("a file where the folder of pictures belongs")
+    with pytest.warns(UserWarning, match="cannot be written"):
+        found = evaluated(folders, "none", out=out)
+    assert found.runs and json.loads(out.read_text())["runs"]
+
+
 def test_best_median_and_worst_are_by_dice_and_leave_out_images_without_a_score():
     each = torch.tensor([0.2, float("nan"), 0.9, 0.5, 0.0])
     case = Case(torch.zeros(5), torch.zeros(5), (), Scored(0.4, each=each))

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from styleaug.evaluation.domains import (
     wilson,
 )
 from styleaug.evaluation.pairs import read_square
-from styleaug.evaluation.shift import evaluate_shift
+from styleaug.evaluation.shift import evaluate_shift, has_masks
 from styleaug.io.lists import list_images
 from styleaug.transforms.presets import MIXTURES
 
@@ -215,6 +216,16 @@ def test_each_rule_holds_where_it_should(given, rule, generator, preset):
     assert preset is None or preset in MIXTURES
     assert (found.p is None) == (generator is None)
     json.dumps(found.to_dict())
+
+
+def test_where_labels_are_masks_no_preset_is_recommended(tmp_path):
+    found = advise(replace(evidence(), masks=True))
+    assert found.generator == "randstainna" and found.preset is None
+    assert any("masks" in note for note in found.notes)
+    for folder in ("home/images", "home/masks", "photos/images"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert has_masks(tmp_path / "home") and has_masks(tmp_path / "home" / "images")
+    assert not has_masks(tmp_path / "photos") and not has_masks(tmp_path)
 
 
 def test_advice_says_that_content_stays():

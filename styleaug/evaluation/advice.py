@@ -70,6 +70,8 @@ class Evidence:
     """Standardised difference of sharpness; below 0 the target is blurrier."""
     options: Sequence[Option]
     """Effect of each candidate at full strength."""
+    masks: bool = False
+    """Whether the training images have masks as labels."""
 
     @property
     def style(self) -> float:
@@ -119,8 +121,9 @@ def advise(evidence: Evidence) -> Advice:
     rule = next(rule for rule in _RULES if rule.holds(evidence))
     option = rule.pick(evidence)
     notes = notes_on(evidence, option)
+    preset = None if evidence.masks else rule.preset
     if option is None:
-        return Advice(None, None, None, None, rule.why, rule.name, notes, rule.preset)
+        return Advice(None, None, None, None, rule.why, rule.name, notes, preset)
     strength = (1.0, 1.0) if option.edges >= HALF_GONE else (0.25, 0.75)
     accuracy = max(evidence.parted[name].accuracy for name in STYLE)
     measured = " and ".join(
@@ -136,7 +139,7 @@ def advise(evidence: Evidence) -> Advice:
         reason,
         rule.name,
         notes,
-        rule.preset,
+        preset,
     )
 
 
@@ -217,7 +220,8 @@ _RULES = (
 )
 """Rules in order; the first that holds is used.
 
-They come from results on blood cells and on PACS. On other data they are a first guess.
+They come from results on blood cells and on PACS. On other data they are a first guess. No preset is
+recommended where labels are masks: see benchmarks/results/evidence_nuclei_*.md.
 """
 
 
@@ -242,6 +246,12 @@ def notes_on(evidence: Evidence, option: Option | None) -> list[str]:
         )
     if option and max(option.closed[name].value for name in ("colour", "texture")) <= 0:
         notes.append("None of the gap is closed: fit a bank to the target, or to images nearer to it.")
+    if option and evidence.masks:
+        notes.append(
+            "The labels are masks. No preset is recommended: from organ to organ they harmed, and colour "
+            "jitter with some grey gained as much as styles of the target, or more. Measure first: styleaug "
+            "evaluate robustness --task segmentation."
+        )
     if option and option.generator in PAINTERS and option.bank == "fitted":
         notes.append(
             "Add the shipped art bank: many styles help where the target is not the only one to come."

@@ -173,7 +173,8 @@ def evaluate_shift(
     depends a little on texture, and colour on what the images show. So compare all of them.
 
     Args:
-        train: folder of the training images.
+        train: folder of the training images. If it holds the folders `images` and `masks`, the recommendation
+            is for labels that are masks.
         target: folder of images like those that the classifier will meet; no labels are needed.
         bank: bank or banks to try: names, paths, run folders or `StyleBank`s.
         generators: generators to try with a bank fitted to the target; without banks or generators,
@@ -225,9 +226,8 @@ def evaluate_shift(
             styled[candidate.name] = painted[:_SHOWN]
     report(len(options), len(options))
     looks, variety = compare_looks(measures(ends[0]), measures(ends[1]))
-    evidence = Evidence(
-        parted, variety, looks["slope"]["deviations"], [o for o in options if o.strength == _STRENGTHS[-1]]
-    )
+    full = [option for option in options if option.strength == _STRENGTHS[-1]]
+    evidence = Evidence(parted, variety, looks["slope"]["deviations"], full, masks=has_masks(Path(train)))
     if sheet:
         save_image(draw_sheet(ends[0], ends[1], styled), Path(sheet))
     return Shift(
@@ -246,6 +246,12 @@ def evaluate_shift(
         network,
         [entry for side in sides for entry in side.failed],
     )
+
+
+def has_masks(folder: Path) -> bool:
+    """Return whether masks lie beside the images of a folder."""
+    inside = folder.parent if folder.name == "images" else folder
+    return (inside / "images").is_dir() and (inside / "masks").is_dir()
 
 
 def read_side(folder: str | Path, most: int, size: int, folds: int, seed: int) -> Squares:

@@ -83,10 +83,20 @@ def image_files(folder: Path) -> list[Path]:
 def list_image_files(folder: Path) -> Listing:
     """List the images in and below `folder`, and the files that are left out.
 
+    A folder `masks` beside a folder `images` holds labels, and is left out.
+
     Raises:
         FileError: the folder is missing, not a folder, or has no image.
     """
+    folder = Path(folder)
     found = list_files(folder, SUFFIXES)
+    beside = {
+        place for path in found.files for place in path.relative_to(folder).parents if place.name == "masks"
+    }
+    labels = {folder / place for place in beside if (folder / place.parent / "images").is_dir()}
+    kept = [path for path in found.files if labels.isdisjoint(path.parents)]
+    found.others["masks"] += len(found.files) - len(kept)
+    found.files, found.others = kept, +found.others
     if not found.files:
         known = " ".join(sorted(SUFFIXES))
         raise FileError(f"no image in {folder}; known file types are {known}.{found.reasons()}")

@@ -3,6 +3,7 @@
 import re
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -281,7 +282,10 @@ def run_one(job: Job) -> Record:
                 found = task.test(net, Samples(images, truth, store.classes), protocol)
                 corrupted[f"{name} {severity}"] = found.score
         if job.sheet is not None:
-            task.draw(job.sheet, cases, store.classes)
+            try:
+                task.draw(job.sheet, cases, store.classes)
+            except (OSError, FileError) as error:  # the result of the run is worth more than its pictures
+                warnings.warn(f"{job.sheet} cannot be written: {error}", stacklevel=2)
         by_class = {name: found.by_class for name, found in tested.items() if found.by_class}
     return {
         "arm": job.arm.name,
