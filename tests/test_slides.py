@@ -10,9 +10,9 @@ import tifffile
 import torch
 from PIL import Image
 from slide_files import GLASS, TISSUE, aperio, section
-from specimens import generator
+from specimens import bank_of, generator
 
-from styleaug import ConfigError, FileError, MissingExtraError, fit_style
+from styleaug import ConfigError, FileError, MissingExtraError, StyleAugment, fit_style
 from styleaug.io import slides as module
 from styleaug.io.files import open_image
 from styleaug.io.slides import OpenSlideReader, holds_slide, open_slide
@@ -31,9 +31,9 @@ def svs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Six slides, each stained a little differently."""
+    """Four slides, each stained a little differently."""
     tmp_path = tmp_path_factory.mktemp("folder")
-    for seed in range(6):
+    for seed in range(4):
         shift = np.array([0, 4 * seed, 0], np.int16)
         aperio(tmp_path / "in" / f"{seed}.svs", np.clip(section(seed=seed) + shift, 0, 255).astype(np.uint8))
     return tmp_path / "in"
@@ -113,6 +113,15 @@ def test_tiles_are_of_tissue_and_at_the_resolution(svs):
     assert torch.equal(again[3], tiles[3])
 
 
+def test_each_view_of_a_bag_has_one_style(svs):
+    tiles = SlideTiles(svs, side=64)
+    bag = torch.stack([tiles[0], tiles[1], tiles[0]])
+    views = StyleAugment(bank_of(LAB), generator=LAB, p=1.0)(bag.expand(2, *bag.shape))
+    assert views.shape == (2, 3, 3, 64, 64) and views.dtype == torch.uint8
+    assert torch.equal(views[:, 0], views[:, 2]), "one style and one set of statistics"
+    assert not torch.equal(views[0], views[1]) and not torch.equal(views[0], bag)
+
+
 def test_otsu_divides_two_heaps():
     values = torch.cat([torch.full((300,), 0.1), torch.full((100,), 0.6)])
     assert 0.1 < otsu(values) <= 0.6
@@ -130,7 +139,7 @@ def test_shares_of_a_grid():
 
 def test_a_bank_of_slides_is_that_of_their_tissue(folder):
     fit = fit_style(folder, generator=LAB, mpp=1.0, min_images=3)
-    assert fit.failed == [] and fit.bank.provenance.images == 6
+    assert fit.failed == [] and fit.bank.provenance.images == 4
     tissue = torch.tensor(TISSUE)[:, None, None].expand(3, 64, 64) / 255
     glass = torch.tensor(GLASS)[:, None, None].expand(3, 64, 64) / 255
     near, far = (LAB.encode_style(flat[None])[0, 0] for flat in (tissue, glass))
@@ -140,7 +149,7 @@ def test_a_bank_of_slides_is_that_of_their_tissue(folder):
 def test_each_tile_can_be_a_style(folder):
     whole = fit_style(folder, generator=LAB, min_images=1)
     tiles = fit_style(folder, generator=LAB, min_images=1, patches=3, level=0)
-    assert (len(whole.bank), len(tiles.bank)) == (6, 12), "of 256 pixels, a slide has two"
+    assert (len(whole.bank), len(tiles.bank)) == (4, 8), "of 256 pixels, a slide has two"
     again = fit_style(folder, generator=LAB, min_images=1, patches=3, level=0)
     assert again.bank.to_bytes() == tiles.bank.to_bytes()
 
@@ -183,7 +192,8 @@ def test_microns_per_pixel_of_tiffs(options, mpp, tmp_path):
 def test_the_command_takes_microns_per_pixel(folder, command, tmp_path):
     (tmp_path / "cut.svs").write_bytes((folder / "0.svs").read_bytes()[:3000])
     paths = [*folder.glob("*.svs"), tmp_path / "cut.svs"]
-    told = command("fit-style", *paths, "-o", tmp_path / "b.safetensors", "--mpp", 1, "--patches", 2)
+    options = ("--mpp", 1, "--patches", 2, "--min-images", 2)
+    told = command("fit-style", *paths, "-o", tmp_path / "b.safetensors", *options)
     assert (tmp_path / "b.safetensors").exists() and "cut.svs" in told.stderr
     told = command("fit-style", folder, "-o", tmp_path / "c.safetensors", "--mpp", 1, "--level", 0, code=1)
     assert "not both" in told.stderr and not (tmp_path / "c.safetensors").exists()

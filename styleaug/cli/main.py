@@ -224,10 +224,10 @@ def apply(
 ) -> None:
     """Write stylised copies of the images in SOURCE.
 
-    SOURCE is a folder of images, of Parquet files or of WebDataset tar files, or one such shard. OUT has
-    the same folders and file types. Labels and other data in shards are copied. OUT/manifest.jsonl records
-    the style and strength of each copy. If the command is called again, it does only what is missing or has
-    changed. SOURCE is never changed.
+    SOURCE is a folder of images, of Parquet files or of WebDataset tar files, or one such shard or slide.
+    OUT has the same folders and file types; slides of scanners become OME-TIFF. Labels and other data in
+    shards are copied. OUT/manifest.jsonl records the style and strength of each copy. If the command is
+    called again, it does only what is missing or has changed. SOURCE is never changed.
 
     For many machines use `--engine ray` (with a shared file system) or `torchrun ... -m styleaug apply`.
     """
