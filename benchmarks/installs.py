@@ -192,6 +192,7 @@ TESTS = {
     "test_images test_random_networks test_blends test_bands test_dataloader test_splice test_options_golden "
     "test_fit test_fitting test_stylizing test_resuming test_cli test_quality test_shift "
     "test_robustness test_translators",
+    "docs": "",
     "parquet": "test_shards test_apply",
     "medical": "test_dicom test_tiff test_studies test_scan test_volumes test_label_maps test_rasters",
     "slides": "test_slides test_slide_copies test_ome_zarr",
@@ -204,6 +205,7 @@ TESTS = {
 TOOLS = ("pytest>=8.3", "pytest-timeout>=2.3", "hypothesis>=6.115", "scikit-image>=0.24", "scipy>=1.11")
 BESIDE = {
     "keras": ("onnx>=1.17", "onnxscript>=0.3"),
+    "faces": ("onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"),
     "lightning": ("torchdata>=0.10",),
     "ray": ("webdataset>=0.2.100",),
     "parquet": ("webdataset>=0.2.100",),
