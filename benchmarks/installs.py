@@ -141,7 +141,8 @@ import openslide, os, zarr
 from styleaug import apply_folder
 os.makedirs("in/a.zarr")
 group = zarr.open_group("in/a.zarr", mode="w", zarr_format=2)
-group.create_array("0", data=(images[0].numpy() * 255).astype("uint8"))
+pixels = (images[0].numpy() * 255).astype("uint8")
+group.create_array("0", shape=pixels.shape, dtype=pixels.dtype)[:] = pixels
 axes = [{{"name": axis}} for axis in "cyx"]
 group.attrs["multiscales"] = [{{"version": "0.4", "axes": axes, "datasets": [{{"path": "0"}}]}}]
 assert apply_folder("in", "out", generator="gin").failed == []
@@ -189,10 +190,11 @@ assert not wanted, f"no module of {{wanted}}"
 """What is run for an extra that is not in `SMOKE`."""
 TESTS = {
     "core": "test_torchvision test_transforms test_generators test_samplers test_bank test_weights "
-    "test_images test_random_networks test_blends test_bands test_dataloader test_splice test_options_golden "
+    "test_images test_random_networks test_blends test_dataloader test_splice test_options_golden "
     "test_fit test_fitting test_stylizing test_resuming test_cli test_quality test_shift "
     "test_robustness test_translators",
     "docs": "",
+    "hub": "",  # its tests point each call to a server of their own, which huggingface-hub 2 can do
     "parquet": "test_shards test_apply",
     "medical": "test_dicom test_tiff test_studies test_scan test_volumes test_label_maps test_rasters",
     "slides": "test_slides test_slide_copies test_ome_zarr",
