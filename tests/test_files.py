@@ -40,6 +40,8 @@ KEEPS = {  # what each file type can hold
 }
 MEDICAL = {".dcm", ".dicom", ".ima", ".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"}
 """Tested in `test_dicom.py` and `test_volumes.py`."""
+SLIDES = {".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".zarr"}
+"""Tested in `test_slides.py` and `test_ome_zarr.py`."""
 
 
 def smooth(mode: str) -> Image.Image:
@@ -50,7 +52,7 @@ def smooth(mode: str) -> Image.Image:
 
 
 def test_every_suffix_is_tested():
-    assert KEEPS.keys() | {".npy"} | MEDICAL >= SUFFIXES.keys()  # Pillow may lack some
+    assert KEEPS.keys() | {".npy"} | MEDICAL | SLIDES >= SUFFIXES.keys()  # Pillow may lack some
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [(s, m) for s, modes in KEEPS.items() for m in modes])
@@ -140,7 +142,7 @@ def refuse(path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [s for s in SUFFIXES if s not in {".jpeg", ".tiff"} | MEDICAL])
+@pytest.mark.parametrize("suffix", [s for s in SUFFIXES if s not in {".jpeg", ".tiff"} | MEDICAL | SLIDES])
 def test_damaged_files(suffix, tmp_path):
     whole, path = tmp_path / f"whole{suffix}", tmp_path / f"damaged{suffix}"
     save_image(np.ones((30, 40, 3), np.uint8) if suffix == ".npy" else smooth("RGB"), whole)
@@ -183,7 +185,7 @@ def test_a_wrong_byte_gives_an_image_or_our_error(suffix, folder, place, value, 
 def test_missing_and_unknown_files(tmp_path):
     assert "there is no file" in refuse(tmp_path / "missing.png")
     (tmp_path / "a.xyz").write_text("x")
-    assert "unknown file type '.xyz'; known are .apng .avif .bmp .dcm" in refuse(tmp_path / "a.xyz")
+    assert "unknown file type '.xyz'; known are .apng .avif .bif .bmp .dcm" in refuse(tmp_path / "a.xyz")
     (tmp_path / "folder.png").mkdir()
     refuse(tmp_path / "folder.png")
 

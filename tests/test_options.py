@@ -43,7 +43,7 @@ WRONG = [
     ),
     ({"blend": "hue"}, "blend must be None or one of normal, multiply, .*, luminosity, got 'hue'"),
     ({"preserve": "mask"}, r"preserve must be a number in \[0, 1\], got 'mask'"),
-    ({"preserve": {"protect": "masks"}}, 'protect must be None, "mask" or a function'),
+    ({"preserve": {"protect": "masks"}}, 'protect must be None, "mask", "faces" or a function'),
 ]
 ADAPTERS = (StyleAugment, RandomStyle, RandStyle, AlbumentationsStyle, StyleBatch)
 

@@ -21,7 +21,7 @@ def read(monkeypatch):
     return lambda call, **options: import_module("reading").read(call, package, **options)
 
 
-@pytest.mark.parametrize(("without", "lines", "classes"), [(("generators",), 340, 2), ((), 560, 4)])
+@pytest.mark.parametrize(("without", "lines", "classes"), [(("generators",), 350, 2), ((), 610, 4)])
 def test_a_plain_call_is_short_to_read(read, without, lines, classes):
     augment, image = StyleAugment("art", p=1.0), pil(size=(96, 96))
     augment(image)

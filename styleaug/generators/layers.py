@@ -83,9 +83,11 @@ def per_channel(
     scale, shift = scale.to(features.dtype), shift.to(features.dtype)
     channels, width = features.shape[1], features.shape[3]
     rounds = features.dtype in (torch.float16, torch.bfloat16)
-    if on_cpu(features) and features.is_contiguous() and not rounds:
+    plain = features.device.type == "cpu" and not in_graph()
+    if plain and features.is_contiguous() and not rounds:
         return features.mul(scale).add_(shift)  # takes half of the time of `addcmul`
-    if not (on_cpu(features) and rounds and channels % 32 and _is_channels_last(features)):
+    last = features.is_contiguous(memory_format=torch.channels_last)
+    if not (on_cpu(features) and rounds and channels % 32 and last):
         return torch.addcmul(shift, features, scale)
     # `addcmul` computes 32 values at once along the innermost dimension, and fewer one by one. So that
     # dimension becomes a row of pixels with their channels, which takes an eighth of the time.
@@ -96,13 +98,12 @@ def per_channel(
 
 def on_cpu(features: Tensor) -> bool:
     """Return whether code may depend on how a CPU computes: not in a graph, and not for gradients."""
-    graph = torch.compiler.is_compiling() or is_exporting()
-    return features.device.type == "cpu" and not graph and not torch.is_grad_enabled()
+    return features.device.type == "cpu" and not in_graph() and not torch.is_grad_enabled()
 
 
-def _is_channels_last(features: Tensor) -> bool:
-    """Return whether the channels of a pixel lie beside each other in memory."""
-    return features.is_contiguous(memory_format=torch.channels_last)
+def in_graph() -> bool:
+    """Return whether the operations are recorded for another runtime or compiler."""
+    return torch.compiler.is_compiling() or is_exporting()
 
 
 class _ChannelStats(torch.autograd.Function):
@@ -151,7 +152,8 @@ class _Normalise(torch.autograd.Function):
         stats = read_stats(features)
         # Keep the features, not the result, so that a ReLU may overwrite the result.
         ctx.save_for_backward(features, stats)
-        return _standardise(features, stats)
+        mean, std = split_stats(stats)  # no view, because a ReLU may overwrite it
+        return torch.addcmul((-mean / std).to(features.dtype), features, (1 / std).to(features.dtype))
 
     @staticmethod
     @once_differentiable
